@@ -1,0 +1,187 @@
+"""What all data modules share: splits of examples, generation groups for training, graded sets for evaluation."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
+
+from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.data.groups import GroupLoader, identity
+from lightning_sdft.grading.base import Grader
+
+__all__ = ["DemonstrationDataModule", "EvaluationSet", "Splits"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Examples whose answers are graded together.
+
+    Args:
+        examples: The examples; each has a reference.
+        graders: Metric name to grader. Several graders may look at the same answers; the first one leads.
+        prior: Whether this is a skill the base model had before, so that a loss of accuracy is forgetting.
+    """
+
+    examples: Sequence[Example]
+    graders: Mapping[str, Grader]
+    prior: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the leading metric."""
+        return next(iter(self.graders))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a data module loads.
+
+    Args:
+        train: Examples to train on.
+        validation: Sets evaluated during training.
+        test: Sets evaluated by ``test`` and ``predict``.
+    """
+
+    train: Sequence[Example] = ()
+    validation: Sequence[EvaluationSet] = field(default_factory=tuple)
+    test: Sequence[EvaluationSet] = field(default_factory=tuple)
+
+
+class DemonstrationDataModule(LightningDataModule):
+    """Base of the data modules: a subclass loads its splits, this class checks and serves them.
+
+    Args:
+        batch_size: Prompts per optimizer step, over all processes together.
+        micro_batch_size: Prompts per forward and backward pass on one process; ``None`` takes the whole step at once.
+            ``Trainer(accumulate_grad_batches=...)`` must be the number of micro-batches per step.
+        evaluation_batch_size: Prompts answered at once in evaluation.
+        workers: Loading processes per training process.
+        shuffle_seed: Seed of the order of training examples.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        micro_batch_size: int | None = None,
+        evaluation_batch_size: int = 64,
+        workers: int = 0,
+        shuffle_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.evaluation_batch_size = evaluation_batch_size
+        self.workers = workers
+        self.shuffle_seed = shuffle_seed
+        self._splits: Splits | None = None
+
+    @abstractmethod
+    def load(self) -> Splits:
+        """Read the data; called once per process, before anything else is asked for."""
+
+    @property
+    def splits(self) -> Splits:
+        """The loaded splits, checked."""
+        if self._splits is None:
+            self._splits = self.load()
+            _check_ids("train", self._splits.train)
+            for kind, sets in (("validation", self._splits.validation), ("test", self._splits.test)):
+                for evaluation_set in sets:
+                    _check_ids(f"{kind} ({evaluation_set.name})", evaluation_set.examples)
+                    if not evaluation_set.examples:
+                        raise DataError(f"the {kind} split ({evaluation_set.name}) has no examples")
+        return self._splits
+
+    def setup(self, stage: str) -> None:
+        """Load and check the data."""
+        if stage == "fit" and not self.splits.train:
+            raise DataError(f"{type(self).__name__}: the train split has no examples")
+
+    def filter_train(self, keep: Callable[[Example], bool]) -> int:
+        """Leave out training examples that do not pass, and return how many those were."""
+        splits = self.splits
+        kept = [example for example in splits.train if keep(example)]
+        self._splits = Splits(kept, splits.validation, splits.test)
+        return len(splits.train) - len(kept)
+
+    def train_dataloader(self) -> GroupLoader:
+        """Micro-batches of generation groups, shuffled, this process's share."""
+        replicas = {"num_replicas": 1, "rank": 0}
+        if self.trainer is not None:
+            replicas = self.trainer.distributed_sampler_kwargs or replicas
+        group_size = self.group_size(replicas["num_replicas"])
+        examples = self.splits.train
+        if len(examples) // replicas["num_replicas"] < group_size:
+            raise DataError(
+                f"{len(examples)} training examples do not fill one optimizer step of batch_size={self.batch_size}; "
+                "lower data.batch_size or give more examples"
+            )
+        left_out = len(examples) % self.batch_size
+        if left_out:
+            log.info("each epoch leaves out %d of %d examples that do not fill a step", left_out, len(examples))
+        sampler = StatefulDistributedSampler(examples, shuffle=True, seed=self.shuffle_seed, **replicas)
+        return GroupLoader(examples, group_size, self.micro_batch_size or group_size, sampler, self.workers)
+
+    def group_size(self, processes: int) -> int:
+        """Prompts per optimizer step on one process, checked against the settings that must agree with it."""
+        if self.batch_size % processes:
+            raise ValueError(f"data.batch_size={self.batch_size} cannot be shared by {processes} processes evenly")
+        group_size = self.batch_size // processes
+        micro_batch_size = self.micro_batch_size or group_size
+        if group_size % micro_batch_size:
+            raise ValueError(
+                f"data.micro_batch_size={micro_batch_size} does not divide the {group_size} prompts per optimizer step "
+                f"and process (data.batch_size={self.batch_size} on {processes} process(es))"
+            )
+        micro_batches = group_size // micro_batch_size
+        accumulated = self.trainer.accumulate_grad_batches if self.trainer is not None else micro_batches
+        if accumulated != micro_batches:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches={accumulated}, but an optimizer step has {micro_batches} "
+                f"micro-batches: data.batch_size={self.batch_size} over {processes} process(es) in micro-batches of "
+                f"{micro_batch_size}. Set trainer.accumulate_grad_batches={micro_batches}, or change "
+                "data.micro_batch_size"
+            )
+        return group_size
+
+    def val_dataloader(self) -> list[DataLoader[Example]]:
+        """One loader per validation set, in the order of ``splits.validation``."""
+        return self._evaluation_loaders(self.splits.validation)
+
+    def test_dataloader(self) -> list[DataLoader[Example]]:
+        """One loader per test set, in the order of ``splits.test``."""
+        return self._evaluation_loaders(self.splits.test)
+
+    def predict_dataloader(self) -> list[DataLoader[Example]]:
+        """The test sets."""
+        return self.test_dataloader()
+
+    def _evaluation_loaders(self, sets: Sequence[EvaluationSet]) -> list[DataLoader[Example]]:
+        return [
+            DataLoader(
+                evaluation_set.examples,  # type: ignore[arg-type]  # a sequence is all that a map-style loader asks for
+                batch_size=self.evaluation_batch_size,
+                num_workers=self.workers,
+                collate_fn=identity,
+            )
+            for evaluation_set in sets
+        ]
+
+
+def _check_ids(split: str, examples: Sequence[Example]) -> None:
+    counts = Counter(example.id for example in examples)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"the {split} split has {len(repeated)} ids more than once, among them {repeated[0]!r} "
+            f"({counts[repeated[0]]} times); ids must be unique"
+        )
