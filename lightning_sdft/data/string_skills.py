@@ -1,0 +1,148 @@
+"""The laptop domain: skills on short strings of letters, for a model that trains in seconds.
+
+The model of :mod:`lightning_sdft.zoo` was pretrained on seven *prior* skills and knows three *new* skills only in part;
+fine-tuning on demonstrations of one new skill shows within two minutes what a method learns and what it forgets.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
+from lightning_sdft.data.example import Example, Message
+from lightning_sdft.grading.string_answer import StringAnswer
+
+__all__ = ["LETTERS", "NEW_SKILLS", "OWN_STYLE", "PRIOR_SKILLS", "STYLES", "StringSkillsDataModule"]
+
+Letters = list[str]
+
+LETTERS = [chr(code) for code in range(ord("a"), ord("p") + 1)]
+INPUT_LENGTHS = range(3, 7)
+
+
+def _increment(letters: Letters) -> Letters:
+    return [LETTERS[(LETTERS.index(letter) + 1) % len(LETTERS)] for letter in letters]
+
+
+PRIOR_SKILLS: Mapping[str, Callable[[Letters], Letters]] = {
+    "copy": lambda letters: letters,
+    "reverse": lambda letters: letters[::-1],
+    "sort": sorted,
+    "maximum": lambda letters: [max(letters)],
+    "increment": _increment,
+    "first-two": lambda letters: letters[:2],
+    "last-two": lambda letters: letters[-2:],
+}
+
+NEW_SKILLS: Mapping[str, Callable[[Letters], Letters]] = {
+    "swap-ends": lambda letters: [letters[-1], *letters[1:-1], letters[0]],
+    "double": lambda letters: [letter for letter in letters for _ in range(2)],
+    "reverse-increment": lambda letters: _increment(letters[::-1]),
+}
+
+OWN_STYLE = "plain"
+"""How the laptop model itself answers: the letters and nothing else."""
+
+STYLES: Mapping[str, Callable[[Letters], str]] = {
+    OWN_STYLE: " ".join,
+    "sentence": lambda letters: f"the answer is {' '.join(letters)} .",
+    "list": lambda letters: f"[ {' , '.join(letters)} ]",
+    "steps": lambda letters: f"begin {' then '.join(letters)} done",
+    "unseen": lambda letters: " ".join(f"( {letter} ) !" for letter in letters),
+}
+"""Ways to write an answer down. Pretraining shows all but ``unseen`` in demonstrations; the model answers in its own."""
+
+
+def skill_function(skill: str) -> Callable[[Letters], Letters]:
+    """The function that a skill applies to the letters of its prompt."""
+    return (PRIOR_SKILLS | NEW_SKILLS)[skill]  # type: ignore[operator,no-any-return]  # both are dicts
+
+
+def draw_input(rng: random.Random) -> Letters:
+    """Random letters to apply a skill to."""
+    return rng.choices(LETTERS, k=rng.choice(INPUT_LENGTHS))
+
+
+def user_turn(skill: str, letters: Letters) -> list[Message]:
+    """The prompt that asks for a skill."""
+    return [{"role": "user", "content": f"{skill} {' '.join(letters)}"}]
+
+
+class StringSkillsDataModule(DemonstrationDataModule):
+    """Demonstrations of one new string skill, evaluated on that skill and on the seven prior ones.
+
+    Args:
+        skill: The new skill: ``swap-ends``, ``double`` or ``reverse-increment``.
+        style: How demonstrations are written: ``sentence``, ``list`` or ``steps`` are foreign to the model but legible,
+            ``unseen`` it cannot read, ``plain`` is its own.
+        train_size: Number of demonstrations.
+        validation_size: Prompts of the new skill in the validation split.
+        test_size: Prompts of the new skill in the test split.
+        prior_size: Prompts of each prior skill, in either split.
+        data_seed: Seed of the strings.
+        **kwargs: See :class:`DemonstrationDataModule`.
+
+    Raises:
+        ValueError: If there is no such skill or style.
+    """
+
+    def __init__(
+        self,
+        skill: str = "swap-ends",
+        style: str = "sentence",
+        train_size: int = 512,
+        validation_size: int = 128,
+        test_size: int = 256,
+        prior_size: int = 64,
+        data_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if skill not in NEW_SKILLS:
+            raise ValueError(f"data.skill={skill!r} is none of the new skills {sorted(NEW_SKILLS)}")
+        if style not in STYLES:
+            raise ValueError(f"data.style={style!r} is none of {sorted(STYLES)}")
+        self.skill = skill
+        self.style = style
+        self.train_size = train_size
+        self.validation_size = validation_size
+        self.test_size = test_size
+        self.prior_size = prior_size
+        self.data_seed = data_seed
+
+    def load(self) -> Splits:
+        """Draw the strings; no prompt occurs in two splits."""
+        drawn = {skill: self._draw(skill) for skill in (self.skill, *PRIOR_SKILLS)}
+        train = drawn[self.skill][: self.train_size]
+        validation, test = [], []
+        for skill, examples in drawn.items():
+            start = self.train_size if skill == self.skill else 0
+            middle = start + (self.validation_size if skill == self.skill else self.prior_size)
+            for sets, part in ((validation, examples[start:middle]), (test, examples[middle:])):
+                sets.append(EvaluationSet(part, {skill: StringAnswer()}, prior=skill != self.skill))
+        return Splits(train, validation, test)
+
+    def _draw(self, skill: str) -> list[Example]:
+        if skill == self.skill:
+            size = self.train_size + self.validation_size + self.test_size
+        else:
+            size = 2 * self.prior_size
+        rng = random.Random(f"{self.data_seed}/{skill}")
+        inputs: dict[str, Letters] = {}
+        while len(inputs) < size:
+            letters = draw_input(rng)
+            inputs["".join(letters)] = letters
+        examples = []
+        for name, letters in inputs.items():
+            answer = skill_function(skill)(letters)
+            examples.append(
+                Example(
+                    id=f"{skill}-{name}",
+                    prompt=user_turn(skill, letters),
+                    demonstration=STYLES[self.style](answer),
+                    reference=" ".join(answer),
+                )
+            )
+        return examples
