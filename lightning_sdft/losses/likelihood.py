@@ -1,0 +1,66 @@
+"""Losses on given target tokens: cross-entropy (SFT, CPT) and the Dynamic Fine-Tuning loss (DFT).
+
+Letters: N tokens, D width, V vocabulary.
+
+[1] Wu et al., On the Generalization of SFT: A Reinforcement Learning Perspective with Reward Rectification, 2025,
+    https://arxiv.org/abs/2508.05629
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_sdft.losses.head import Head, HeadLoss, TokenLoss, head_loss
+
+__all__ = ["cross_entropy", "dynamic_fine_tuning"]
+
+
+def cross_entropy(
+    hidden: Tensor, head: Head, targets: Tensor, weights: Tensor, chunk_tokens: int | None = None
+) -> HeadLoss:
+    """Cross-entropy `-log p(target)` per token.
+
+    Args:
+        hidden: Hidden states at the positions that predict the targets, `(N, D)`.
+        head: The head that makes logits of them.
+        targets: Target tokens, `(N,)`.
+        weights: Weight of each token in the loss, `(N,)`.
+        chunk_tokens: See :func:`head_loss`.
+
+    Returns:
+        The loss, with the diagnostics ``nll`` and ``entropy`` in nats.
+    """
+
+    def token_loss(logits: Tensor, tokens: Tensor) -> TokenLoss:
+        nll, gradient, entropy = _likelihood(logits, targets[tokens])
+        return TokenLoss(nll, gradient, {"nll": nll, "entropy": entropy})
+
+    return head_loss(hidden, head, weights, token_loss, chunk_tokens)
+
+
+def dynamic_fine_tuning(
+    hidden: Tensor, head: Head, targets: Tensor, weights: Tensor, chunk_tokens: int | None = None
+) -> HeadLoss:
+    """Dynamic Fine-Tuning [1]: `-sg(p(target)) * log p(target)` per token, sg = stop-gradient.
+
+    Its value falls towards 0 early and is no perplexity; watch the diagnostic ``nll`` instead.
+    Arguments and result as of :func:`cross_entropy`.
+    """
+
+    def token_loss(logits: Tensor, tokens: Tensor) -> TokenLoss:
+        nll, gradient, entropy = _likelihood(logits, targets[tokens])
+        probability = (-nll).exp()
+        return TokenLoss(probability * nll, gradient.mul_(probability[:, None]), {"nll": nll, "entropy": entropy})
+
+    return head_loss(hidden, head, weights, token_loss, chunk_tokens)
+
+
+def _likelihood(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Negative log-likelihood `(N,)`, its gradient with respect to the logits `(N, V)`, entropy `(N,)`."""
+    log_probabilities = torch.log_softmax(logits, -1)
+    nll = -log_probabilities.gather(-1, targets[:, None]).squeeze(-1)
+    gradient = log_probabilities.exp()
+    entropy = -(gradient * log_probabilities).sum(-1)
+    gradient.scatter_add_(-1, targets[:, None], -torch.ones_like(nll)[:, None])
+    return nll, gradient, entropy

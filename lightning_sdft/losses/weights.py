@@ -1,0 +1,54 @@
+"""How much each token counts in a loss: what is masked, and what the mean is taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["Reduction", "token_weights"]
+
+Reduction = Literal["sequence", "token"]
+
+
+def token_weights(
+    lengths: Sequence[int],
+    reduction: Reduction,
+    skip_tokens: int = 0,
+    group_lengths: Sequence[int] | None = None,
+    importance: Sequence[float] | None = None,
+) -> Tensor:
+    """Weights of the tokens of a micro-batch, so that the mean over micro-batches is the mean over their group.
+
+    ``sequence`` takes the mean over a sequence's tokens, then over sequences: every sequence counts the same, whatever
+    its length. ``token`` takes the mean over all tokens of the group, so that long sequences count more. A sequence
+    whose tokens are all skipped counts as 0.
+
+    Args:
+        lengths: Completion tokens of each sequence of the micro-batch.
+        reduction: ``sequence`` or ``token``.
+        skip_tokens: Leading completion tokens of each sequence that do not count.
+        group_lengths: Completion tokens of all sequences of the optimizer step, of which the micro-batch holds an
+            equal share of sequences; by default the micro-batch is the whole group.
+        importance: Importance weight of each sequence.
+
+    Returns:
+        Weights `(N,)`, N = sum of ``lengths``.
+    """
+    group_lengths = lengths if group_lengths is None else group_lengths
+    counted = [max(length - skip_tokens, 0) for length in lengths]
+    if reduction == "sequence":
+        shares = [1 / (max(count, 1) * len(lengths)) for count in counted]
+    else:
+        total = sum(max(length - skip_tokens, 0) for length in group_lengths)
+        shares = [len(group_lengths) / (len(lengths) * max(total, 1))] * len(lengths)
+    if importance is not None:
+        shares = [share * weight for share, weight in zip(shares, importance, strict=True)]
+    weights = torch.zeros(sum(lengths))
+    start = 0
+    for length, count, share in zip(lengths, counted, shares, strict=True):
+        weights[start + length - count : start + length] = share
+        start += length
+    return weights

@@ -1,0 +1,293 @@
+"""A Hugging Face causal language model seen as a policy: the only file that knows the model API of transformers.
+
+Letters: B sequences, N completion tokens of all sequences, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
+
+from lightning_sdft import zoo
+from lightning_sdft.losses.head import Head
+
+__all__ = ["DecodingState", "Policy", "PolicyError", "TokenSequence", "load_tokenizer"]
+
+
+class PolicyError(ValueError):
+    """A model or tokenizer that cannot be used as a policy; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """A prompt and a completion of it, as token ids."""
+
+    prompt: list[int]
+    completion: list[int]
+
+
+class Tokenizer:
+    """Text to tokens and back, the way a policy is prompted.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer with a chat template and an end-of-sequence token.
+        stop_ids: Tokens that end a response, beside the tokenizer's own end-of-sequence token.
+
+    Raises:
+        PolicyError: If there is no chat template or no end-of-sequence token.
+    """
+
+    def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = ()) -> None:
+        name = tokenizer.name_or_path
+        if not tokenizer.chat_template:
+            raise PolicyError(
+                f"the tokenizer of {name!r} has no chat template, so prompts cannot be formatted; use an instruction-"
+                "tuned model, or set tokenizer.chat_template and save the tokenizer beside the model"
+            )
+        if tokenizer.eos_token_id is None:
+            raise PolicyError(
+                f"the tokenizer of {name!r} has no end-of-sequence token, so a response could never end; set "
+                "tokenizer.eos_token and save the tokenizer beside the model"
+            )
+        self.hugging_face = tokenizer
+        self.stop_ids = {tokenizer.eos_token_id, *stop_ids}
+        self.pad_id: int = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.end_id = self._end_of_turn()
+
+    def encode(self, messages: Sequence[Any]) -> list[int]:
+        """Token ids of a conversation, up to where the assistant's response begins."""
+        return self._render(messages, add_generation_prompt=True)
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Token ids of a response, with the token that ends it."""
+        return [*self.hugging_face(text, add_special_tokens=False)["input_ids"], self.end_id]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids, without special tokens."""
+        text: str = self.hugging_face.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+    def _render(self, messages: Sequence[Any], **options: Any) -> list[int]:
+        encoding = self.hugging_face.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
+        return list(encoding["input_ids"])
+
+    def _end_of_turn(self) -> int:
+        """The token by which the chat template ends an assistant's turn (Gemma's is not its end-of-sequence token)."""
+        question = [{"role": "user", "content": "a"}]
+        rendered = self._render([*question, {"role": "assistant", "content": "a"}])
+        response = rendered[len(self.encode(question)) :]
+        return next((token for token in reversed(response) if token in self.stop_ids), self.hugging_face.eos_token_id)
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> Tokenizer:
+    """Load the tokenizer of a model.
+
+    Args:
+        name: See :meth:`Policy.load`.
+        trust_remote_code: See :meth:`Policy.load`.
+
+    Raises:
+        PolicyError: If it has no chat template or no end-of-sequence token.
+    """
+    source = _source(name)
+    options = {**source, "trust_remote_code": trust_remote_code}
+    return Tokenizer(AutoTokenizer.from_pretrained(**options), _stop_ids(source))
+
+
+@dataclass
+class DecodingState:
+    """Where a batch of unfinished sequences stands.
+
+    Args:
+        cache: Keys and values of what was read.
+        attention_mask: 1 for what was read, 0 for padding, `(B, length)`.
+        positions: Position of the next token of each sequence, `(B,)`.
+        logits: Logits of the next token, `(B, V)`.
+    """
+
+    cache: DynamicCache
+    attention_mask: Tensor
+    positions: Tensor
+    logits: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the sequences: row indices `(B',)`."""
+        self.cache.batch_select_indices(rows)
+        self.attention_mask = self.attention_mask[rows]
+        self.positions = self.positions[rows]
+        self.logits = self.logits[rows]
+
+
+class Policy(nn.Module):
+    """A causal language model as pi(completion | prompt).
+
+    Args:
+        model: A Hugging Face causal language model.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        PolicyError: If the logits of the model are not what its head makes of its hidden states.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self._check_head()
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        pretrained: bool = True,
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
+        tokenizer: Tokenizer | None = None,
+    ) -> Policy:
+        """Load a model in torch's default dtype (which Lightning sets to what the precision asks for), in train mode.
+
+        Args:
+            name: A Hugging Face folder or hub id, a ``.gguf`` file, or ``zoo/laptop``, the model in this package.
+            pretrained: Whether to load the weights; otherwise the architecture gets random ones.
+            attention: Implementation of attention, as transformers names it.
+            trust_remote_code: Whether code that comes with the model may be run.
+            tokenizer: Its tokenizer, if loaded already.
+        """
+        tokenizer = tokenizer or load_tokenizer(name, trust_remote_code)
+        options = {
+            "dtype": torch.get_default_dtype(),
+            "attn_implementation": attention,
+            "trust_remote_code": trust_remote_code,
+        }
+        if pretrained:
+            model = AutoModelForCausalLM.from_pretrained(**_source(name), **options)
+        else:
+            config = AutoConfig.from_pretrained(**_source(name), trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_config(config, **options)
+        return cls(model.train(), tokenizer)
+
+    @property
+    def head(self) -> Head:
+        """What turns hidden states into logits."""
+        layer, config = self.model.get_output_embeddings(), self.model.config
+        scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1.0)
+        return Head(layer.weight, layer.bias, getattr(config, "final_logit_softcapping", None), scale)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    def hidden(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Hidden states at the positions that predict completion tokens.
+
+        Returns:
+            `(N, D)`, the sequences one after another.
+        """
+        width = max(len(sequence.prompt) + len(sequence.completion) for sequence in sequences)
+        tokens = torch.full((len(sequences), width), self.tokenizer.pad_id)
+        attention_mask = torch.zeros_like(tokens)
+        predicts = torch.zeros_like(tokens, dtype=torch.bool)
+        for row, sequence in enumerate(sequences):
+            start, length = len(sequence.prompt), len(sequence.prompt) + len(sequence.completion)
+            tokens[row, :length] = torch.tensor(sequence.prompt + sequence.completion)
+            attention_mask[row, :length] = 1
+            predicts[row, start - 1 : length - 1] = True
+        backbone = self.model.base_model(
+            input_ids=tokens.to(self.device), attention_mask=attention_mask.to(self.device), use_cache=False
+        )
+        hidden: Tensor = backbone.last_hidden_state[predicts.to(self.device)]
+        return hidden
+
+    def prefill(self, prompts: Sequence[list[int]]) -> DecodingState:
+        """Read prompts, to generate from them."""
+        width = max(map(len, prompts))
+        padded = [[self.tokenizer.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        attention_mask = torch.tensor(mask, device=self.device)
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        state = DecodingState(DynamicCache(config=self.model.config), attention_mask, positions[:, -1] + 1, torch.empty(0))
+        self._read(state, torch.tensor(padded, device=self.device), positions)
+        return state
+
+    def advance(self, state: DecodingState, tokens: Tensor) -> None:
+        """Append one token to each sequence `(B,)` and compute the logits of the next."""
+        state.attention_mask = torch.nn.functional.pad(state.attention_mask, (0, 1), value=1)
+        self._read(state, tokens[:, None], state.positions[:, None])
+        state.positions = state.positions + 1
+
+    def _read(self, state: DecodingState, tokens: Tensor, positions: Tensor) -> None:
+        output = self.model.base_model(
+            input_ids=tokens,
+            attention_mask=state.attention_mask,
+            position_ids=positions,
+            past_key_values=state.cache,
+            use_cache=True,
+        )
+        state.logits = self.head(output.last_hidden_state[:, -1])
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained`` read.
+
+        Args:
+            folder: Where to write.
+            dtype: Precision of the weights in the files; by default what they are in.
+        """
+        state = self.model.state_dict()
+        if dtype is not None:
+            state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        self.model.save_pretrained(folder, state_dict=state)
+        self.tokenizer.hugging_face.save_pretrained(folder)
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        tokens = torch.tensor([[self.tokenizer.end_id, self.tokenizer.pad_id]], device=self.device)
+        with evaluating(self.model):
+            expected = self.model(input_ids=tokens, use_cache=False).logits.float()
+            logits = self.head(self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state).float()
+        if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
+            raise PolicyError(
+                f"{type(self.model).__name__} makes logits of hidden states in a way this package does not know (beyond "
+                "a bias, a scale and a soft cap), so its losses would be wrong; please report the architecture"
+            )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch a module to eval mode (no dropout), and every part of it back to its own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _source(name: str) -> dict[str, str]:
+    """Arguments of ``from_pretrained`` that say where a model is."""
+    path = zoo.folder(name) if name.startswith(zoo.PREFIX) else Path(name)
+    if path.suffix != ".gguf":
+        return {"pretrained_model_name_or_path": str(path) if path.exists() else name}
+    if not path.is_file():
+        raise PolicyError(f"there is no GGUF file {name!r}")
+    return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+
+
+def _stop_ids(source: dict[str, str]) -> list[int]:
+    """Tokens that end a response according to the model's generation config, where it has one."""
+    if "gguf_file" in source:
+        return []
+    try:
+        stop = GenerationConfig.from_pretrained(source["pretrained_model_name_or_path"]).eos_token_id
+    except OSError:
+        return []
+    return [] if stop is None else [stop] if isinstance(stop, int) else list(stop)

@@ -1,0 +1,101 @@
+"""The teacher: a policy without gradient, whose weights follow the student's or stand still."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sdft.losses.head import Head
+from lightning_sdft.policy import Policy, TokenSequence, evaluating
+
+__all__ = ["CopiedTeacher", "LiveTeacher", "Teacher", "ema_update_"]
+
+
+@torch.no_grad()
+def ema_update_(teacher: Sequence[Tensor], student: Sequence[Tensor], rate: float) -> None:
+    """`teacher <- rate * student + (1 - rate) * teacher`, in place and in the teacher's precision.
+
+    Args:
+        teacher: Weights of the teacher.
+        student: Weights of the student, tensor by tensor of the same shapes.
+        rate: Share of the student, in (0, 1].
+    """
+    precise = [weight.detach().to(average.dtype) for average, weight in zip(teacher, student, strict=True)]
+    torch._foreach_lerp_(list(teacher), precise, rate)
+
+
+class Teacher(nn.Module):
+    """A policy that scores what the student wrote and is never trained by gradient."""
+
+    policy: Policy
+
+    @property
+    def head(self) -> Head:
+        """What turns the teacher's hidden states into logits."""
+        return self.policy.head
+
+    @torch.no_grad()
+    def hidden(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Hidden states `(N, D)` at the positions that predict completion tokens, without gradient or dropout."""
+        with evaluating(self.policy):
+            return self.policy.hidden(sequences)
+
+    def start_from(self, student: Policy) -> None:
+        """Take over the student's weights."""
+
+    def update_(self, student: Policy, rate: float) -> None:
+        """Move a step of the given rate towards the student."""
+
+    def drift(self, student: Policy) -> float:
+        """Distance to the student relative to the student's norm; 0 for one and the same weights."""
+        return 0.0
+
+
+class LiveTeacher(Teacher):
+    """The student itself, as it is at every step."""
+
+    def __init__(self, student: Policy) -> None:
+        super().__init__()
+        # Not registered as a submodule: its weights are the student's, and freezing the teacher must not freeze them.
+        object.__setattr__(self, "policy", student)
+
+
+class CopiedTeacher(Teacher):
+    """A full copy of a policy in float32, frozen, in eval mode.
+
+    Float32 whatever the precision of the student: in bfloat16 an update at rate 0.01 rounds to nothing. So casts by
+    ``.to(dtype)`` or by Lightning's precision move it between devices, but leave its dtype alone.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = copy.deepcopy(policy).float().requires_grad_(False).eval()
+
+    def start_from(self, student: Policy) -> None:
+        """Take over the student's weights and buffers."""
+        ours, theirs = self.policy.state_dict(), student.state_dict()
+        for name, tensor in ours.items():
+            tensor.copy_(theirs[name])
+
+    def update_(self, student: Policy, rate: float) -> None:
+        """See :func:`ema_update_`."""
+        ema_update_(list(self.policy.parameters()), list(student.parameters()), rate)
+
+    @torch.no_grad()
+    def drift(self, student: Policy) -> float:
+        """Distance to the student relative to the student's norm."""
+        pairs = list(zip(self.policy.parameters(), student.parameters(), strict=True))
+        distance = sum((ours - theirs.to(ours.dtype)).square().sum() for ours, theirs in pairs)
+        norm = sum(theirs.to(ours.dtype).square().sum() for ours, theirs in pairs)
+        return float((torch.as_tensor(distance) / torch.as_tensor(norm)).sqrt())
+
+    def train(self, mode: bool = True) -> CopiedTeacher:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> CopiedTeacher:
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), *args, **kwargs)

@@ -1,0 +1,58 @@
+"""Where the time of a training step goes, and how much memory it takes."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["PhaseClock", "peak_memory"]
+
+
+class PhaseClock:
+    """Adds up the wall-clock seconds of named phases until they are read."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._started: dict[str, float] = {}
+
+    def start(self, phase: str) -> None:
+        """Begin a phase."""
+        self._started[phase] = _now()
+
+    def stop(self, phase: str) -> None:
+        """End a phase."""
+        self.seconds[phase] += _now() - self._started.pop(phase)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside."""
+        self.start(name)
+        try:
+            yield
+        finally:
+            self.stop(name)
+
+    def read(self) -> dict[str, float]:
+        """The seconds of each phase since the last reading."""
+        seconds, self.seconds = dict(self.seconds), defaultdict(float)
+        return seconds
+
+
+def peak_memory() -> float:
+    """Peak memory so far in MiB: of the accelerator where there is one, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 2**20 if sys.platform == "darwin" else kilobytes / 2**10
+
+
+def _now() -> float:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # kernels run behind: without it their time would be booked on a later phase
+    return time.perf_counter()

@@ -1,0 +1,58 @@
+"""Makes the laptop model's folder as it is before pretraining: its architecture and its tokenizer.
+
+``python -m lightning_sdft.zoo.laptop_model FOLDER`` writes them; ``configs/zoo/laptop_model.yaml`` trains the weights.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from lightning_sdft.data.string_pretraining import SPARE_SKILLS
+from lightning_sdft.data.string_skills import LETTERS, NEW_SKILLS, PRIOR_SKILLS, STYLES
+from lightning_sdft.data.templates import LAPTOP_TEMPLATE
+
+__all__ = ["save_architecture"]
+
+PAD, USER, ASSISTANT, END = SPECIAL_TOKENS = ["<pad>", "<user>", "<assistant>", "<end>"]
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} "
+    "{% if message['role'] == 'assistant' %}<end>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def save_architecture(folder: str | Path) -> None:
+    """Write the configuration (0.8M parameters, 4 layers of width 128) and the word-level tokenizer."""
+    words = dict.fromkeys(LETTERS) | dict.fromkeys([*PRIOR_SKILLS, *NEW_SKILLS, *SPARE_SKILLS])
+    for text in (LAPTOP_TEMPLATE.format(prompt="", demonstration=""), *(style(["a", "a"]) for style in STYLES.values())):
+        words |= dict.fromkeys(text.split())
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL_TOKENS, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]  # the stubs lack the setter
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[USER, ASSISTANT]
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    wrapped.save_pretrained(folder)
+    LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=len(vocabulary),
+        hidden_size=128,
+        intermediate_size=344,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        pad_token_id=vocabulary[PAD],
+        bos_token_id=None,
+        eos_token_id=vocabulary[END],
+    ).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    save_architecture(sys.argv[1])
