@@ -186,6 +186,16 @@ class Policy(nn.Module):
         device: torch.device = self.model.device
         return device
 
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest sequence the model can read, where it has a limit."""
+        limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        return limit
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
     def hidden(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Hidden states at the positions that predict completion tokens.
 

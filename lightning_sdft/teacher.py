@@ -73,7 +73,8 @@ class CopiedTeacher(Teacher):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self.policy = copy.deepcopy(policy).float().requires_grad_(False).eval()
+        shared = {id(policy.tokenizer): policy.tokenizer}
+        self.policy = copy.deepcopy(policy, shared).float().requires_grad_(False).eval()
 
     def start_from(self, student: Policy) -> None:
         """Take over the student's weights and buffers."""

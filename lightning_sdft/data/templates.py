@@ -6,10 +6,19 @@
 from __future__ import annotations
 
 from string import Formatter
+from typing import Literal
 
 from lightning_sdft.data.example import Example, Message
 
-__all__ = ["AUTHORS_TEMPLATE", "LAPTOP_TEMPLATE", "PAPER_TEMPLATE", "teacher_messages", "template_fields"]
+__all__ = [
+    "AUTHORS_TEMPLATE",
+    "LAPTOP_TEMPLATE",
+    "PAPER_TEMPLATE",
+    "TEMPLATES",
+    "PrivilegedContext",
+    "teacher_messages",
+    "template_fields",
+]
 
 AUTHORS_TEMPLATE = (
     "\n{prompt}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
@@ -26,20 +35,45 @@ PAPER_TEMPLATE = (
 LAPTOP_TEMPLATE = "{prompt} example {demonstration} now"
 """The template of the laptop model, whose vocabulary has no other words."""
 
-FIELDS = ("prompt", "demonstration", "context")
+ARTICLE_TEMPLATE = (
+    "\n{prompt}\n\nThis is a text that the question is about:\n{context}\n\n"
+    "Now answer with a response of your own.\n"
+)
+BOTH_TEMPLATE = (
+    "\n{prompt}\n\nThis is a text that the question is about:\n{context}\n\n"
+    "This is an example for a response to the question:\n{demonstration}\n\n"
+    "Now answer with a response of your own.\n"
+)
+
+PrivilegedContext = Literal["demonstration", "article", "both", "none"]
+
+TEMPLATES: dict[PrivilegedContext, str] = {
+    "demonstration": AUTHORS_TEMPLATE,
+    "article": ARTICLE_TEMPLATE,
+    "both": BOTH_TEMPLATE,
+    "none": "{prompt}",
+}
+"""The default template for each kind of privileged text. Those with an article are ours: [1] does not print its own."""
+
+FIELDS: dict[PrivilegedContext, set[str]] = {
+    "demonstration": {"prompt", "demonstration"},
+    "article": {"prompt", "context"},
+    "both": {"prompt", "demonstration", "context"},
+    "none": {"prompt"},
+}
 
 
-def template_fields(template: str) -> set[str]:
+def template_fields(template: str, privileged_context: PrivilegedContext) -> set[str]:
     """The placeholders of a template.
 
     Raises:
-        ValueError: If ``{prompt}`` is missing, or no privileged text or an unknown placeholder is asked for.
+        ValueError: If they are not those that the privileged context calls for.
     """
     fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
-    if "prompt" not in fields or not fields <= set(FIELDS):
+    if fields != FIELDS[privileged_context]:
         raise ValueError(
-            f"teacher_template={template!r} has the placeholders {sorted(fields)}; it must have {{prompt}} and may "
-            "have {demonstration} and {context}"
+            f"teacher_template={template!r} has the placeholders {sorted(fields)}, but "
+            f"privileged_context={privileged_context} calls for {sorted(FIELDS[privileged_context])}"
         )
     return fields
 

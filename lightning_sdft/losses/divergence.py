@@ -91,6 +91,10 @@ class JensenShannon(Divergence):
         return self.beta * teacher_value + (1 - self.beta) * student_value, gradient.mul_(1 - self.beta)
 
 
+# A checkpoint may name them in its hyper-parameters, and is loaded without pickle's freedom.
+torch.serialization.add_safe_globals([ForwardKL, ReverseKL, JensenShannon])
+
+
 def _weighted_difference(weights: Tensor, minuend: Tensor, subtrahend: Tensor) -> Tensor:
     """`sum_v weights * (minuend - subtrahend)` `(N,)`, where a weight of 0 gives 0 whatever the difference.
 

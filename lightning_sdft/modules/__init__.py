@@ -1,0 +1,16 @@
+"""The methods as LightningModules."""
+
+from lightning_sdft.modules.causal_lm import CausalLMModule, NonFiniteLossError
+from lightning_sdft.modules.dft import DFTModule
+from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.modules.sdft import SDFTModule
+from lightning_sdft.modules.sft import SFTModule
+
+__all__ = [
+    "CausalLMModule",
+    "DFTModule",
+    "DistillationModule",
+    "NonFiniteLossError",
+    "SDFTModule",
+    "SFTModule",
+]

@@ -1,0 +1,66 @@
+"""Checkpoints: which method they are of, whether a file is whole, and how they become Hugging Face folders."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lightning_sdft
+
+__all__ = ["CheckpointError", "check_checkpoint_file", "check_method", "describe_method", "load_checkpoint"]
+
+KEY = "lightning_sdft"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message says which file, why, and what to do."""
+
+
+def describe_method(method: str, model: str) -> dict[str, str]:
+    """What a checkpoint says about itself: the method's class, the model training started from, our version."""
+    return {"method": method, "model": model, "version": lightning_sdft.__version__}
+
+
+def check_method(checkpoint: dict[str, Any], method: str) -> None:
+    """Refuse to go on with a checkpoint of another method.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another method or not of this package.
+    """
+    saved = checkpoint.get(KEY, {}).get("method")
+    if saved != method:
+        raise CheckpointError(
+            f"the checkpoint was written by {saved or 'something other than lightning_sdft'}, not by {method}; go on "
+            f"with that method, or export the checkpoint to a Hugging Face folder and start {method} from it "
+            "(model=FOLDER)"
+        )
+
+
+def check_checkpoint_file(path: str | Path) -> None:
+    """Refuse a file that was not written to its end.
+
+    Raises:
+        CheckpointError: If there is no such file, or it is torn.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint {str(path)!r}")
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"the checkpoint {str(path)!r} ({path.stat().st_size} bytes) is truncated or not a checkpoint; use an "
+            "earlier one"
+        )
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint file as data, running no code from it.
+
+    Raises:
+        CheckpointError: If there is no such file, or it is torn.
+    """
+    check_checkpoint_file(path)
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return checkpoint

@@ -1,0 +1,23 @@
+"""Data modules, one file per domain."""
+
+from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
+from lightning_sdft.data.example import DataError, Example, Message
+from lightning_sdft.data.groups import GroupLoader, MicroBatch
+from lightning_sdft.data.string_pretraining import StringPretrainingDataModule
+from lightning_sdft.data.string_skills import StringSkillsDataModule
+from lightning_sdft.data.templates import AUTHORS_TEMPLATE, PAPER_TEMPLATE
+
+__all__ = [
+    "AUTHORS_TEMPLATE",
+    "PAPER_TEMPLATE",
+    "DataError",
+    "DemonstrationDataModule",
+    "EvaluationSet",
+    "Example",
+    "GroupLoader",
+    "Message",
+    "MicroBatch",
+    "Splits",
+    "StringPretrainingDataModule",
+    "StringSkillsDataModule",
+]

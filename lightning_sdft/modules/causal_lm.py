@@ -1,0 +1,301 @@
+"""What all methods share: the policy, its optimizer, greedy evaluation, prediction, and checks before training."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from lightning_sdft.callbacks.rng_state import RNGState
+from lightning_sdft.checkpoint import check_checkpoint_file, check_method, describe_method
+from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.grading.base import Grader
+from lightning_sdft.losses import HeadLoss
+from lightning_sdft.policy import Policy, PolicyError, load_tokenizer
+from lightning_sdft.rollout import GREEDY, Rollout, generate
+from lightning_sdft.timing import PhaseClock, peak_memory
+
+__all__ = ["CausalLMModule", "NonFiniteLossError"]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is infinite or not a number; the message names the examples of the batch."""
+
+
+class CausalLMModule(LightningModule):
+    """A policy that is trained and evaluated; a subclass says by which loss.
+
+    Args:
+        model: Where training starts: a Hugging Face folder or hub id, a ``.gguf`` file, or ``zoo/laptop``.
+        pretrained: Whether to start from the model's weights; otherwise from random ones.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        warmup_steps: Optimizer steps of linear warm-up, after which the rate falls to 0 along a cosine.
+        max_prompt_tokens: Budget of a prompt. Prompts are never cut.
+        max_completion_tokens: Budget of a demonstration, and length at which responses are truncated.
+        over_budget: What to do about training examples over a budget: ``error`` stops before training and names them,
+            ``drop`` leaves them out with a warning that counts them.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
+        attention: Implementation of attention, as transformers names it.
+        trust_remote_code: Whether code that comes with the model may be run.
+    """
+
+    policy: Policy
+
+    def __init__(
+        self,
+        model: str,
+        pretrained: bool = True,
+        learning_rate: float = 1e-5,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 10,
+        max_prompt_tokens: int = 1024,
+        max_completion_tokens: int = 1024,
+        over_budget: Literal["error", "drop"] = "error",
+        gradient_checkpointing: bool = False,
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.model = model
+        self.pretrained = pretrained
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_completion_tokens = max_completion_tokens
+        self.over_budget = over_budget
+        self.gradient_checkpointing = gradient_checkpointing
+        self.attention = attention
+        self.trust_remote_code = trust_remote_code
+        self.tokenizer = load_tokenizer(model, trust_remote_code)
+        self.graders = nn.ModuleList()
+        self.clock = PhaseClock()
+        self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    # Before training
+
+    def setup(self, stage: str) -> None:
+        """Take the graders from the data module and check the examples, before anything expensive happens."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if self.trainer.ckpt_path is not None:
+            check_checkpoint_file(self.trainer.ckpt_path)
+        if datamodule is None:
+            return
+        self.evaluation_sets = datamodule.splits.validation if stage in ("fit", "validate") else datamodule.splits.test
+        self.graders = nn.ModuleList(nn.ModuleList(each.graders.values()) for each in self.evaluation_sets)
+        for evaluation_set in self.evaluation_sets:
+            self._check_budgets(evaluation_set.examples, self.prompt_problem)
+        if stage == "fit":
+            self._check_training_examples(datamodule)
+
+    def configure_model(self) -> None:
+        """Load the policy in the precision that Lightning asks for."""
+        if "policy" in self._modules:
+            return
+        self.policy = Policy.load(
+            self.model, self.pretrained, self.attention, self.trust_remote_code, tokenizer=self.tokenizer
+        )
+        limit = self.policy.max_tokens
+        if limit is not None and self.longest_sequence > limit:
+            raise PolicyError(
+                f"the budgets allow sequences of {self.longest_sequence} tokens, but {self.model!r} reads at most "
+                f"{limit}; lower max_prompt_tokens or max_completion_tokens"
+            )
+        if self.gradient_checkpointing:
+            self.policy.enable_gradient_checkpointing()
+
+    @property
+    def longest_sequence(self) -> int:
+        """The longest sequence in tokens that the budgets allow."""
+        return self.max_prompt_tokens + self.max_completion_tokens
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Exact resume needs the state of the random number generators."""
+        return [RNGState()]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW on what is trained, with linear warm-up and cosine decay."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        if step <= self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        # Read here and not in configure_optimizers, where it would discard the restored position of the data.
+        total = self.trainer.estimated_stepping_batches
+        progress = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    def prompt_problem(self, example: Example) -> str | None:
+        """Why an example does not fit the prompt budget, or ``None``."""
+        length = len(self.tokenizer.encode(example.prompt))
+        if length > self.max_prompt_tokens:
+            return f"its prompt has {length} tokens, max_prompt_tokens={self.max_prompt_tokens}"
+        return None
+
+    def missing(self, example: Example) -> str | None:
+        """What an example lacks to be trained on, or ``None``."""
+        return None if example.demonstration else "demonstration"
+
+    def training_problem(self, example: Example) -> str | None:
+        """Why an example does not fit a budget of training, or ``None``."""
+        return self.prompt_problem(example)
+
+    def _check_training_examples(self, datamodule: Any) -> None:
+        for example in datamodule.splits.train:
+            missing = self.missing(example)
+            if missing is not None:
+                raise DataError(
+                    f"example {example.id!r} has no {missing}, which {type(self).__name__} learns from; give one, or "
+                    "leave the example out of the training data"
+                )
+        if self.over_budget == "error":
+            self._check_budgets(datamodule.splits.train, self.training_problem)
+        else:
+            total = len(datamodule.splits.train)
+            dropped = datamodule.filter_train(lambda example: self.training_problem(example) is None)
+            if dropped:
+                rank_zero_warn(f"dropped {dropped} of {total} training examples over their token budgets")
+
+    def _check_budgets(self, examples: Sequence[Example], problem: Any) -> None:
+        found = [(example.id, reason) for example in examples if (reason := problem(example)) is not None]
+        if found:
+            name, reason = found[0]
+            raise DataError(
+                f"{len(found)} of {len(examples)} examples are over a token budget, the first is {name!r}: {reason}. "
+                "Raise the budget, shorten the examples, or leave training examples out with over_budget=drop"
+            )
+
+    # Training
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Examples are no tensors; a list of them from a plain loader is a group of its own."""
+        return MicroBatch(batch) if self.trainer.training and not isinstance(batch, MicroBatch) else batch
+
+    def finish_step(self, batch: MicroBatch, result: HeadLoss, weights: Tensor, names: dict[str, str]) -> Tensor:
+        """Check the loss, and log the means over the optimizer step when its last micro-batch has come.
+
+        Args:
+            batch: The examples.
+            result: Their loss.
+            weights: Token weights of the loss, `(N,)`.
+            names: Diagnostic to the name under which its mean over weighted tokens is logged.
+        """
+        loss = result.loss.detach()
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss is {loss.item()} at step {self.trainer.global_step} on the examples "
+                f"{[example.id for example in batch]}; training stops, and the last checkpoint is good. Lower the "
+                "learning rate, or look at these examples"
+            )
+        self.add("train/loss", loss, 1.0)
+        counted = weights > 0
+        for diagnostic, name in names.items():
+            if counted.any():
+                self.add(name, result.diagnostics[diagnostic][counted].mean(), float(counted.sum()))
+        if batch.is_last:
+            for name, (total, weight) in self._sums.items():
+                self.log(name, total / weight, prog_bar=name == "train/loss", batch_size=1)
+            self._sums.clear()
+        return result.loss
+
+    def add(self, name: str, mean: Tensor | float, weight: float) -> None:
+        """Count a value in the mean that is logged for this optimizer step."""
+        self._sums[name][0] += float(mean) * weight
+        self._sums[name][1] += weight
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Time the backward pass."""
+        self.clock.start("backward")
+
+    def on_after_backward(self) -> None:
+        """Time the backward pass."""
+        self.clock.stop("backward")
+
+    def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
+        """Log time and memory once per optimizer step."""
+        if batch.is_last:
+            for phase, seconds in self.clock.read().items():
+                self.log(f"time/{phase}", seconds, batch_size=1)
+            self.log("memory/peak", peak_memory(), batch_size=1)
+
+    # Evaluation
+
+    def respond(self, examples: Sequence[Example]) -> list[Rollout]:
+        """Answer prompts greedily."""
+        prompts = [self.tokenizer.encode(example.prompt) for example in examples]
+        return generate(self.policy, prompts, self.max_completion_tokens, GREEDY)
+
+    def validation_step(
+        self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, list[Rollout]]:
+        """Answer greedily and grade."""
+        rollouts = self.respond(batch)
+        responses = [self.tokenizer.decode(rollout.completion) for rollout in rollouts]
+        for grader in self._graders(dataloader_idx).values():
+            grader.update(responses, [example.reference for example in batch])
+        return {"rollouts": rollouts}
+
+    def test_step(self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[Rollout]]:
+        """Answer greedily and grade."""
+        return self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def predict_step(self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Answer greedily: one record per example with its verdicts, for a line of JSON each."""
+        records = []
+        for example, rollout in zip(batch, self.respond(batch), strict=True):
+            response = self.tokenizer.decode(rollout.completion)
+            record = {"id": example.id, "prompt": example.prompt, "response": response, "finished": rollout.finished}
+            verdicts = {
+                name: grader.grade(response, example.reference) for name, grader in self._graders(dataloader_idx).items()
+            }
+            records.append({**record, "reference": example.reference, "correct": verdicts})
+        return records
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracies: ``val/accuracy/<set>`` of new skills and ``prior/<set>`` of prior ones, and their means."""
+        self._log_accuracies("val/accuracy", "prior")
+
+    def on_test_epoch_end(self) -> None:
+        """Log accuracies under ``test/accuracy`` and ``test/prior``."""
+        self._log_accuracies("test/accuracy", "test/prior")
+
+    def _graders(self, index: int) -> dict[str, Grader]:
+        if index >= len(self.graders):
+            raise DataError("evaluation needs a data module that says how answers are graded (pass datamodule=...)")
+        return dict(self.evaluation_sets[index].graders)
+
+    def _log_accuracies(self, new: str, prior: str) -> None:
+        leading: dict[str, list[float]] = {new: [], f"{prior}/average": []}
+        for index, evaluation_set in enumerate(self.evaluation_sets):
+            for name, grader in self._graders(index).items():
+                accuracy = grader.compute().item()
+                grader.reset()
+                self.log(f"{prior if evaluation_set.prior else new}/{name}", accuracy, batch_size=1)
+                if name == evaluation_set.name:
+                    leading[f"{prior}/average" if evaluation_set.prior else new].append(accuracy)
+        for name, accuracies in leading.items():
+            if accuracies:
+                self.log(name, sum(accuracies) / len(accuracies), prog_bar=True, batch_size=1)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which method the checkpoint is of."""
+        checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another method."""
+        check_method(checkpoint, type(self).__name__)

@@ -1,0 +1,210 @@
+"""On-policy distillation: rollout, teacher, divergence. Every on- and off-policy variant is a choice of arguments.
+
+[1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
+[2] Agarwal et al., On-Policy Distillation of Language Models, 2023, https://arxiv.org/abs/2306.13649
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_sdft.callbacks.ema_teacher import EMATeacher
+from lightning_sdft.data.example import Example, Message
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_messages, template_fields
+from lightning_sdft.losses import Divergence, ForwardKL, Reduction, distillation_loss, token_weights
+from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.policy import Policy, TokenSequence
+from lightning_sdft.rollout import Rollout, Sampling, generate
+from lightning_sdft.teacher import CopiedTeacher, LiveTeacher, Teacher
+
+__all__ = ["DistillationModule"]
+
+
+class DistillationModule(CausalLMModule):
+    """Pulls the student towards the teacher's next-token distribution on rollouts.
+
+    Four axes are independent: who writes the rollouts, the divergence, the teacher, and what only the teacher sees.
+    A copied teacher stands still unless the callback :class:`EMATeacher` moves it.
+
+    Args:
+        model: See :class:`CausalLMModule`.
+        rollout_source: Who writes the completions trained on: the ``student`` (on-policy), the ``teacher``
+            (off-policy distillation), or the expert of the ``demonstration``.
+        divergence: What is minimised: ``ForwardKL`` (default), ``ReverseKL`` or ``JensenShannon``.
+        teacher: ``copy`` is a copy of the student as it is when training starts, in float32; ``live`` the student as it
+            is at every step.
+        teacher_model: Weights that a copied teacher starts from instead: a folder, hub id or ``.gguf`` file.
+        privileged_context: What only the teacher sees: the example's ``demonstration``, its ``article``, ``both``, or
+            ``none``.
+        teacher_template: How the teacher's user turn is made of ``{prompt}``, ``{demonstration}`` and ``{context}``
+            (the article); by default as in the code of [1].
+        max_teacher_prompt_tokens: Budget of the teacher's prompt. It is never cut.
+        skip_tokens: Leading completion tokens that do not count in the loss, so that a preamble by which the teacher
+            refers to the demonstration is not learned.
+        sampling: How rollouts are sampled.
+        reduction: ``sequence`` takes the mean over a rollout's tokens, then over rollouts; ``token`` the mean over all
+            tokens of an optimizer step.
+        **kwargs: See :class:`CausalLMModule`.
+    """
+
+    teacher: Teacher
+
+    def __init__(
+        self,
+        model: str,
+        rollout_source: Literal["student", "teacher", "demonstration"] = "student",
+        divergence: Divergence | None = None,
+        teacher: Literal["copy", "live"] = "copy",
+        teacher_model: str | None = None,
+        privileged_context: PrivilegedContext = "none",
+        teacher_template: str | None = None,
+        max_teacher_prompt_tokens: int = 2048,
+        skip_tokens: int = 0,
+        sampling: Sampling = Sampling(),  # noqa: B008  # frozen
+        reduction: Reduction = "sequence",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, **kwargs)
+        if teacher == "live" and teacher_model is not None:
+            raise ValueError(f"teacher=live is the student itself and cannot start from teacher_model={teacher_model}")
+        self.rollout_source = rollout_source
+        self.divergence = divergence or ForwardKL()
+        self.teacher_kind = teacher
+        self.teacher_model = teacher_model
+        self.teacher_template = TEMPLATES[privileged_context] if teacher_template is None else teacher_template
+        self.teacher_fields = template_fields(self.teacher_template, privileged_context)
+        self.max_teacher_prompt_tokens = max_teacher_prompt_tokens
+        self.skip_tokens = skip_tokens
+        self.sampling = sampling
+        self.reduction = reduction
+        self.group: Sequence[Example] = ()
+        self.group_rollouts: list[Rollout] = []
+
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+        """Algorithm 1 of [1]: rollout, teacher, student, divergence; the optimizer and EMATeacher do the rest."""
+        rollouts = self.rollouts(batch)
+        weights = self.weights(rollouts)
+        with self.clock.phase("teacher"):
+            teacher_hidden = self.teacher.hidden(self.teacher_sequences(batch, rollouts))
+        with self.clock.phase("student"):
+            student_hidden = self.policy.hidden(self.student_sequences(batch, rollouts))
+            result = distillation_loss(
+                student_hidden,
+                self.policy.head,
+                teacher_hidden,
+                self.teacher.head,
+                weights,
+                self.divergence,
+                self.sampling.temperature or 1.0,
+            )
+        names = {"kl": "teacher/kl", "agreement": "teacher/agreement"}
+        names |= {"teacher_entropy": "teacher/entropy", "student_entropy": "student/entropy"}
+        return self.finish_step(batch, result, weights, names)
+
+    # The parts of a step
+
+    def rollouts(self, batch: MicroBatch) -> list[Rollout]:
+        """Completions of a micro-batch; the first micro-batch of a group samples for all of it."""
+        if self.group is not batch.group:
+            with self.clock.phase("rollout"):
+                self.group, self.group_rollouts = batch.group, self.sample(batch.group)
+            self._log_rollouts()
+        return self.group_rollouts[batch.start : batch.stop]
+
+    def sample(self, examples: Sequence[Example]) -> list[Rollout]:
+        """One completion per example, by whom ``rollout_source`` says."""
+        if self.rollout_source == "demonstration":
+            return [self._demonstrated(example) for example in examples]
+        if self.rollout_source == "teacher":
+            prompts = [self.tokenizer.encode(self.teacher_messages(example)) for example in examples]
+            return generate(self.teacher.policy, prompts, self.max_completion_tokens, self.sampling)
+        prompts = [self.tokenizer.encode(example.prompt) for example in examples]
+        return generate(self.policy, prompts, self.max_completion_tokens, self.sampling)
+
+    def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
+        """The rollouts behind what the student sees."""
+        return [
+            TokenSequence(self.tokenizer.encode(example.prompt), rollout.completion)
+            for example, rollout in zip(examples, rollouts, strict=True)
+        ]
+
+    def teacher_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
+        """The same rollouts behind what the teacher sees."""
+        return [
+            TokenSequence(self.tokenizer.encode(self.teacher_messages(example)), rollout.completion)
+            for example, rollout in zip(examples, rollouts, strict=True)
+        ]
+
+    def teacher_messages(self, example: Example) -> list[Message]:
+        """The conversation that the teacher sees."""
+        return teacher_messages(example, self.teacher_template)
+
+    def weights(self, rollouts: Sequence[Rollout]) -> Tensor:
+        """Weights of the completion tokens of a micro-batch, `(N,)`."""
+        lengths = [len(rollout.completion) for rollout in rollouts]
+        group = [len(rollout.completion) for rollout in self.group_rollouts]
+        return token_weights(lengths, self.reduction, self.skip_tokens, group).to(self.device)
+
+    def _demonstrated(self, example: Example) -> Rollout:
+        completion = self.tokenizer.encode_completion(example.demonstration or "")
+        return Rollout(self.tokenizer.encode(example.prompt), completion, [0.0] * len(completion), finished=True)
+
+    def _log_rollouts(self) -> None:
+        lengths = [len(rollout.completion) for rollout in self.group_rollouts]
+        self.add("rollout/length", sum(lengths) / len(lengths), 1.0)
+        truncated = [not rollout.finished for rollout in self.group_rollouts]
+        self.add("rollout/truncated", sum(truncated) / len(truncated), 1.0)
+        self.add("rollout/tokens_per_second", sum(lengths) / self.clock.seconds["rollout"], 1.0)
+
+    # Before training
+
+    def configure_model(self) -> None:
+        """Load student and teacher."""
+        super().configure_model()
+        if "teacher" in self.__dict__["_modules"]:
+            return
+        if self.teacher_kind == "live":
+            self.teacher = LiveTeacher(self.policy)
+        elif self.teacher_model is None:
+            self.teacher = CopiedTeacher(self.policy)
+        else:
+            options = (True, self.attention, self.trust_remote_code)
+            self.teacher = CopiedTeacher(Policy.load(self.teacher_model, *options, tokenizer=self.tokenizer))
+
+    def on_fit_start(self) -> None:
+        """Start the teacher from the student as it is now, unless training goes on from a checkpoint."""
+        if self.trainer.ckpt_path is None and self.teacher_model is None:
+            self.teacher.start_from(self.policy)
+        moves = any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks)
+        if self.teacher_kind == "copy" and not moves:
+            rank_zero_info("No EMATeacher among the callbacks: the teacher stays frozen.")
+
+    @property
+    def longest_sequence(self) -> int:
+        """The longest sequence in tokens that the budgets allow."""
+        return max(self.max_prompt_tokens, self.max_teacher_prompt_tokens) + self.max_completion_tokens
+
+    def missing(self, example: Example) -> str | None:
+        """What an example lacks to be trained on, or ``None``."""
+        if example.demonstration is None and self.rollout_source == "demonstration":
+            return "demonstration"
+        for field in ("demonstration", "context"):
+            if field in self.teacher_fields and not getattr(example, field):
+                return field
+        return None
+
+    def training_problem(self, example: Example) -> str | None:
+        """Why an example does not fit one of the prompt budgets, or ``None``."""
+        length = len(self.tokenizer.encode(self.teacher_messages(example)))
+        if length > self.max_teacher_prompt_tokens:
+            prompt = len(self.tokenizer.encode(example.prompt))
+            return (
+                f"its teacher prompt has {length} tokens ({prompt} of them the prompt itself), "
+                f"max_teacher_prompt_tokens={self.max_teacher_prompt_tokens}"
+            )
+        return super().training_problem(example)

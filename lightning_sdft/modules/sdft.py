@@ -1,0 +1,37 @@
+"""Self-Distillation Fine-Tuning.
+
+[1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lightning_sdft.modules.distillation import DistillationModule
+
+__all__ = ["SDFTModule"]
+
+
+class SDFTModule(DistillationModule):
+    """SDFT [1]: the teacher is the model itself, shown an expert demonstration for the very prompt.
+
+    The student answers on its own; forward KL pulls it towards the teacher's next-token distributions on that answer.
+    Add the callback :class:`EMATeacher`, by which the teacher follows the student at rate 0.01; without it the teacher
+    stays as it is when training starts.
+
+    Args:
+        model: See :class:`CausalLMModule`.
+        privileged_context: What only the teacher sees: the example's ``demonstration``, its ``article``, or ``both``.
+        skip_tokens: Leading completion tokens that do not count in the loss, so that a preamble by which the teacher
+            refers to the demonstration is not learned.
+        **kwargs: See :class:`DistillationModule`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        privileged_context: Literal["demonstration", "article", "both"] = "demonstration",
+        skip_tokens: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, privileged_context=privileged_context, skip_tokens=skip_tokens, **kwargs)

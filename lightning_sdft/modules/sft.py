@@ -1,0 +1,67 @@
+"""Supervised fine-tuning on demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sdft.data.example import Example
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.losses import HeadLoss, Reduction, cross_entropy, token_weights
+from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.policy import TokenSequence
+
+__all__ = ["SFTModule"]
+
+
+class SFTModule(CausalLMModule):
+    """SFT: `- sum_t log pi(c_t | c_<t, x)` on the tokens of the demonstration c, given the prompt x.
+
+    Args:
+        model: See :class:`CausalLMModule`.
+        reduction: ``token`` takes the mean over all demonstration tokens of an optimizer step, ``sequence`` the mean
+            over each demonstration's tokens, then over demonstrations.
+        **kwargs: See :class:`CausalLMModule`.
+    """
+
+    def __init__(self, model: str, reduction: Reduction = "token", **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self.reduction = reduction
+
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+        """Raise the likelihood of the demonstrations."""
+        sequences = self.demonstrations(batch)
+        targets = torch.tensor([token for sequence in sequences for token in sequence.completion], device=self.device)
+        weights = self.weights(batch, sequences)
+        with self.clock.phase("student"):
+            hidden = self.policy.hidden(sequences)
+            result = self.loss(hidden, targets, weights)
+        return self.finish_step(batch, result, weights, {"nll": "train/nll", "entropy": "student/entropy"})
+
+    def loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> HeadLoss:
+        """The loss of target tokens `(N,)` from hidden states `(N, D)`."""
+        return cross_entropy(hidden, self.policy.head, targets, weights)
+
+    def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
+        """Prompts with their demonstrations as completions."""
+        return [
+            TokenSequence(self.tokenizer.encode(example.prompt), self.tokenizer.encode_completion(example.demonstration))
+            for example in examples
+            if example.demonstration is not None
+        ]
+
+    def weights(self, batch: MicroBatch, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Weights of the demonstration tokens, `(N,)`."""
+        lengths = [len(sequence.completion) for sequence in sequences]
+        group = [len(sequence.completion) for sequence in self.demonstrations(batch.group)]
+        return token_weights(lengths, self.reduction, group_lengths=group).to(self.device)
+
+    def training_problem(self, example: Example) -> str | None:
+        """Why an example does not fit the prompt budget or the completion budget, or ``None``."""
+        length = len(self.tokenizer.encode_completion(example.demonstration or ""))
+        if length > self.max_completion_tokens:
+            return f"its demonstration has {length} tokens, max_completion_tokens={self.max_completion_tokens}"
+        return super().training_problem(example)
