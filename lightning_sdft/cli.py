@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
+from jsonargparse import auto_cli
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -13,8 +15,12 @@ import lightning_sdft.callbacks
 import lightning_sdft.data
 import lightning_sdft.losses
 import lightning_sdft.modules
+from lightning_sdft.checkpoint import CheckpointError
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.modules import CausalLMModule
+from lightning_sdft.data.example import DataError
+from lightning_sdft.export import export
+from lightning_sdft.modules import CausalLMModule, NonFiniteLossError
+from lightning_sdft.policy import PolicyError
 
 __all__ = ["SDFTCLI", "entry_point", "main"]
 
@@ -60,10 +66,32 @@ def main(args: ArgsType = None, run: bool = True) -> SDFTCLI:
     )
 
 
+COMMANDS = {"export": export}
+"""Subcommands that are plain functions: name to function, whose arguments are the options."""
+
+
+NOISE = [
+    "'set_vital' is deprecated",  # torchdata calls it
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning calls it
+    "Found .* module\\(s\\) in eval mode",  # the teacher, which is meant to be
+    ".* does not have many workers",  # text is read in no time
+]
+"""Warnings of other packages that say nothing to our users."""
+
+
 def entry_point() -> None:
     """The console script."""
-    main()
+    arguments = sys.argv[1:]
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            auto_cli(COMMANDS[arguments[0]], args=arguments[1:], as_positional=False)
+        else:
+            main()
+    except (CheckpointError, DataError, NonFiniteLossError, PolicyError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(entry_point())
+    entry_point()

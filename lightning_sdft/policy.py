@@ -161,7 +161,7 @@ class Policy(nn.Module):
             tokenizer: Its tokenizer, if loaded already.
         """
         tokenizer = tokenizer or load_tokenizer(name, trust_remote_code)
-        options = {
+        options: dict[str, Any] = {
             "dtype": torch.get_default_dtype(),
             "attn_implementation": attention,
             "trust_remote_code": trust_remote_code,
@@ -224,7 +224,9 @@ class Policy(nn.Module):
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         attention_mask = torch.tensor(mask, device=self.device)
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        state = DecodingState(DynamicCache(config=self.model.config), attention_mask, positions[:, -1] + 1, torch.empty(0))
+        state = DecodingState(
+            DynamicCache(config=self.model.config), attention_mask, positions[:, -1] + 1, torch.empty(0)
+        )
         self._read(state, torch.tensor(padded, device=self.device), positions)
         return state
 
@@ -265,8 +267,8 @@ class Policy(nn.Module):
             logits = self.head(self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state).float()
         if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
             raise PolicyError(
-                f"{type(self.model).__name__} makes logits of hidden states in a way this package does not know (beyond "
-                "a bias, a scale and a soft cap), so its losses would be wrong; please report the architecture"
+                f"{type(self.model).__name__} makes logits of hidden states in a way this package does not know (there "
+                "is more than a bias, a scale and a soft cap), so its losses would be wrong; please report the model"
             )
 
 

@@ -99,4 +99,5 @@ class CopiedTeacher(Teacher):
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> CopiedTeacher:
-        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), *args, **kwargs)
+        super()._apply(lambda tensor: tensor.to(fn(tensor).device), *args, **kwargs)  # type: ignore[no-untyped-call]
+        return self

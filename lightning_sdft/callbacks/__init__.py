@@ -1,6 +1,19 @@
 """Callbacks: what happens beside the training step."""
 
+from lightning_sdft.callbacks.base_comparison import BaseComparison
 from lightning_sdft.callbacks.ema_teacher import EMATeacher
+from lightning_sdft.callbacks.hyperparameters import HyperparameterSummary
+from lightning_sdft.callbacks.kl_to_base import KLToBase
+from lightning_sdft.callbacks.prediction_writer import PredictionWriter
 from lightning_sdft.callbacks.rng_state import RNGState
+from lightning_sdft.callbacks.rollout_table import RolloutTable
 
-__all__ = ["EMATeacher", "RNGState"]
+__all__ = [
+    "BaseComparison",
+    "EMATeacher",
+    "HyperparameterSummary",
+    "KLToBase",
+    "PredictionWriter",
+    "RNGState",
+    "RolloutTable",
+]

@@ -77,6 +77,7 @@ class DemonstrationDataModule(LightningDataModule):
         shuffle_seed: int = 0,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False, ignore=["grader"])  # a checkpoint holds plain values only
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
         self.evaluation_batch_size = evaluation_batch_size

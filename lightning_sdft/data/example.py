@@ -40,6 +40,10 @@ class Example:
     context: str | None = None
     reference: Any = None
 
+    def to(self, device: object, **kwargs: object) -> Example:
+        """Stay: an example holds text, no tensors. Lightning asks every batch to move."""
+        return self
+
     def __post_init__(self) -> None:
         if not self.prompt:
             raise DataError(f"example {self.id!r}: the prompt has no messages; give at least one user turn")

@@ -32,6 +32,15 @@ class MicroBatch(Sequence[Example]):
         self.start = start
         self.stop = len(group) if stop is None else stop
 
+    @classmethod
+    def of(cls, batch: Sequence[Example]) -> MicroBatch:
+        """The batch itself, or one of a plain loader as a group of its own."""
+        return batch if isinstance(batch, MicroBatch) else cls(batch)
+
+    def to(self, device: object, **kwargs: object) -> MicroBatch:
+        """Stay: examples hold text, no tensors. Lightning asks every batch to move."""
+        return self
+
     @property
     def is_last(self) -> bool:
         """Whether the optimizer steps after this micro-batch."""

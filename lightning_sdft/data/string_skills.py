@@ -52,7 +52,7 @@ STYLES: Mapping[str, Callable[[Letters], str]] = {
     "steps": lambda letters: f"begin {' then '.join(letters)} done",
     "unseen": lambda letters: " ".join(f"( {letter} ) !" for letter in letters),
 }
-"""Ways to write an answer down. Pretraining shows all but ``unseen`` in demonstrations; the model answers in its own."""
+"""Ways to write an answer. Pretraining shows all but ``unseen`` in demonstrations; the model answers in its own."""
 
 
 def skill_function(skill: str) -> Callable[[Letters], Letters]:
@@ -116,7 +116,8 @@ class StringSkillsDataModule(DemonstrationDataModule):
         """Draw the strings; no prompt occurs in two splits."""
         drawn = {skill: self._draw(skill) for skill in (self.skill, *PRIOR_SKILLS)}
         train = drawn[self.skill][: self.train_size]
-        validation, test = [], []
+        validation: list[EvaluationSet] = []
+        test: list[EvaluationSet] = []
         for skill, examples in drawn.items():
             start = self.train_size if skill == self.skill else 0
             middle = start + (self.validation_size if skill == self.skill else self.prior_size)
@@ -125,13 +126,11 @@ class StringSkillsDataModule(DemonstrationDataModule):
         return Splits(train, validation, test)
 
     def _draw(self, skill: str) -> list[Example]:
-        if skill == self.skill:
-            size = self.train_size + self.validation_size + self.test_size
-        else:
-            size = 2 * self.prior_size
+        new_sizes = [self.train_size, self.validation_size, self.test_size]
+        sizes = new_sizes if skill == self.skill else [self.prior_size] * 2
         rng = random.Random(f"{self.data_seed}/{skill}")
         inputs: dict[str, Letters] = {}
-        while len(inputs) < size:
+        while len(inputs) < sum(sizes):
             letters = draw_input(rng)
             inputs["".join(letters)] = letters
         examples = []

@@ -36,8 +36,7 @@ LAPTOP_TEMPLATE = "{prompt} example {demonstration} now"
 """The template of the laptop model, whose vocabulary has no other words."""
 
 ARTICLE_TEMPLATE = (
-    "\n{prompt}\n\nThis is a text that the question is about:\n{context}\n\n"
-    "Now answer with a response of your own.\n"
+    "\n{prompt}\n\nThis is a text that the question is about:\n{context}\n\nNow answer with a response of your own.\n"
 )
 BOTH_TEMPLATE = (
     "\n{prompt}\n\nThis is a text that the question is about:\n{context}\n\n"

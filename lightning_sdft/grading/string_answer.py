@@ -23,4 +23,4 @@ class StringAnswer(Grader):
     def grade(self, response: str, reference: Any) -> bool:
         """Whether the letters of the response are those of the reference (letters separated by blanks)."""
         letters = [word for word in response.split() if len(word) == 1 and word.isalpha()]
-        return letters == reference.split()
+        return letters == str(reference).split()

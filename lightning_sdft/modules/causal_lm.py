@@ -180,10 +180,6 @@ class CausalLMModule(LightningModule):
 
     # Training
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Examples are no tensors; a list of them from a plain loader is a group of its own."""
-        return MicroBatch(batch) if self.trainer.training and not isinstance(batch, MicroBatch) else batch
-
     def finish_step(self, batch: MicroBatch, result: HeadLoss, weights: Tensor, names: dict[str, str]) -> Tensor:
         """Check the loss, and log the means over the optimizer step when its last micro-batch has come.
 
@@ -224,9 +220,9 @@ class CausalLMModule(LightningModule):
         """Time the backward pass."""
         self.clock.stop("backward")
 
-    def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Sequence[Example], batch_idx: int) -> None:
         """Log time and memory once per optimizer step."""
-        if batch.is_last:
+        if MicroBatch.of(batch).is_last:
             for phase, seconds in self.clock.read().items():
                 self.log(f"time/{phase}", seconds, batch_size=1)
             self.log("memory/peak", peak_memory(), batch_size=1)
@@ -259,7 +255,8 @@ class CausalLMModule(LightningModule):
             response = self.tokenizer.decode(rollout.completion)
             record = {"id": example.id, "prompt": example.prompt, "response": response, "finished": rollout.finished}
             verdicts = {
-                name: grader.grade(response, example.reference) for name, grader in self._graders(dataloader_idx).items()
+                name: grader.grade(response, example.reference)
+                for name, grader in self._graders(dataloader_idx).items()
             }
             records.append({**record, "reference": example.reference, "correct": verdicts})
         return records

@@ -85,8 +85,9 @@ class DistillationModule(CausalLMModule):
         self.group: Sequence[Example] = ()
         self.group_rollouts: list[Rollout] = []
 
-    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+    def training_step(self, examples: Sequence[Example], batch_idx: int) -> Tensor:
         """Algorithm 1 of [1]: rollout, teacher, student, divergence; the optimizer and EMATeacher do the rest."""
+        batch = MicroBatch.of(examples)
         rollouts = self.rollouts(batch)
         weights = self.weights(rollouts)
         with self.clock.phase("teacher"):
@@ -180,7 +181,7 @@ class DistillationModule(CausalLMModule):
         """Start the teacher from the student as it is now, unless training goes on from a checkpoint."""
         if self.trainer.ckpt_path is None and self.teacher_model is None:
             self.teacher.start_from(self.policy)
-        moves = any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks)
+        moves = any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.teacher_kind == "copy" and not moves:
             rank_zero_info("No EMATeacher among the callbacks: the teacher stays frozen.")
 

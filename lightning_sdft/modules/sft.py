@@ -31,8 +31,9 @@ class SFTModule(CausalLMModule):
         super().__init__(model, **kwargs)
         self.reduction = reduction
 
-    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+    def training_step(self, examples: Sequence[Example], batch_idx: int) -> Tensor:
         """Raise the likelihood of the demonstrations."""
+        batch = MicroBatch.of(examples)
         sequences = self.demonstrations(batch)
         targets = torch.tensor([token for sequence in sequences for token in sequence.completion], device=self.device)
         weights = self.weights(batch, sequences)
@@ -48,7 +49,9 @@ class SFTModule(CausalLMModule):
     def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """Prompts with their demonstrations as completions."""
         return [
-            TokenSequence(self.tokenizer.encode(example.prompt), self.tokenizer.encode_completion(example.demonstration))
+            TokenSequence(
+                self.tokenizer.encode(example.prompt), self.tokenizer.encode_completion(example.demonstration)
+            )
             for example in examples
             if example.demonstration is not None
         ]

@@ -29,11 +29,11 @@ CHAT_TEMPLATE = (
 def save_architecture(folder: str | Path) -> None:
     """Write the configuration (0.8M parameters, 4 layers of width 128) and the word-level tokenizer."""
     words = dict.fromkeys(LETTERS) | dict.fromkeys([*PRIOR_SKILLS, *NEW_SKILLS, *SPARE_SKILLS])
-    for text in (LAPTOP_TEMPLATE.format(prompt="", demonstration=""), *(style(["a", "a"]) for style in STYLES.values())):
-        words |= dict.fromkeys(text.split())
+    texts = [LAPTOP_TEMPLATE.format(prompt="", demonstration=""), *(style(["a", "a"]) for style in STYLES.values())]
+    words |= dict.fromkeys(" ".join(texts).split())
     vocabulary = {word: index for index, word in enumerate([*SPECIAL_TOKENS, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]  # the stubs lack the setter
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[USER, ASSISTANT]
     )

@@ -1,0 +1,46 @@
+"""Hyper-parameters beside final metrics in TensorBoard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+__all__ = ["HyperparameterSummary"]
+
+
+class HyperparameterSummary(Callback):
+    """Logs the module's and the data module's arguments, for TensorBoard's tab HParams.
+
+    Args:
+        metrics: Names of the metrics to show beside them; their last values are taken.
+    """
+
+    def __init__(self, metrics: list[str] | None = None) -> None:
+        self.metrics = ["val/accuracy", "prior/average", "train/loss"] if metrics is None else metrics
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log them; NaN holds the place of values to come."""
+        arguments = {"method": type(pl_module).__name__, **flatten(pl_module.hparams)}
+        datamodule = getattr(trainer, "datamodule", None)
+        if datamodule is not None:
+            arguments |= {"data": type(datamodule).__name__, **flatten(datamodule.hparams, "data.")}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(arguments, dict.fromkeys(self.metrics, math.nan))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted names, as numbers, booleans and text; names that begin with ``_`` are left out."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, (int, float, bool)) else str(value)
+    return flat

@@ -1,0 +1,71 @@
+"""How far the policy has moved from the base model, the quantity that goes with forgetting.
+
+[1] Shenfeld et al., RL's Razor: Why Online Reinforcement Learning Forgets Less, 2025, https://arxiv.org/abs/2509.04259
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_sdft.losses import ReverseKL, distillation_loss
+from lightning_sdft.policy import Policy, TokenSequence, evaluating
+from lightning_sdft.rollout import Rollout
+
+__all__ = ["KLToBase", "sequence_kl"]
+
+
+@torch.no_grad()
+def sequence_kl(policy: Policy, base: Policy, sequences: Sequence[TokenSequence]) -> list[float]:
+    """`sum_t KL(policy(. | prompt, y_<t) || base(. | prompt, y_<t))` of each sequence's completion y, in nats."""
+    with evaluating(policy), evaluating(base):
+        hidden, base_hidden = policy.hidden(sequences), base.hidden(sequences)
+        weights = torch.ones(len(hidden), device=hidden.device)
+        values = distillation_loss(hidden, policy.head, base_hidden, base.head, weights, ReverseKL()).values
+    return [part.sum().item() for part in values.split([len(sequence.completion) for sequence in sequences])]
+
+
+class KLToBase(Callback):
+    """Logs ``val/kl_to_base``: KL of the policy from the base model on the policy's own answers to the new task [1].
+
+    It is the mean over responses of the sum over tokens, in nats. A copy of the base model stays in memory.
+    """
+
+    def __init__(self) -> None:
+        self._base: Policy | None = None
+        self._values: list[float] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Load the base model."""
+        arguments = (pl_module.model, pl_module.pretrained, pl_module.attention, pl_module.trust_remote_code)
+        base = Policy.load(*arguments, tokenizer=pl_module.tokenizer)  # type: ignore[arg-type]
+        self._base = base.to(pl_module.device).requires_grad_(False).eval()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Compare the answers of a batch of the new task."""
+        if self._base is None or pl_module.evaluation_sets[dataloader_idx].prior:  # type: ignore[index,union-attr]
+            return
+        rollouts: list[Rollout] = outputs["rollouts"]
+        self._values += sequence_kl(pl_module.policy, self._base, rollouts)  # type: ignore[arg-type]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the mean."""
+        if self._values:
+            mean = sum(self._values) / len(self._values)
+            pl_module.log("val/kl_to_base", mean, batch_size=len(self._values), sync_dist=True)
+        self._values = []
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the base model."""
+        self._base = None

@@ -1,0 +1,54 @@
+"""Predictions as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+__all__ = ["PredictionWriter"]
+
+
+class PredictionWriter(Callback):
+    """Writes what ``predict`` returns to a file, a line of JSON per example, each as soon as it is there.
+
+    Args:
+        path: The file; with several processes each writes its own, with ``.rank<n>`` before the suffix. By default
+            ``predictions.jsonl`` in the run's folder. An existing file is replaced.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+        self._file: TextIO | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the file."""
+        path = Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "predictions.jsonl")
+        if trainer.world_size > 1:
+            path = path.with_suffix(f".rank{trainer.global_rank}{path.suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", encoding="utf-8")
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the records of a batch."""
+        if self._file is not None:
+            self._file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in outputs)
+            self._file.flush()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the file and say where it is."""
+        if self._file is not None:
+            self._file.close()
+            if trainer.is_global_zero:
+                print(f"predictions written to {self._file.name}")
+            self._file = None

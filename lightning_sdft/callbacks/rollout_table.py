@@ -1,0 +1,62 @@
+"""What the student writes, to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_sdft.data.example import Example
+from lightning_sdft.rollout import Rollout
+
+__all__ = ["RolloutTable"]
+
+
+class RolloutTable(Callback):
+    """Shows rollouts in TensorBoard as a table (tab Text), beside the prompt and the demonstration.
+
+    Args:
+        every_n_steps: Optimizer steps between two tables.
+        rows: Rollouts per table.
+        max_characters: Longer texts are shortened in the middle.
+    """
+
+    def __init__(self, every_n_steps: int = 50, rows: int = 4, max_characters: int = 2000) -> None:
+        self.every_n_steps = every_n_steps
+        self.rows = rows
+        self.max_characters = max_characters
+        self._last_step = -1
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log a table after the first and every n-th optimizer step."""
+        step = trainer.global_step
+        rollouts: list[Rollout] = getattr(pl_module, "group_rollouts", [])
+        if not rollouts or step == self._last_step or (step != 1 and step % self.every_n_steps):
+            return
+        self._last_step = step
+        decode: Callable[[list[int]], str] = pl_module.tokenizer.decode  # type: ignore[union-attr,assignment]
+        examples: Sequence[Example] = pl_module.group  # type: ignore[assignment]
+        table = self.table(examples, [decode(rollout.completion) for rollout in rollouts], rollouts)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.add_text("rollouts", table, step)
+
+    def table(self, examples: Sequence[Example], responses: Sequence[str], rollouts: Sequence[Rollout]) -> str:
+        """A Markdown table, one row per rollout."""
+        lines = ["| example | prompt | demonstration | rollout | tokens | finished |", "|---|---|---|---|---|---|"]
+        for example, response, rollout in list(zip(examples, responses, rollouts, strict=True))[: self.rows]:
+            texts = (example.id, example.prompt[-1]["content"], example.demonstration or "", response)
+            cells = [*map(self._cell, texts), str(len(rollout.completion)), "yes" if rollout.finished else "no"]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def _cell(self, text: str) -> str:
+        half = self.max_characters // 2
+        if len(text) > self.max_characters:
+            text = f"{text[:half]} [...] {text[-half:]}"
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
+        return escaped.replace("\n", "<br>")
