@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -15,15 +15,18 @@ __all__ = ["PhaseClock", "peak_memory"]
 
 
 class PhaseClock:
-    """Adds up the wall-clock seconds of named phases until they are read."""
+    """Adds up the wall-clock seconds of named phases until they are read; ``listener`` hears each phase begin."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.listener: Callable[[str], None] | None = None
         self._started: dict[str, float] = {}
 
     def start(self, phase: str) -> None:
         """Begin a phase."""
         self._started[phase] = _now()
+        if self.listener is not None:
+            self.listener(phase)
 
     def stop(self, phase: str) -> None:
         """End a phase."""

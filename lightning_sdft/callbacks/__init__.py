@@ -5,6 +5,7 @@ from lightning_sdft.callbacks.ema_teacher import EMATeacher
 from lightning_sdft.callbacks.hyperparameters import HyperparameterSummary
 from lightning_sdft.callbacks.kl_to_base import KLToBase
 from lightning_sdft.callbacks.prediction_writer import PredictionWriter
+from lightning_sdft.callbacks.progress_bar import PhaseProgressBar
 from lightning_sdft.callbacks.rng_state import RNGState
 from lightning_sdft.callbacks.rollout_table import RolloutTable
 
@@ -13,6 +14,7 @@ __all__ = [
     "EMATeacher",
     "HyperparameterSummary",
     "KLToBase",
+    "PhaseProgressBar",
     "PredictionWriter",
     "RNGState",
     "RolloutTable",

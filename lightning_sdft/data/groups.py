@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
@@ -93,6 +94,9 @@ class GroupLoader:
             drop_last=True,
             num_workers=workers,
             collate_fn=identity,
+            # Otherwise each epoch draws a seed for workers from the generator that rollouts are drawn with, and a
+            # resumed epoch once more.
+            generator=torch.Generator(),
         )
 
     def __len__(self) -> int:

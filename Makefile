@@ -1,0 +1,54 @@
+# Everything runs in .venv, which these targets make; PYTHON must be 3.11 or newer.
+PYTHON ?= python3
+JOBS ?= 2
+BIN = .venv/bin
+# Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help quickstart test test-all lint types check format real method zoo
+
+help: ## Show the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: .venv/installed ## Install, then fine-tune the laptop model with SDFT: base against trained, in about a minute.
+	$(BIN)/lightning-sdft fit --config configs/experiment/laptop_sdft.yaml
+
+test: .venv/installed-dev ## Run the tests, the short check of the method and the notebook included.
+	$(BIN)/pytest -n $(JOBS)
+
+test-all: .venv/installed-dev test method ## Run the tests, and the full comparison of the methods on the laptop domain.
+
+method: .venv/installed-dev ## Compare SFT, DFT and SDFT: 3 skills, 5 seeds, 2 learning rates (about half an hour).
+	$(BIN)/python -m tests.method.study --output runs/method --processes $(JOBS)
+
+real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT and SDFT, 10 steps each.
+	$(BIN)/python -m tests.real.smollm2
+
+zoo: .venv/installed-dev ## Pretrain the laptop model anew into runs/laptop_model.
+	$(BIN)/lightning-sdft fit --config configs/zoo/laptop_model.yaml
+	$(BIN)/lightning-sdft export --checkpoint runs/laptop_model/checkpoints/last.ckpt --output runs/laptop_model/export --dtype float16
+
+check: lint types test ## Lint, types and tests: what CI runs.
+
+lint: .venv/installed-dev ## Check style, formatting and spelling.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/codespell
+
+types: .venv/installed-dev ## Check types, strictly.
+	$(BIN)/mypy
+
+format: .venv/installed-dev ## Format the code.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@

@@ -1,0 +1,55 @@
+"""The progress bar: where in a step training is, for a rollout may take a minute."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
+
+__all__ = ["PhaseProgressBar"]
+
+SECONDS_BETWEEN_REFRESHES = 0.25
+
+
+class PhaseColumn(ProgressColumn):
+    """Shows the current phase of the training step."""
+
+    phase = ""
+
+    def render(self, task: Task) -> Text:
+        """The phase, in a column of constant width."""
+        return Text(f"{self.phase if task.total and not task.finished else '':8}", style="cyan")
+
+
+class PhaseProgressBar(RichProgressBar):
+    """Lightning's rich progress bar with the phase of the step: rollout, teacher, student, backward."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._column = PhaseColumn()
+        self._refreshed = 0.0
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """Lightning's columns, and the phase."""
+        return [*super().configure_columns(trainer), self._column]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to the module's clock."""
+        super().on_train_start(trainer, pl_module)
+        pl_module.clock.listener = self._show  # type: ignore[union-attr]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop listening."""
+        super().on_train_end(trainer, pl_module)
+        pl_module.clock.listener = None  # type: ignore[union-attr]
+        self._column.phase = ""
+
+    def _show(self, phase: str) -> None:
+        self._column.phase = phase
+        if time.monotonic() - self._refreshed > SECONDS_BETWEEN_REFRESHES:
+            self._refreshed = time.monotonic()
+            self.refresh()

@@ -1,0 +1,201 @@
+"""Tables of rows, whatever they are stored in, and errors that say which row of which file is at fault."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lightning_sdft.data.example import DataError
+
+__all__ = ["Row", "hold_out", "read_rows", "take"]
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+def read_rows(source: str, split: str | None = None) -> list[Row]:
+    """Read a table as a list of rows, each a dictionary from column to value.
+
+    Args:
+        source: A folder written by ``datasets.save_to_disk``, a ``.json`` file (a list of objects, or one object per
+            line), a ``.jsonl`` or ``.parquet`` file, or else the id of a data set on the Hugging Face hub.
+        split: Split to take where the source has several; a file, or a folder with a single ``Dataset``, is read whole.
+
+    Raises:
+        DataError: If there is no such source, if it cannot be read, or if it has no rows.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        rows = _read_folder(path, split)
+    elif path.is_file():
+        rows = _read_file(path)
+    elif _looks_like_path(source):
+        raise DataError(f"{source}: no such file or folder (from {Path.cwd()}); correct the path")
+    else:
+        rows = _read_hub(source, split)
+    if not rows:
+        raise DataError(f"{source}: no rows; give a source with at least one")
+    return rows
+
+
+def take(row: Row, column: str, kind: type[T], where: str) -> T:
+    """The value of a column, checked to be of the type that is needed.
+
+    Args:
+        row: The row.
+        column: The column.
+        kind: Type of the value; a column of mixed types takes ``object``.
+        where: File and row for the error, such as ``train.json, row 7`` (rows are counted from 1).
+
+    Raises:
+        DataError: If the row has no such column, or another type of value in it.
+    """
+    if column not in row:
+        raise DataError(
+            f"{where}: no column {column!r}; the columns are {', '.join(map(repr, row)) or 'none'}. Add it, or rename "
+            "one of these (by the data module's argument for the column, where it has one)"
+        )
+    value = row[column]
+    if not isinstance(value, kind):
+        found = "null" if value is None else f"{type(value).__name__} ({_shortened(value)})"
+        raise DataError(f"{where}: column {column!r} holds {found}, not {kind.__name__}; correct the row")
+    return value
+
+
+def hold_out(rows: Sequence[T], shares: Sequence[float], seed: int) -> list[list[T]]:
+    """Split rows at random into a rest and one part per share; each keeps the order of the rows.
+
+    Args:
+        rows: What to split.
+        shares: Share of the rows in each part.
+        seed: Seed of the choice.
+
+    Returns:
+        The rest, then the parts.
+
+    Raises:
+        DataError: If the shares do not leave a rest.
+
+    Example:
+        >>> [len(part) for part in hold_out(range(10), [0.2, 0.1], seed=0)]
+        [7, 2, 1]
+    """
+    if min(shares, default=0) < 0 or sum(shares) >= 1:
+        raise DataError(f"shares of {list(shares)} cannot be held out; they must be >= 0 and leave rows to train on")
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    parts = []
+    for share in shares:
+        size = round(share * len(rows))
+        parts.append(order[:size])
+        order = order[size:]
+    return [[rows[index] for index in sorted(part)] for part in (order, *parts)]
+
+
+def _looks_like_path(source: str) -> bool:
+    """Whether it cannot be meant as a hub id, which is ``name`` or ``owner/name``."""
+    suffix = Path(source).suffix[1:]
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or suffix.isalpha() or suffix == "jsonl"
+
+
+def _read_file(path: Path) -> list[Row]:
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    if path.suffix not in (".json", ".jsonl"):
+        raise DataError(f"{path}: cannot read {path.suffix or 'files without suffix'}; give .json, .jsonl or .parquet")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    if text.lstrip().startswith("["):
+        return _read_list(path, text)
+    return _read_lines(path, text)
+
+
+def _read_list(path: Path, text: str) -> list[Row]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: broken JSON ({error.msg}); correct the line") from error
+    return [_object(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _read_lines(path: Path, text: str) -> list[Row]:
+    rows = []
+    # not splitlines, which also cuts at separators that JSON allows within strings
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{where}: broken JSON ({error.msg}, column {error.colno}); correct the line. The file must hold a "
+                "list of objects, or one object per line"
+            ) from error
+        rows.append(_object(row, where))
+    return rows
+
+
+def _object(row: object, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: {type(row).__name__} ({_shortened(row)}) instead of an object; correct the row")
+    return row
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]  # late, as in _read_folder
+
+    try:
+        rows: list[Row] = parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error}); write it anew") from error
+    return rows
+
+
+def _read_folder(path: Path, split: str | None) -> list[Row]:
+    import datasets  # late: it takes a second that other domains need not wait for
+
+    try:
+        table = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: not a folder written by datasets.save_to_disk ({error}); give such a folder, or a file in it"
+        ) from error
+    return _rows(table, str(path), split)
+
+
+def _read_hub(source: str, split: str | None) -> list[Row]:
+    import datasets
+
+    try:
+        table = datasets.load_dataset(source, split=split)
+    except Exception as error:  # hub, network and builders each have exceptions of their own
+        raise DataError(
+            f"{source}: neither a file nor a readable data set of the Hugging Face hub ({error}); correct the name, "
+            "or download the data and give the file"
+        ) from error
+    return _rows(table, source, split)
+
+
+def _rows(table: Any, source: str, split: str | None) -> list[Row]:
+    if isinstance(table, dict):  # a DatasetDict
+        if split is None and len(table) == 1:
+            split = next(iter(table))
+        if split not in table:
+            asked = "several splits" if split is None else f"no split {split!r}"
+            raise DataError(
+                f"{source}: {asked}; it has {sorted(table)}. Save the one that is meant in a folder or file"
+            )
+        table = table[split]
+    rows: list[Row] = table.to_list()
+    return rows
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,167 @@
+"""Graders of tool calls written as ``Action:`` and ``Action Input:`` lines, compared with a list of expected calls.
+
+:class:`PublishedToolUse` decides as the scorer released with [1] does, so that numbers can be compared with published
+ones. Its flaws:
+
+* An input ends at its first closing brace, so nested JSON objects cannot be read.
+* Names are word characters only, so an expected ``[Optional]name`` cannot be met.
+* The inputs of all actions are merged: repeated actions overwrite each other's arguments, arguments may be swapped
+  between actions, inputs may stand anywhere, and a missing one equals ``{}``.
+* Every ``Action:`` counts, even within a sentence.
+* ``true`` equals ``1``, for Python says so.
+
+:class:`CorrectedToolUse` compares call by call. What it keeps: the order of the calls does not matter, every call beyond
+the expected ones is wrong (also one made after an invented observation), an argument left out is not the same as an
+empty string, and text around the calls is ignored.
+
+References:
+    [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lightning_sdft.grading.base import Grader
+
+__all__ = ["CorrectedToolUse", "PublishedToolUse", "canonical_arguments"]
+
+OPTIONAL = "[Optional]"
+
+
+class PublishedToolUse(Grader):
+    """Decides as the scorer released with the paper does, flaws included (see the module's description).
+
+    The reference is the ``golden_answer``: a list of ``{"Action": name, "Action_Input": JSON text}``.
+
+    Example:
+        >>> expected = [{"Action": "getCat", "Action_Input": '{"size": 2}'}]
+        >>> PublishedToolUse().grade('Action: getCat\\nAction Input: {"size": 2}', expected)
+        True
+    """
+
+    def grade(self, response: str, reference: Sequence[Mapping[str, str]]) -> bool:
+        """Whether the names and the merged arguments are the expected ones."""
+        names = re.findall(r"Action:\s*(\w+)", response)
+        inputs = re.findall(r"Action Input:\s*({.*?})", response, re.DOTALL)
+        expected_names = [action["Action"] for action in reference]
+        expected_inputs = [action["Action_Input"] for action in reference]
+        return Counter(names) == Counter(expected_names) and _merged(inputs) == _merged(expected_inputs)
+
+
+class CorrectedToolUse(Grader):
+    """Compares call by call: each expected action with its own arguments, in any order, and nothing else.
+
+    A call is ``Action: name`` followed, before the next ``Action:``, by ``Action Input:`` and a JSON object. Where a line
+    begins with either label but the call is not completed, the response is wrong; a label within a sentence that no
+    input follows is just text. Numbers are compared by value (``1`` is ``1.0``), lists in order.
+
+    An expected action named ``[Optional]name`` may be absent, or present once with the expected arguments; the response
+    may write it with or without the prefix. A prefix before a required action is wrong, for no tool has that name.
+
+    The reference is the ``golden_answer``: a list of ``{"Action": name, "Action_Input": JSON text}``.
+
+    Example:
+        >>> expected = [{"Action": "getCat", "Action_Input": '{"size": {"cm": 20}}'}]
+        >>> CorrectedToolUse().grade('Action: getCat\\nAction Input: {"size": {"cm": 20}}', expected)
+        True
+    """
+
+    def grade(self, response: str, reference: Sequence[Mapping[str, str]]) -> bool:
+        """Whether the calls are the required ones, and perhaps optional ones."""
+        required: Counter[tuple[str, str]] = Counter()
+        optional: Counter[tuple[str, str]] = Counter()
+        for action in reference:
+            arguments = canonical_arguments(action["Action_Input"])
+            if arguments is None:
+                return False
+            name = "".join(action["Action"].split())
+            calls = optional if name.startswith(OPTIONAL) else required
+            calls[name.removeprefix(OPTIONAL), arguments] += 1
+        found = _calls(response)
+        if found is None or required - found:
+            return False
+        further = Counter((name.removeprefix(OPTIONAL), given) for name, given in (found - required).elements())
+        return not further - optional
+
+
+def canonical_arguments(text: str) -> str | None:
+    """The JSON object of an ``Action_Input`` in a form in which equal objects are equal texts.
+
+    Args:
+        text: The JSON text.
+
+    Returns:
+        The canonical text, or ``None`` if it is not one JSON object.
+
+    Example:
+        >>> canonical_arguments('{"b": 2.0, "a": {}}')
+        '{"a": {}, "b": 2}'
+    """
+    text = text.strip()
+    parsed = _read_object(text, 0)
+    return parsed[0] if parsed is not None and parsed[1] == len(text) else None
+
+
+def _merged(texts: Iterable[str]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for text in texts:
+        try:
+            merged.update(json.loads(text))
+        except (TypeError, ValueError, RecursionError):  # the released scorer skips what it cannot read or merge
+            continue
+    return merged
+
+
+_LABEL = re.compile(r"\bAction(?P<input> Input)?:\s*")
+_NAME = re.compile(r"(\[Optional\]\s*)?\w+([.-]\w+)*")
+
+
+def _calls(response: str) -> Counter[tuple[str, str]] | None:
+    """The calls of a response as (name, canonical arguments), or ``None`` if one is malformed."""
+    calls: Counter[tuple[str, str]] = Counter()
+    name: str | None = None  # of the action whose input has not come yet
+    begins_line = False
+    position = 0
+    while label := _LABEL.search(response, position):
+        position = label.end()
+        line_start = response.rfind("\n", 0, label.start()) + 1
+        if label["input"] and name is not None:
+            parsed = _read_object(response, position)
+            if parsed is None:
+                return None
+            arguments, position = parsed
+            calls[name, arguments] += 1
+            name = None
+            continue
+        if name is not None and begins_line:
+            return None
+        begins_line = not response[line_start : label.start()].strip()
+        if label["input"]:
+            if begins_line:
+                return None
+        else:
+            found = _NAME.match(response, position)
+            name = "".join(found[0].split()) if found else ""
+    return None if name is not None and begins_line else calls
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+_DECODER = json.JSONDecoder(parse_float=_number)
+
+
+def _read_object(text: str, start: int) -> tuple[str, int] | None:
+    """The JSON object that begins at ``start`` in canonical form, and where it ends."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+        return (json.dumps(value, sort_keys=True), end) if isinstance(value, dict) else None
+    except (ValueError, RecursionError):  # a model may write numbers and nesting beyond what Python reads
+        return None

@@ -1,0 +1,64 @@
+"""Resume from a checkpoint in mid-epoch is bit-exact: weights of student and teacher, losses, optimizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_sdft.callbacks import EMATeacher, RNGState
+from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
+
+CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one
+STEPS = 11
+
+
+class Losses(Callback):
+    def __init__(self) -> None:
+        self.values: dict[int, float] = {}
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.values[trainer.global_step, batch_idx % 2] = outputs["loss"].item()  # type: ignore[index]
+
+
+def callbacks(method: type[CausalLMModule], folder: Path) -> tuple[list[Callback], Losses]:
+    losses = Losses()
+    save = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=CHECKPOINT_STEP, save_top_k=-1)
+    return [losses, save, *([EMATeacher(teacher_rate=0.1)] if issubclass(method, SDFTModule) else [])], losses
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("method", [SFTModule, DFTModule, SDFTModule])
+def test_resumed_run_equals_the_uninterrupted_one(
+    method: type[CausalLMModule], workers: int, make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    def fit(folder: str, ckpt_path: Path | None = None) -> tuple[CausalLMModule, Losses]:
+        seed_everything(7 if ckpt_path is None else 8)  # a resumed process starts from another state
+        module = make_module(method)
+        each, losses = callbacks(method, tmp_path / folder)
+        options = {"max_epochs": 3, "max_steps": STEPS, "callbacks": each, "enable_checkpointing": True}
+        make_trainer(**options).fit(module, datamodule=make_data(workers=workers), ckpt_path=ckpt_path)
+        return module, losses
+
+    whole, whole_losses = fit("whole")
+    checkpoint = tmp_path / "whole" / f"step={CHECKPOINT_STEP}.ckpt"
+    resumed, resumed_losses = fit("resumed", checkpoint)
+
+    later = {key: value for key, value in whole_losses.values.items() if key[0] > CHECKPOINT_STEP}  # type: ignore[index]
+    assert {key: resumed_losses.values[key] for key in later} == later
+    state = whole.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in resumed.state_dict().items())
+    assert state.keys() == resumed.state_dict().keys()
+
+
+def test_without_the_state_of_the_generators_a_resumed_run_differs(
+    make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the test above would miss if nothing were drawn."""
+    monkeypatch.setattr(RNGState, "on_train_start", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_resumed_run_equals_the_uninterrupted_one(SDFTModule, 0, make_module, make_data, make_trainer, tmp_path)
