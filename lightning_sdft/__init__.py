@@ -1,3 +1,83 @@
-"""Fine-tune language models on demonstrations without making them forget."""
+"""Fine-tune language models on demonstrations without making them forget: SDFT, SFT and DFT for PyTorch Lightning."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_sdft.callbacks import BaseComparison as BaseComparison
+    from lightning_sdft.callbacks import EMATeacher as EMATeacher
+    from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
+    from lightning_sdft.callbacks import KLToBase as KLToBase
+    from lightning_sdft.callbacks import PhaseProgressBar as PhaseProgressBar
+    from lightning_sdft.callbacks import PredictionWriter as PredictionWriter
+    from lightning_sdft.callbacks import RNGState as RNGState
+    from lightning_sdft.callbacks import RolloutTable as RolloutTable
+    from lightning_sdft.data import DataError as DataError
+    from lightning_sdft.data import DemonstrationDataModule as DemonstrationDataModule
+    from lightning_sdft.data import EvaluationSet as EvaluationSet
+    from lightning_sdft.data import Example as Example
+    from lightning_sdft.data import JsonDataModule as JsonDataModule
+    from lightning_sdft.data import Splits as Splits
+    from lightning_sdft.data import StringSkillsDataModule as StringSkillsDataModule
+    from lightning_sdft.data import ToolUseDataModule as ToolUseDataModule
+    from lightning_sdft.grading import Grader as Grader
+    from lightning_sdft.losses import Divergence as Divergence
+    from lightning_sdft.losses import ForwardKL as ForwardKL
+    from lightning_sdft.losses import JensenShannon as JensenShannon
+    from lightning_sdft.losses import ReverseKL as ReverseKL
+    from lightning_sdft.modules import CausalLMModule as CausalLMModule
+    from lightning_sdft.modules import DFTModule as DFTModule
+    from lightning_sdft.modules import DistillationModule as DistillationModule
+    from lightning_sdft.modules import SDFTModule as SDFTModule
+    from lightning_sdft.modules import SFTModule as SFTModule
+    from lightning_sdft.policy import Policy as Policy
+    from lightning_sdft.rollout import Rollout as Rollout
+    from lightning_sdft.rollout import Sampling as Sampling
+    from lightning_sdft.teacher import Teacher as Teacher
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "callbacks": (
+        "BaseComparison",
+        "EMATeacher",
+        "HyperparameterSummary",
+        "KLToBase",
+        "PhaseProgressBar",
+        "PredictionWriter",
+        "RNGState",
+        "RolloutTable",
+    ),
+    "data": (
+        "DataError",
+        "DemonstrationDataModule",
+        "EvaluationSet",
+        "Example",
+        "JsonDataModule",
+        "Splits",
+        "StringSkillsDataModule",
+        "ToolUseDataModule",
+    ),
+    "grading": ("Grader",),
+    "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL"),
+    "modules": ("CausalLMModule", "DFTModule", "DistillationModule", "SDFTModule", "SFTModule"),
+    "policy": ("Policy",),
+    "rollout": ("Rollout", "Sampling"),
+    "teacher": ("Teacher",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: torch and transformers take seconds."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

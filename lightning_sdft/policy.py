@@ -5,7 +5,8 @@ Letters: B sequences, N completion tokens of all sequences, D width, V vocabular
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ class Policy(nn.Module):
         cls,
         name: str,
         pretrained: bool = True,
-        attention: str = "sdpa",
+        attention: str | None = None,
         trust_remote_code: bool = False,
         tokenizer: Tokenizer | None = None,
     ) -> Policy:
@@ -156,7 +157,8 @@ class Policy(nn.Module):
         Args:
             name: A Hugging Face folder or hub id, a ``.gguf`` file, or ``zoo/laptop``, the model in this package.
             pretrained: Whether to load the weights; otherwise the architecture gets random ones.
-            attention: Implementation of attention, as transformers names it.
+            attention: Implementation of attention, as transformers names it; by default SDPA where the model supports
+                it (Gemma 2 does not), else eager.
             trust_remote_code: Whether code that comes with the model may be run.
             tokenizer: Its tokenizer, if loaded already.
         """
@@ -257,7 +259,22 @@ class Policy(nn.Module):
         if dtype is not None:
             state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         self.model.save_pretrained(folder, state_dict=state)
+        if dtype is not None:  # transformers writes the model's precision, in which readers would load the weights
+            config = copy.deepcopy(self.model.config)
+            config.dtype = dtype
+            config.save_pretrained(folder)
         self.tokenizer.hugging_face.save_pretrained(folder)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Policy:
+        """Cast no float32 buffers: rotary frequencies in bfloat16 would misplace tokens far from the start."""
+        exact = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype == torch.float32}
+        super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        for name, buffer in exact.items():
+            cast = self.get_buffer(name)
+            if cast.dtype != buffer.dtype:
+                owner, _, attribute = name.rpartition(".")
+                setattr(self.get_submodule(owner), attribute, buffer.to(cast.device))
+        return self
 
     @torch.no_grad()
     def _check_head(self) -> None:

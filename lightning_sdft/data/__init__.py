@@ -3,9 +3,11 @@
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
 from lightning_sdft.data.example import DataError, Example, Message
 from lightning_sdft.data.groups import GroupLoader, MicroBatch
+from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.string_pretraining import StringPretrainingDataModule
 from lightning_sdft.data.string_skills import StringSkillsDataModule
 from lightning_sdft.data.templates import AUTHORS_TEMPLATE, PAPER_TEMPLATE
+from lightning_sdft.data.tool_use import ToolUseDataModule, tool_use_prompt
 
 __all__ = [
     "AUTHORS_TEMPLATE",
@@ -15,9 +17,12 @@ __all__ = [
     "EvaluationSet",
     "Example",
     "GroupLoader",
+    "JsonDataModule",
     "Message",
     "MicroBatch",
     "Splits",
     "StringPretrainingDataModule",
     "StringSkillsDataModule",
+    "ToolUseDataModule",
+    "tool_use_prompt",
 ]

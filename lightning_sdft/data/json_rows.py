@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class JsonDataModule(DemonstrationDataModule):
         )
 
     def _sets(self, examples: Sequence[Example], wanted: bool) -> list[EvaluationSet]:
-        return [EvaluationSet(examples, {self.metric_name: self.grader.clone()})] if wanted else []
+        return [EvaluationSet(examples, {self.metric_name: deepcopy(self.grader)})] if wanted else []
 
     def _examples(self, source: str, split: str, graded: bool) -> list[Example]:
         rows = enumerate(read_rows(source, split), start=1)

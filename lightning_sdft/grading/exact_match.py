@@ -10,10 +10,10 @@ __all__ = ["ExactMatch"]
 
 
 class ExactMatch(Grader):
-    """Compares the whole response with the reference as text, whitespace at either end aside.
+    r"""Compares the whole response with the reference as text, whitespace at either end aside.
 
     Example:
-        >>> ExactMatch().grade(" 42\\n", 42)
+        >>> ExactMatch().grade(" 42\n", 42)
         True
         >>> ExactMatch().grade("It is 42.", 42)
         False

@@ -10,9 +10,9 @@ ones. Its flaws:
 * Every ``Action:`` counts, even within a sentence.
 * ``true`` equals ``1``, for Python says so.
 
-:class:`CorrectedToolUse` compares call by call. What it keeps: the order of the calls does not matter, every call beyond
-the expected ones is wrong (also one made after an invented observation), an argument left out is not the same as an
-empty string, and text around the calls is ignored.
+:class:`CorrectedToolUse` compares call by call. What it keeps: the order of the calls does not matter, every call
+beyond the expected ones is wrong (also one made after an invented observation), an argument left out is not the same as
+an empty string, and text around the calls is ignored.
 
 References:
     [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
@@ -34,13 +34,13 @@ OPTIONAL = "[Optional]"
 
 
 class PublishedToolUse(Grader):
-    """Decides as the scorer released with the paper does, flaws included (see the module's description).
+    r"""Decides as the scorer released with the paper does, flaws included (see the module's description).
 
     The reference is the ``golden_answer``: a list of ``{"Action": name, "Action_Input": JSON text}``.
 
     Example:
         >>> expected = [{"Action": "getCat", "Action_Input": '{"size": 2}'}]
-        >>> PublishedToolUse().grade('Action: getCat\\nAction Input: {"size": 2}', expected)
+        >>> PublishedToolUse().grade('Action: getCat\nAction Input: {"size": 2}', expected)
         True
     """
 
@@ -54,11 +54,11 @@ class PublishedToolUse(Grader):
 
 
 class CorrectedToolUse(Grader):
-    """Compares call by call: each expected action with its own arguments, in any order, and nothing else.
+    r"""Compares call by call: each expected action with its own arguments, in any order, and nothing else.
 
-    A call is ``Action: name`` followed, before the next ``Action:``, by ``Action Input:`` and a JSON object. Where a line
-    begins with either label but the call is not completed, the response is wrong; a label within a sentence that no
-    input follows is just text. Numbers are compared by value (``1`` is ``1.0``), lists in order.
+    A call is ``Action: name`` followed, before the next ``Action:``, by ``Action Input:`` and a JSON object. Where a
+    line begins with either label but the call is not completed, the response is wrong; a label within a sentence that
+    no input follows is just text. Numbers are compared by value (``1`` is ``1.0``), lists in order.
 
     An expected action named ``[Optional]name`` may be absent, or present once with the expected arguments; the response
     may write it with or without the prefix. A prefix before a required action is wrong, for no tool has that name.
@@ -67,7 +67,7 @@ class CorrectedToolUse(Grader):
 
     Example:
         >>> expected = [{"Action": "getCat", "Action_Input": '{"size": {"cm": 20}}'}]
-        >>> CorrectedToolUse().grade('Action: getCat\\nAction Input: {"size": {"cm": 20}}', expected)
+        >>> CorrectedToolUse().grade('Action: getCat\nAction Input: {"size": {"cm": 20}}', expected)
         True
     """
 

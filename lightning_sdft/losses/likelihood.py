@@ -61,6 +61,6 @@ def _likelihood(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor
     log_probabilities = torch.log_softmax(logits, -1)
     nll = -log_probabilities.gather(-1, targets[:, None]).squeeze(-1)
     gradient = log_probabilities.exp()
-    entropy = -(gradient * log_probabilities).sum(-1)
+    entropy = torch.special.entr(gradient).sum(-1)  # of a token of probability 0 it is 0
     gradient.scatter_add_(-1, targets[:, None], -torch.ones_like(nll)[:, None])
     return nll, gradient, entropy

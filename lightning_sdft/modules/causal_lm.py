@@ -145,6 +145,13 @@ class CausalLMModule(LightningModule):
             return f"its prompt has {length} tokens, max_prompt_tokens={self.max_prompt_tokens}"
         return None
 
+    def completion_problem(self, example: Example) -> str | None:
+        """Why an example's demonstration does not fit the completion budget, or ``None``."""
+        length = len(self.tokenizer.encode_completion(example.demonstration or ""))
+        if length > self.max_completion_tokens:
+            return f"its demonstration has {length} tokens, max_completion_tokens={self.max_completion_tokens}"
+        return None
+
     def missing(self, example: Example) -> str | None:
         """What an example lacks to be trained on, or ``None``."""
         return None if example.demonstration else "demonstration"

@@ -192,7 +192,7 @@ class DistillationModule(CausalLMModule):
 
     def missing(self, example: Example) -> str | None:
         """What an example lacks to be trained on, or ``None``."""
-        if example.demonstration is None and self.rollout_source == "demonstration":
+        if self.rollout_source == "demonstration" and not example.demonstration:
             return "demonstration"
         for field in ("demonstration", "context"):
             if field in self.teacher_fields and not getattr(example, field):
@@ -200,7 +200,9 @@ class DistillationModule(CausalLMModule):
         return None
 
     def training_problem(self, example: Example) -> str | None:
-        """Why an example does not fit one of the prompt budgets, or ``None``."""
+        """Why an example does not fit one of the budgets, or ``None``."""
+        if self.rollout_source == "demonstration" and (problem := self.completion_problem(example)) is not None:
+            return problem
         length = len(self.tokenizer.encode(self.teacher_messages(example)))
         if length > self.max_teacher_prompt_tokens:
             prompt = len(self.tokenizer.encode(example.prompt))

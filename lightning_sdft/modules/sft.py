@@ -64,7 +64,4 @@ class SFTModule(CausalLMModule):
 
     def training_problem(self, example: Example) -> str | None:
         """Why an example does not fit the prompt budget or the completion budget, or ``None``."""
-        length = len(self.tokenizer.encode_completion(example.demonstration or ""))
-        if length > self.max_completion_tokens:
-            return f"its demonstration has {length} tokens, max_completion_tokens={self.max_completion_tokens}"
-        return super().training_problem(example)
+        return self.completion_problem(example) or super().training_problem(example)

@@ -31,7 +31,7 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or not 0 <= self.min_p < 1:
+        if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.min_p < 1):
             raise ValueError(f"{self}: temperature must be >= 0, top_p within (0, 1], top_k >= 0, min_p within [0, 1)")
 
 

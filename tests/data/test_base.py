@@ -1,0 +1,218 @@
+"""The data module base, and the generation groups it serves."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
+from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.grading.exact_match import ExactMatch
+
+
+def examples(count, start=0):
+    return [
+        Example(str(index), [{"role": "user", "content": f"question {index}"}], "yes")
+        for index in range(start, start + count)
+    ]
+
+
+class Fixed(DemonstrationDataModule):
+    """Serves the splits that a test gives it."""
+
+    def __init__(self, given, **kwargs):
+        super().__init__(**kwargs)
+        self.given = given
+        self.loads = 0
+
+    def load(self):
+        self.loads += 1
+        return self.given
+
+
+def module(count=10, accumulated=1, processes=1, rank=0, **kwargs):
+    datamodule = Fixed(Splits(examples(count)), **kwargs)
+    replicas = {"num_replicas": processes, "rank": rank} if processes > 1 else None
+    datamodule.trainer = SimpleNamespace(accumulate_grad_batches=accumulated, distributed_sampler_kwargs=replicas)
+    return datamodule
+
+
+def ids(loader):
+    return [example.id for batch in loader for example in batch]
+
+
+# Splits
+
+
+def test_loads_once():
+    datamodule = Fixed(Splits(examples(3)))
+    datamodule.setup("fit")
+    assert len(datamodule.splits.train) == 3
+    assert datamodule.loads == 1
+
+
+def graded(given):
+    return [EvaluationSet(given, {"letters": ExactMatch()})]
+
+
+@pytest.mark.parametrize(
+    ("splits", "complaint"),
+    [
+        (Splits([*examples(3), *examples(2)]), "the train split has 2 ids more than once, among them '0' .2 times"),
+        (Splits(validation=graded(examples(2) + examples(1))), r"the validation \(letters\) split has 1 ids"),
+        (Splits(test=graded(examples(2) + examples(1))), r"the test \(letters\) split has 1 ids"),
+        (Splits(validation=graded([])), r"the validation split \(letters\) has no examples"),
+        (Splits(test=graded([])), r"the test split \(letters\) has no examples"),
+    ],
+)
+def test_refuses_splits_that_cannot_be_used(splits, complaint):
+    with pytest.raises(DataError, match=complaint):
+        _ = Fixed(splits).splits
+
+
+def test_the_same_id_may_occur_in_two_splits():
+    assert Fixed(Splits(examples(2), graded(examples(2)))).splits.validation
+
+
+def test_needs_training_examples_for_fit_only():
+    datamodule = Fixed(Splits(test=graded(examples(2))))
+    datamodule.setup("test")
+    with pytest.raises(DataError, match="Fixed: the train split has no examples"):
+        datamodule.setup("fit")
+
+
+def test_filters_training_examples():
+    datamodule = Fixed(Splits(examples(5), graded(examples(5))))
+    assert datamodule.filter_train(lambda example: example.id != "3") == 1
+    assert [example.id for example in datamodule.splits.train] == ["0", "1", "2", "4"]
+    assert len(datamodule.splits.validation[0].examples) == 5
+
+
+def test_hyperparameters_are_plain_values_also_of_subclasses():
+    datamodule = Fixed("given", batch_size=4)
+    assert datamodule.hparams["batch_size"] == 4
+    assert datamodule.hparams["given"] == "given"
+
+
+def test_evaluation_keeps_the_order_and_all_examples():
+    datamodule = Fixed(
+        Splits((), graded(examples(5)) + graded(examples(1)), graded(examples(3))), evaluation_batch_size=2
+    )
+    first, second = datamodule.val_dataloader()
+    assert [len(batch) for batch in first] == [2, 2, 1]
+    assert ids(first) == ["0", "1", "2", "3", "4"]
+    assert ids(second) == ["0"]
+    assert [ids(loader) for loader in datamodule.predict_dataloader()] == [["0", "1", "2"]]
+
+
+# Sizes that must agree
+
+
+def test_micro_batches_must_be_what_the_trainer_accumulates():
+    message = r"trainer.accumulate_grad_batches=3, but an optimizer step has 2 micro-batches.*accumulate_grad_batches=2"
+    with pytest.raises(ValueError, match=message):
+        module(batch_size=8, micro_batch_size=4, accumulated=3).train_dataloader()
+
+
+def test_processes_share_the_micro_batches():
+    assert module(count=16, batch_size=8, micro_batch_size=2, accumulated=2, processes=2).group_size(2) == 4
+    with pytest.raises(ValueError, match="accumulate_grad_batches=4, but an optimizer step has 2 micro-batches"):
+        module(batch_size=8, micro_batch_size=2, accumulated=4, processes=2).group_size(2)
+
+
+def test_micro_batch_must_divide_the_group():
+    with pytest.raises(ValueError, match=r"data.micro_batch_size=3 does not divide the 8 prompts.*data.batch_size=8"):
+        module(batch_size=8, micro_batch_size=3).train_dataloader()
+
+
+def test_processes_must_divide_the_batch():
+    with pytest.raises(ValueError, match=r"data.batch_size=8 cannot be shared by 3 processes"):
+        module(batch_size=8).group_size(3)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_examples_must_fill_one_step(processes):
+    assert len(module(count=8, batch_size=8, processes=processes).train_dataloader()) == 1
+    with pytest.raises(DataError, match="7 training examples do not fill one optimizer step of batch_size=8"):
+        module(count=7, batch_size=8, processes=processes).train_dataloader()
+
+
+# Groups
+
+
+def test_micro_batches_are_views_of_one_shared_group():
+    batches = list(module(count=12, batch_size=6, micro_batch_size=2, accumulated=3).train_dataloader())
+    assert len(batches) == 6
+    first, second = batches[:3], batches[3:]
+    for group in (first, second):
+        assert all(batch.group is group[0].group for batch in group)
+        assert [example.id for batch in group for example in batch] == [example.id for example in group[0].group]
+        assert [batch.is_last for batch in group] == [False, False, True]
+        assert [len(batch) for batch in group] == [2, 2, 2]
+    assert first[0].group is not second[0].group
+
+
+def test_without_micro_batch_size_a_batch_is_the_group():
+    (batch,) = module(count=4, batch_size=4).train_dataloader()
+    assert len(batch) == len(batch.group) == 4
+    assert batch.is_last
+
+
+def test_micro_batch_reads_like_a_list():
+    group = examples(5)
+    batch = MicroBatch(group, 1, 4)
+    assert [example.id for example in batch] == ["1", "2", "3"]
+    assert batch[-1] is group[3]
+    assert batch[1:] == group[2:4]
+    with pytest.raises(IndexError):
+        batch[3]
+    assert batch.to("cuda") is batch
+    assert MicroBatch.of(batch) is batch
+    assert MicroBatch.of(group).group is group
+
+
+def test_epoch_leaves_out_what_does_not_fill_a_group(caplog):
+    with caplog.at_level(logging.INFO, logger="lightning_sdft.data.base"):
+        loader = module(count=10, batch_size=4, micro_batch_size=2, accumulated=2).train_dataloader()
+    assert "leaves out 2 of 10 examples" in caplog.text
+    epochs = []
+    for epoch in range(6):
+        loader.sampler.set_epoch(epoch)
+        seen = ids(loader)
+        assert len(loader) == 4
+        assert len(seen) == len(set(seen)) == 8
+        epochs.append(seen)
+    assert len(set(map(tuple, epochs))) == 6
+    assert set().union(*epochs) == set(map(str, range(10)))
+
+
+def test_order_depends_on_the_seed_alone():
+    orders = [ids(module(count=32, batch_size=8, shuffle_seed=seed).train_dataloader()) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert orders[0] != sorted(orders[0], key=int)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_position_is_restored_between_groups(workers):
+    def loader():
+        return module(count=20, batch_size=4, micro_batch_size=2, accumulated=2, workers=workers).train_dataloader()
+
+    interrupted = loader()
+    batches = iter(interrupted)
+    seen = [example.id for _ in range(4) for example in next(batches)]
+    state = interrupted.state_dict()
+    rest = [example.id for batch in batches for example in batch]
+    resumed = loader()
+    resumed.load_state_dict(state)
+    assert ids(resumed) == rest
+    assert seen + rest == ids(loader())
+    assert len(rest) == 12
+
+
+def test_replicas_share_the_examples():
+    first, second = (ids(module(count=16, batch_size=8, processes=2, rank=rank).train_dataloader()) for rank in (0, 1))
+    assert len(first) == len(second) == 8
+    assert set(first) | set(second) == set(map(str, range(16)))
+    assert not set(first) & set(second)

@@ -1,0 +1,190 @@
+import json
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.example import DataError
+from lightning_sdft.data.json_rows import JsonDataModule
+from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.grading.string_answer import StringAnswer
+
+ROWS = [
+    {"prompt": f"How many legs have {n} birds?", "response": f"They have {2 * n}.", "legs": 2 * n, "note": f"note {n}"}
+    for n in range(1, 21)
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(rows, name="birds.json"):
+        path = tmp_path / name
+        path.write_text(json.dumps(rows))
+        return str(path)
+
+    return write
+
+
+def test_maps_columns(write):
+    splits = JsonDataModule(write(ROWS), reference_column="legs", context_column="note").splits
+    example = splits.train[2]
+    assert example.id == "birds-3"
+    assert example.prompt == [{"role": "user", "content": "How many legs have 3 birds?"}]
+    assert (example.demonstration, example.reference, example.context) == ("They have 6.", 6, "note 3")
+    assert not splits.validation
+    assert not splits.test
+
+
+def test_needs_neither_demonstration_nor_reference(write):
+    example = JsonDataModule(write(ROWS), demonstration_column=None).splits.train[0]
+    assert (example.demonstration, example.reference, example.context) == (None, None, None)
+
+
+def test_reads_conversations_and_puts_the_system_turn_first(write):
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Go"},
+    ]
+    file = write([{"prompt": turns, "response": "Gone."}])
+    assert JsonDataModule(file).splits.train[0].prompt == turns
+    with_system = JsonDataModule(file, system_prompt="Be brief.").splits.train[0].prompt
+    assert with_system == [{"role": "system", "content": "Be brief."}, *turns]
+
+
+def test_refuses_two_system_turns(write):
+    turns = [{"role": "system", "content": "Be long."}, {"role": "user", "content": "Go"}]
+    file = write([{"prompt": turns, "response": "Gone."}])
+    assert JsonDataModule(file).splits.train
+    with pytest.raises(DataError, match=r"birds.json, row 1: the prompt has a system turn of its own"):
+        _ = JsonDataModule(file, system_prompt="Be brief.").splits
+
+
+def test_takes_ids_from_a_column(write):
+    assert JsonDataModule(write(ROWS), id_column="legs").splits.train[4].id == "10"
+    with pytest.raises(DataError, match="the train split has 1 ids more than once, among them '2'"):
+        _ = JsonDataModule(write([*ROWS, ROWS[0]]), id_column="legs").splits
+
+
+def test_holds_out_shares(write):
+    def splits(seed):
+        return JsonDataModule(
+            write(ROWS), reference_column="legs", validation_share=0.2, test_share=0.1, split_seed=seed, name="birds"
+        ).splits
+
+    first = splits(0)
+    (validation,), (test,) = first.validation, first.test
+    parts = [first.train, validation.examples, test.examples]
+    assert [len(part) for part in parts] == [14, 4, 2]
+    assert len({example.id for part in parts for example in part}) == 20
+    assert validation.name == test.name == "birds"
+    assert validation.examples == splits(0).validation[0].examples
+    assert validation.examples != splits(1).validation[0].examples
+
+
+def test_limit_leaves_the_held_out_rows_as_they_are(write):
+    arguments = {"reference_column": "legs", "validation_share": 0.2}
+    all_rows = JsonDataModule(write(ROWS), **arguments).splits
+    limited = JsonDataModule(write(ROWS), limit=3, **arguments).splits
+    assert limited.train == all_rows.train[:3]
+    assert limited.validation[0].examples == all_rows.validation[0].examples
+
+
+def test_reads_evaluation_files_without_demonstrations(write):
+    bare = [{"prompt": row["prompt"], "legs": row["legs"]} for row in ROWS]
+    validation, test = write(bare[:3], "dev.json"), write(ROWS[:2], "test.json")
+    splits = JsonDataModule(
+        write(ROWS), reference_column="legs", validation_file=validation, test_file=test, grader=StringAnswer()
+    ).splits
+    assert len(splits.train) == 20
+    assert [example.id for example in splits.validation[0].examples] == ["dev-1", "dev-2", "dev-3"]
+    assert [example.demonstration for example in splits.validation[0].examples] == [None] * 3
+    assert splits.test[0].examples[0].demonstration == "They have 2."
+    graders = [each.graders["json"] for each in (*splits.validation, *splits.test)]
+    assert all(isinstance(grader, StringAnswer) for grader in graders)
+    assert graders[0] is not graders[1]
+
+
+def test_grades_exactly_by_default(write):
+    splits = JsonDataModule(write(ROWS), reference_column="legs", validation_share=0.5).splits
+    grader = splits.validation[0].graders["json"]
+    assert isinstance(grader, ExactMatch)
+    grader.update(["2", "They have 4."], [2, 4])
+    assert grader.compute() == 0.5
+
+
+@pytest.mark.parametrize("split", [{"validation_share": 0.2}, {"test_share": 0.2}, {"validation_file": "dev.json"}])
+def test_does_not_evaluate_without_references(split):
+    with pytest.raises(DataError, match=f"data.{next(iter(split))} asks for evaluation.*give data.reference_column"):
+        JsonDataModule("birds.json", **split)
+
+
+def test_needs_a_reference_in_rows_that_may_be_graded_only(write):
+    file = write([*ROWS, ROWS[0] | {"legs": None}])
+    assert JsonDataModule(file, reference_column="legs").splits.train[-1].reference is None
+    with pytest.raises(DataError, match=r"birds.json, row 21: column 'legs' is null; it is to be graded"):
+        _ = JsonDataModule(file, reference_column="legs", test_share=0.1).splits
+    with pytest.raises(DataError, match=r"birds.json, row 1: no column 'wings'; the columns are 'prompt', 'response'"):
+        _ = JsonDataModule(file, reference_column="wings", test_share=0.1).splits
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            {"validation_file": "dev.json", "validation_share": 0.1},
+            "data.validation_file and data.validation_share=0.1",
+        ),
+        ({"test_file": "test.json", "test_share": 0.1}, "data.test_file and data.test_share=0.1"),
+        ({"limit": 0}, "data.limit=0 leaves nothing to train on"),
+    ],
+)
+def test_refuses_arguments_that_contradict(arguments, complaint):
+    with pytest.raises(DataError, match=complaint):
+        JsonDataModule("birds.json", reference_column="legs", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({"response": "a"}, "row 2: no column 'prompt'; the columns are 'response'"),
+        ({"prompt": "a"}, "row 2: no column 'response'"),
+        ({"prompt": "a", "response": " "}, "row 2: column 'response' is empty"),
+        ({"prompt": "a", "response": ["b"]}, r"row 2: column 'response' holds list \(\['b'\]\), not str"),
+        ({"prompt": "", "response": "a"}, "row 2: example 'birds-2': the prompt is empty"),
+        ({"prompt": [], "response": "a"}, "row 2: example 'birds-2': the prompt has no messages"),
+        ({"prompt": 7, "response": "a"}, r"row 2: column 'prompt' holds int \(7\), not list"),
+        ({"prompt": ["Go"], "response": "a"}, "row 2, turn 1: str instead of a message with role and content"),
+        ({"prompt": [{"role": "user"}], "response": "a"}, "row 2, turn 1: no column 'content'"),
+    ],
+)
+def test_names_file_row_and_column_of_a_broken_row(write, row, complaint):
+    with pytest.raises(DataError, match=f"birds.json, {complaint}"):
+        _ = JsonDataModule(write([ROWS[0], row])).splits
+
+
+def test_the_command_line_knows_all_arguments(write):
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(DemonstrationDataModule, "data")
+    arguments = ["--data=lightning_sdft.data.JsonDataModule", f"--data.train_file={write(ROWS)}"]
+    arguments += ["--data.reference_column=legs", "--data.test_share=0.5", "--data.batch_size=4"]
+    arguments += ["--data.grader=lightning_sdft.grading.StringAnswer", "--data.limit=null"]
+    datamodule = parser.instantiate(parser.parse_args(arguments)).data
+    assert isinstance(datamodule.splits.test[0].graders["json"], StringAnswer)
+    assert datamodule.batch_size == 4
+    assert "grader" not in datamodule.hparams
+    assert datamodule.hparams["train_file"].endswith("birds.json")
+
+
+@pytest.mark.real
+def test_reads_medical_demonstrations(real_data):
+    splits = JsonDataModule(
+        str(real_data / "medical" / "huatuo_demo.json"),
+        prompt_column="Question",
+        demonstration_column="Response",
+        reference_column="Ground-True Answer",
+        validation_share=0.1,
+    ).splits
+    assert len(splits.train) + len(splits.validation[0].examples) == 198
+    assert all(example.demonstration and example.prompt[0]["content"].strip() for example in splits.train)
+    assert all(isinstance(example.reference, str) for example in splits.validation[0].examples)

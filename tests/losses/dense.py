@@ -1,0 +1,78 @@
+"""The losses once more, on the logits of the whole batch, with autograd: what the fused ones must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_sdft.losses import Head, HeadLoss
+
+N, D, V = 11, 5, 13
+
+HEADS = {
+    "plain": Head(torch.empty(0)),
+    "bias": Head(torch.empty(0), bias=torch.empty(0)),
+    "soft_cap": Head(torch.empty(0), soft_cap=1.5),
+    "scale": Head(torch.empty(0), scale=0.3),
+    "all": Head(torch.empty(0), bias=torch.empty(0), soft_cap=1.5, scale=0.3),
+}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+class Problem(NamedTuple):
+    hidden: Tensor
+    head: Head
+    teacher_hidden: Tensor
+    teacher_head: Head
+    targets: Tensor
+    weights: Tensor
+
+    def leaves(self) -> list[Tensor]:
+        """What a gradient is taken of."""
+        return [leaf for leaf in (self.hidden, self.head.weight, self.head.bias) if leaf is not None]
+
+
+def make_problem(kind: str = "all", dtype: torch.dtype = torch.float64, seed: int = 0) -> Problem:
+    """Random student, teacher, targets and weights, of which the tokens 2 and 7 have weight 0."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def draw_head() -> Head:
+        bias = None if HEADS[kind].bias is None else draw(V).requires_grad_()
+        return replace(HEADS[kind], weight=draw(V, D).requires_grad_(), bias=bias)
+
+    weights = draw(N).abs()
+    weights[[2, 7]] = 0
+    targets = torch.randint(V, (N,), generator=generator)
+    return Problem(draw(N, D).requires_grad_(), draw_head(), draw(N, D), draw_head(), targets, weights)
+
+
+def dense_logits(hidden: Tensor, head: Head) -> Tensor:
+    logits = hidden @ head.weight.T
+    if head.bias is not None:
+        logits = logits + head.bias
+    logits = head.scale * logits
+    return logits if head.soft_cap is None else head.soft_cap * torch.tanh(logits / head.soft_cap)
+
+
+def check_against_dense(problem: Problem, fused: HeadLoss, dense: Tensor, tolerance: float) -> None:
+    """Compare values per token, the loss and its gradients with a dense loss per token `(N,)`."""
+    expected = (problem.weights * dense).sum()
+    counted = problem.weights > 0
+    close: Callable[[Tensor, Tensor], None] = lambda ours, theirs: torch.testing.assert_close(  # noqa: E731
+        ours, theirs, rtol=tolerance, atol=tolerance
+    )
+    close(fused.values[counted], dense.detach()[counted])
+    close(fused.loss, expected)
+    assert (fused.values[~counted] == 0).all()
+    for ours, theirs in zip(
+        torch.autograd.grad(fused.loss, problem.leaves()), torch.autograd.grad(expected, problem.leaves()), strict=True
+    ):
+        assert theirs.abs().max() > 1e-3
+        close(ours, theirs)

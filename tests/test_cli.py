@@ -1,0 +1,228 @@
+"""The command line, and each trap of LightningCLI that it avoids."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import lightning_sdft
+from lightning_sdft import EMATeacher, SDFTModule, StringSkillsDataModule
+from lightning_sdft.cli import entry_point, main
+from lightning_sdft.data.templates import LAPTOP_TEMPLATE
+
+MODEL = {
+    "model": "zoo/laptop",
+    "pretrained": False,
+    "max_prompt_tokens": 16,
+    "max_completion_tokens": 8,
+    "max_teacher_prompt_tokens": 64,
+    "teacher_template": LAPTOP_TEMPLATE,
+    "skip_tokens": 0,
+    "learning_rate": 1e-3,
+}
+DATA = {"train_size": 32, "validation_size": 4, "test_size": 4, "prior_size": 4, "batch_size": 8}
+TRAINER = {
+    "accelerator": "cpu",
+    "max_steps": 3,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+class Losses(Callback):
+    """Collects the losses of a run."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.values.append(outputs["loss"].item())
+
+
+def config(**trainer: Any) -> dict[str, Any]:
+    callbacks = [
+        {"class_path": "EMATeacher", "init_args": {"teacher_rate": 0.1}},
+        {"class_path": "tests.test_cli.Losses"},
+        {"class_path": "ModelCheckpoint", "init_args": {"save_last": "link"}},
+        {"class_path": "PredictionWriter"},
+    ]
+    return {
+        "seed_everything": 3,
+        "model": {"class_path": "SDFTModule", "init_args": MODEL},
+        "data": {"class_path": "StringSkillsDataModule", "init_args": DATA},
+        "trainer": {**TRAINER, "callbacks": callbacks, **trainer},
+    }
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lightning-sdft"])
+    logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "runs", "name": "run", "version": ""}}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config(logger=logger)))
+    return path
+
+
+def losses(trainer: Trainer) -> list[float]:
+    return next(callback.values for callback in trainer.callbacks if isinstance(callback, Losses))  # type: ignore[attr-defined]
+
+
+def test_command_line_and_python_give_the_same_losses(config_file: Path, tmp_path: Path) -> None:
+    from_cli = main(["fit", "--config", str(config_file)])
+
+    seed_everything(3, workers=True)
+    module, data = SDFTModule(**MODEL), StringSkillsDataModule(**DATA)
+    callbacks = [EMATeacher(teacher_rate=0.1), Losses(), ModelCheckpoint(tmp_path / "python")]
+    trainer = Trainer(**TRAINER, callbacks=callbacks, logger=False)
+    trainer.fit(module, datamodule=data)
+
+    assert len(losses(trainer)) == 3
+    assert losses(from_cli.trainer) == losses(trainer)
+
+
+def test_without_run_the_objects_are_built_for_a_notebook(tmp_path: Path) -> None:
+    cli = main(config(logger=False), run=False)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert len(losses(cli.trainer)) == 3
+
+
+def test_short_class_names_and_overrides_on_the_command_line(config_file: Path) -> None:
+    arguments = ["--model.init_args.divergence=JensenShannon", "--model.init_args.divergence.init_args.beta=0.3"]
+    arguments += ["--model.init_args.sampling.temperature=0.7", "--trainer.max_steps=1"]
+    module = main(["fit", "--config", str(config_file), *arguments]).model
+    assert isinstance(module, SDFTModule)
+    assert module.divergence == lightning_sdft.JensenShannon(0.3)
+    assert module.sampling.temperature == 0.7
+
+
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ("--model.init_args.divergence=Nonsense", "Nonsense"),
+        ("--trainer.callbacks.teacher_rate=0", "teacher_rate=0.0 is not within (0, 1]"),
+        ("--model.init_args.learning_rte=1", "learning_rte"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(
+    argument: str, complaint: str, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["fit", "--config", str(config_file), argument]
+    if "teacher_rate" in argument:
+        arguments = ["fit", "--config", str(config_file), "--trainer.callbacks+=EMATeacher", argument]
+    with pytest.raises((SystemExit, ValueError)) as error:
+        main(arguments)
+    assert complaint in str(error.value) + capsys.readouterr().err
+
+
+def test_checkpoint_does_not_override_what_was_typed(config_file: Path) -> None:
+    """Trap 2: LightningCLI would put the checkpoint's hyper-parameters over the command line."""
+    main(["fit", "--config", str(config_file)])
+    checkpoint = "runs/run/checkpoints/last.ckpt"
+    arguments = ["--ckpt_path", checkpoint, "--model.init_args.warmup_steps=1", "--trainer.max_steps=4"]
+    resumed = main(["fit", "--config", str(config_file), *arguments])
+    assert resumed.model.warmup_steps == 1
+    assert resumed.trainer.global_step == 4
+
+
+def test_checkpoint_of_a_command_line_run_loads_in_python_as_data(config_file: Path) -> None:
+    """Traps 3 to 5: no pickled objects, arguments as attributes, the class that was trained."""
+    main(["fit", "--config", str(config_file), "--model.init_args.divergence=ReverseKL"])
+    path = Path("runs/run/checkpoints/last.ckpt")
+    torch.load(path, weights_only=True)
+    module = SDFTModule.load_from_checkpoint(path)
+    assert type(module) is SDFTModule
+    assert module.divergence == lightning_sdft.ReverseKL()
+    assert module.max_completion_tokens == MODEL["max_completion_tokens"]
+
+
+def test_a_second_run_may_use_the_same_folder(config_file: Path) -> None:
+    """Trap 6: SaveConfigCallback refuses an existing file."""
+    for _ in range(2):
+        main(["fit", "--config", str(config_file)])
+    assert yaml.safe_load(Path("runs/run/config.yaml").read_text())["model"]["class_path"].endswith("SDFTModule")
+
+
+def test_optimizer_is_built_behind_the_model(config_file: Path) -> None:
+    """Trap 1: LightningCLI's --optimizer would see a module without parameters; plain arguments do not."""
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(config_file), "--optimizer=AdamW"])
+    cli = main(["fit", "--config", str(config_file), "--model.init_args.weight_decay=0.1"])
+    assert cli.trainer.optimizers[0].param_groups[0]["weight_decay"] == 0.1
+
+
+def test_printed_config_parses_to_itself(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    path = config_file
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(path), "--print_config"])
+        printed.append(capsys.readouterr().out)
+        path = config_file.with_name("printed.yaml")
+        path.write_text(printed[-1])
+    assert printed[0] == printed[1]
+    assert "teacher_rate: 0.1" in printed[0]
+
+
+def test_callbacks_plus_appends(config_file: Path) -> None:
+    cli = main(["fit", "--config", str(config_file), "--trainer.callbacks+=RolloutTable"])
+    names = [type(callback).__name__ for callback in cli.trainer.callbacks]  # type: ignore[attr-defined]
+    assert {"RolloutTable", "EMATeacher"} <= set(names)
+
+
+def test_config_is_shown_in_tensorboard(config_file: Path) -> None:
+    main(["fit", "--config", str(config_file)])
+    events = EventAccumulator("runs/run").Reload()
+    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "SDFTModule" in text
+    assert "teacher_rate: 0.1" in text
+
+
+def test_predict_writes_lines_of_json(config_file: Path) -> None:
+    main(["fit", "--config", str(config_file)])
+    main(["predict", "--config", str(config_file), "--ckpt_path", "runs/run/checkpoints/last.ckpt"])
+    records = [json.loads(line) for line in Path("runs/run/predictions.jsonl").read_text().splitlines()]
+    assert len(records) == 8 * DATA["test_size"]
+    assert {"id", "prompt", "response", "reference", "correct", "finished"} <= records[0].keys()
+
+
+def test_help_explains_arguments_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "SDFTModule"])
+    text = capsys.readouterr().out
+    for argument in ("skip_tokens", "teacher_template", "max_prompt_tokens", "over_budget"):
+        assert argument in text
+    assert "What is minimised" in text
+
+
+def test_export_is_a_subcommand(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main(["fit", "--config", str(config_file)])
+    arguments = ["export", "--checkpoint", "runs/run/checkpoints/last.ckpt", "--output", "exported"]
+    monkeypatch.setattr("sys.argv", ["lightning-sdft", *arguments])
+    entry_point()
+    assert Path("exported/model.safetensors").is_file()
+
+
+def test_our_errors_are_one_line(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["fit", "--config", str(config_file), "--model.init_args.max_prompt_tokens=2"]
+    monkeypatch.setattr("sys.argv", ["lightning-sdft", *arguments])
+    with pytest.raises(SystemExit, match=r"error: .*max_prompt_tokens=2"):
+        entry_point()
+
+
+def test_module_runs_as_a_script() -> None:
+    command = [sys.executable, "-m", "lightning_sdft", "--version"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert lightning_sdft.__version__ in output.stdout
