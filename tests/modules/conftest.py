@@ -1,16 +1,23 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Trainer
 
 from lightning_sdft.data import StringSkillsDataModule
+from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
+from lightning_sdft.data.example import Example
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
-from lightning_sdft.modules import CausalLMModule, SDFTModule
+from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule
 
 BUDGETS = {"max_prompt_tokens": 16, "max_completion_tokens": 14, "learning_rate": 1e-3, "warmup_steps": 1}
+
+WORDS_TEMPLATE = "w50 {prompt} w51 {demonstration} w52"
+"""A teacher template in the vocabulary of the tiny models of tests/conftest.py."""
 
 
 @pytest.fixture
@@ -47,3 +54,65 @@ def make_trainer(tmp_path: Any) -> Callable[..., Trainer]:
         return Trainer(accelerator="cpu", default_root_dir=tmp_path, **{**quiet, **defaults, **arguments})
 
     return make
+
+
+# A tiny model that tells contexts apart though it is random, and examples in its words. Some of its words end a
+# response (w5, w15, ...), so some rollouts finish and others are truncated.
+
+
+def question(index: int) -> Example:
+    """An example whose prompt and demonstration are like no other's."""
+    prompt = " ".join(f"w{6 + (index + step) % 8}" for step in range(1 + index % 3))
+    demonstration = " ".join(f"w{26 + (index + step) % 9}" for step in range(1 + index % 4))
+    return Example(str(index), [{"role": "user", "content": f"w{40 + index % 4} {prompt}"}], demonstration)
+
+
+class WordsDataModule(DemonstrationDataModule):
+    """Serves given splits."""
+
+    given: Splits
+
+    def load(self) -> Splits:
+        return self.given
+
+
+@pytest.fixture
+def words_data() -> Callable[..., WordsDataModule]:
+    """A data module of four steps per epoch, in two micro-batches each."""
+
+    def make(
+        train: Sequence[Example] | None = None,
+        validation: Sequence[EvaluationSet] = (),
+        test: Sequence[EvaluationSet] = (),
+        **arguments: Any,
+    ) -> WordsDataModule:
+        examples = [question(index) for index in range(16)] if train is None else train
+        data = WordsDataModule(**{"batch_size": 4, "micro_batch_size": 2, **arguments})
+        data.given = Splits(examples, validation, test)  # not as an argument, for those go into checkpoints
+        return data
+
+    return make
+
+
+@pytest.fixture
+def words_module(family_folder: Callable[[str], Path]) -> Callable[..., CausalLMModule]:
+    """A tiny random Llama."""
+
+    def make(method: type[CausalLMModule] = SDFTModule, **arguments: Any) -> CausalLMModule:
+        own: dict[str, Any] = {"max_prompt_tokens": 16, "max_completion_tokens": 8, "warmup_steps": 0}
+        if issubclass(method, DistillationModule):
+            own["max_teacher_prompt_tokens"] = 32
+        if issubclass(method, SDFTModule):
+            own |= {"teacher_template": WORDS_TEMPLATE, "skip_tokens": 0}
+        return method(str(family_folder("llama")), **{**own, "learning_rate": 1e-2, **arguments})
+
+    return make
+
+
+@pytest.fixture
+def double(family_folder: Callable[[str], Path]) -> Iterator[None]:
+    """Models are loaded in float64."""
+    family_folder("llama")  # is made in float32 whichever test comes first
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
