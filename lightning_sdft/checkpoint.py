@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
 
 import lightning_sdft
 
-__all__ = ["CheckpointError", "check_checkpoint_file", "check_method", "describe_method", "load_checkpoint"]
+__all__ = [
+    "CheckedCheckpointIO",
+    "CheckpointError",
+    "check_checkpoint_file",
+    "check_method",
+    "describe_method",
+    "load_checkpoint",
+]
 
 KEY = "lightning_sdft"
 
@@ -53,6 +61,16 @@ def check_checkpoint_file(path: str | Path) -> None:
             f"the checkpoint {str(path)!r} ({path.stat().st_size} bytes) is truncated or not a checkpoint; use an "
             "earlier one"
         )
+
+
+class CheckedCheckpointIO(TorchCheckpointIO):
+    """Lightning's reading and writing of checkpoint files, but refuses a torn file by its name."""
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Check the file, where it is a local one, and read it."""
+        if "://" not in str(path):
+            check_checkpoint_file(path)
+        return super().load_checkpoint(path, *args, **kwargs)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

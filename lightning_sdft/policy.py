@@ -173,6 +173,7 @@ class Policy(nn.Module):
         else:
             config = AutoConfig.from_pretrained(**_source(name), trust_remote_code=trust_remote_code)
             model = AutoModelForCausalLM.from_config(config, **options)
+            model.generation_config = _generation_config(_source(name)) or model.generation_config
         return cls(model.train(), tokenizer)
 
     @property
@@ -257,7 +258,12 @@ class Policy(nn.Module):
         """
         state = self.model.state_dict()
         if dtype is not None:
-            state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+            # Tied weights stay one tensor, and so are written once.
+            cast = {
+                tensor.data_ptr(): tensor.to(dtype) if tensor.is_floating_point() else tensor
+                for tensor in state.values()
+            }
+            state = {name: cast[tensor.data_ptr()] for name, tensor in state.items()}
         self.model.save_pretrained(folder, state_dict=state)
         if dtype is not None:  # transformers writes the model's precision, in which readers would load the weights
             config = copy.deepcopy(self.model.config)
@@ -311,12 +317,17 @@ def _source(name: str) -> dict[str, str]:
     return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
 
 
+def _generation_config(source: dict[str, str]) -> GenerationConfig | None:
+    if "gguf_file" in source:
+        return None
+    try:
+        return GenerationConfig.from_pretrained(source["pretrained_model_name_or_path"])
+    except OSError:
+        return None
+
+
 def _stop_ids(source: dict[str, str]) -> list[int]:
     """Tokens that end a response according to the model's generation config, where it has one."""
-    if "gguf_file" in source:
-        return []
-    try:
-        stop = GenerationConfig.from_pretrained(source["pretrained_model_name_or_path"]).eos_token_id
-    except OSError:
-        return []
+    config = _generation_config(source)
+    stop = None if config is None else config.eos_token_id
     return [] if stop is None else [stop] if isinstance(stop, int) else list(stop)

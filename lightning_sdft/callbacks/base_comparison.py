@@ -23,6 +23,8 @@ class BaseComparison(Callback):
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the accuracies of the base model."""
+        if trainer.ckpt_path is not None:  # resumed between two epochs: what was checked is not the base model
+            return
         self.base = _accuracies(trainer)
         for logger in trainer.loggers:
             logger.log_metrics(self.base, step=0)

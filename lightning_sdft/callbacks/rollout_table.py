@@ -27,7 +27,11 @@ class RolloutTable(Callback):
         self.every_n_steps = every_n_steps
         self.rows = rows
         self.max_characters = max_characters
-        self._last_step = -1
+        self._last_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here, where no optimizer step has been taken yet."""
+        self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -98,7 +98,7 @@ def hold_out(rows: Sequence[T], shares: Sequence[float], seed: int) -> list[list
 def _looks_like_path(source: str) -> bool:
     """Whether it cannot be meant as a hub id, which is ``name`` or ``owner/name``."""
     suffix = Path(source).suffix[1:]
-    return source.startswith((".", "/", "~")) or source.count("/") > 1 or suffix.isalpha() or suffix == "jsonl"
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or suffix.isalpha()
 
 
 def _read_file(path: Path) -> list[Row]:

@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_sdft.callbacks.rng_state import RNGState
-from lightning_sdft.checkpoint import check_checkpoint_file, check_method, describe_method
+from lightning_sdft.checkpoint import CheckedCheckpointIO, check_method, describe_method
 from lightning_sdft.data.example import DataError, Example
-from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.data.groups import MicroBatch, identity
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.losses import HeadLoss
 from lightning_sdft.policy import Policy, PolicyError, load_tokenizer
@@ -86,9 +87,12 @@ class CausalLMModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the graders from the data module and check the examples, before anything expensive happens."""
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = CheckedCheckpointIO()
+        # To cast tensors, Lightning would take batches apart and rebuild them; ours hold text and know their group.
+        strategy.precision_plugin.convert_input = identity  # type: ignore[assignment,method-assign]
         datamodule = getattr(self.trainer, "datamodule", None)
-        if self.trainer.ckpt_path is not None:
-            check_checkpoint_file(self.trainer.ckpt_path)
         if datamodule is None:
             return
         self.evaluation_sets = datamodule.splits.validation if stage in ("fit", "validate") else datamodule.splits.test
@@ -161,13 +165,7 @@ class CausalLMModule(LightningModule):
         return self.prompt_problem(example)
 
     def _check_training_examples(self, datamodule: Any) -> None:
-        for example in datamodule.splits.train:
-            missing = self.missing(example)
-            if missing is not None:
-                raise DataError(
-                    f"example {example.id!r} has no {missing}, which {type(self).__name__} learns from; give one, or "
-                    "leave the example out of the training data"
-                )
+        self._check_complete(datamodule.splits.train)
         if self.over_budget == "error":
             self._check_budgets(datamodule.splits.train, self.training_problem)
         else:
@@ -175,6 +173,15 @@ class CausalLMModule(LightningModule):
             dropped = datamodule.filter_train(lambda example: self.training_problem(example) is None)
             if dropped:
                 rank_zero_warn(f"dropped {dropped} of {total} training examples over their token budgets")
+
+    def _check_complete(self, examples: Sequence[Example]) -> None:
+        for example in examples:
+            missing = self.missing(example)
+            if missing is not None:
+                raise DataError(
+                    f"example {example.id!r} has no {missing}, which {type(self).__name__} learns from; give one, or "
+                    "leave the example out of the training data"
+                )
 
     def _check_budgets(self, examples: Sequence[Example], problem: Any) -> None:
         found = [(example.id, reason) for example in examples if (reason := problem(example)) is not None]
@@ -184,6 +191,12 @@ class CausalLMModule(LightningModule):
                 f"{len(found)} of {len(examples)} examples are over a token budget, the first is {name!r}: {reason}. "
                 "Raise the budget, shorten the examples, or leave training examples out with over_budget=drop"
             )
+
+    def on_train_batch_start(self, batch: Sequence[Example], batch_idx: int) -> None:
+        """Check the examples of a plain loader, which nobody could check before."""
+        if getattr(self.trainer, "datamodule", None) is None:
+            self._check_complete(batch)
+            self._check_budgets(batch, self.training_problem)
 
     # Training
 

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+from rich.console import Console
+
+from lightning_sdft.callbacks import BaseComparison
+from lightning_sdft.callbacks.base_comparison import comparison_table
+from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.modules import CausalLMModule, SFTModule
+from tests.modules.test_causal_lm import evaluation_sets
+
+
+def rendered(*arguments: Any) -> list[list[str]]:
+    console = Console(width=100, file=StringIO())
+    console.print(comparison_table(*arguments))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return [[cell.strip() for cell in line.strip("│┃ ").replace("┃", "│").split("│")] for line in lines]
+
+
+def test_table_lists_new_skills_then_prior_ones_then_the_means() -> None:
+    base = {"prior/b": 1.0, "val/accuracy/a": 0.25, "val/accuracy": 0.25, "prior/average": 1.0, "prior/c": 1.0}
+    trained = {"prior/b": 0.5, "val/accuracy/a": 1.0, "val/accuracy": 1.0, "prior/average": 0.75, "prior/c": 1.0}
+    rows = rendered(base, trained, "SFTModule", 7)
+    assert rows[0] == ["SFTModule after 7 steps"]
+    assert [row for row in rows if len(row) == 4] == [
+        ["accuracy", "base", "trained", "change"],
+        ["new: a", "0.250", "1.000", "+0.750"],
+        ["prior: b", "1.000", "0.500", "-0.500"],
+        ["prior: c", "1.000", "1.000", "+0.000"],
+        ["new task", "0.250", "1.000", "+0.750"],
+        ["average of prior skills", "1.000", "0.750", "-0.250"],
+    ]
+
+
+def test_set_that_the_base_was_not_evaluated_on_has_no_change() -> None:
+    assert ["new: a", "-", "1.000", "-"] in rendered({}, {"val/accuracy/a": 1.0}, "SFTModule", 1)
+
+
+@pytest.fixture
+def sets(words_module: Callable[..., CausalLMModule]) -> list[EvaluationSet]:
+    """A new skill of which the base can 3 of 4, and a prior one that it can."""
+    return evaluation_sets(words_module(SFTModule), {"new": 3, "old": 4})
+
+
+class Spoil(Callback):
+    """Makes the trained model write nothing but end tokens."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for parameter in pl_module.policy.parameters():
+            parameter.data.zero_()
+
+
+BASE = {"val/accuracy": 0.75, "val/accuracy/new": 0.75, "prior/old": 1.0, "prior/average": 1.0}
+
+
+def test_sanity_check_gives_the_base_and_the_last_validation_the_trained_model(
+    sets: Any,
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    comparison, logger = BaseComparison(), CSVLogger(tmp_path)
+    options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 1, "max_steps": -1}
+    trainer = make_trainer(callbacks=[comparison, Spoil()], logger=logger, **options)
+    trainer.fit(words_module(SFTModule), datamodule=words_data(validation=sets))
+    assert comparison.base == pytest.approx(BASE)
+    assert comparison.state_dict()["base"] == comparison.base
+    lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    assert "SFTModule after 4 steps" in lines
+    assert "new task 0.750 0.000 -0.750" in lines
+    assert "average of prior skills 1.000 0.000 -1.000" in lines
+
+    header, first, *_ = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
+    point = dict(zip(header.split(","), first.split(","), strict=True))
+    assert point["step"] == "0"
+    assert {name: float(point[name]) for name in BASE} == pytest.approx(BASE)
+
+
+def test_resumed_run_still_compares_with_the_base(
+    sets: Any,
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_steps": -1}
+    first = make_trainer(callbacks=[BaseComparison(), Spoil()], max_epochs=1, **options)
+    first.fit(words_module(SFTModule), datamodule=words_data(validation=sets))
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    capsys.readouterr()
+    comparison = BaseComparison()
+    resumed = make_trainer(callbacks=[comparison, Spoil()], max_epochs=2, **options)
+    data = words_data(validation=sets)
+    resumed.fit(words_module(SFTModule), datamodule=data, ckpt_path=tmp_path / "one.ckpt")
+    assert comparison.base == pytest.approx(BASE)
+    assert "SFTModule after 8 steps" in capsys.readouterr().out
+
+
+def test_without_validation_it_says_nothing(
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_trainer(callbacks=[BaseComparison()], max_steps=1).fit(words_module(SFTModule), datamodule=words_data())
+    assert "accuracy" not in capsys.readouterr().out

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from lightning_sdft.callbacks import EMATeacher
+from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule, SFTModule
+
+
+class Weights(Callback):
+    """Keeps student and teacher after each micro-batch, in front of the update that follows the optimizer step."""
+
+    def __init__(self) -> None:
+        self.start: Tensor = torch.empty(0)
+        self.students: list[Tensor] = []
+        self.teachers: list[Tensor] = []
+        self.steps: list[int] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.start = flat(pl_module.teacher)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.teachers.append(flat(pl_module.teacher))  # as the last micro-batch left it
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.students.append(flat(pl_module.policy))
+        self.steps.append(trainer.global_step)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.teachers.append(flat(pl_module.teacher))
+
+
+def flat(module: Any) -> Tensor:
+    return torch.cat([p.detach().double().flatten() for p in module.parameters()])
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_teacher_follows_its_formula_once_per_optimizer_step(
+    every: int, precision: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    watch, ema = Weights(), EMATeacher(teacher_rate=0.05, every_n_steps=every)
+    trainer = make_trainer(callbacks=[watch, ema], accumulate_grad_batches=4, max_steps=9, precision=precision)
+    trainer.fit(words_module(SDFTModule), datamodule=words_data(batch_size=8, micro_batch_size=2))
+    assert watch.steps == [index // 4 for index in range(1, 37)]
+
+    expected, updates = watch.start, 0
+    for index, student in enumerate(watch.students):
+        step, stepped = divmod(index + 1, 4)
+        if stepped == 0 and step % every == 0:
+            expected = 0.05 * student + 0.95 * expected
+            updates += 1
+        torch.testing.assert_close(watch.teachers[index + 1], expected, rtol=1e-6, atol=1e-6)
+    assert ema.updates == updates == 9 // every
+    assert (expected - watch.start).abs().max() > 1e-3
+
+
+def test_hundred_updates_follow_the_formula(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    watch = Weights()
+    callbacks = [watch, EMATeacher(teacher_rate=0.01)]
+    trainer = make_trainer(callbacks=callbacks, accumulate_grad_batches=1, max_steps=100, max_epochs=100)
+    module = words_module(SDFTModule, max_completion_tokens=2)
+    trainer.fit(module, datamodule=words_data(batch_size=2, micro_batch_size=2))
+    expected = watch.start
+    for student in watch.students:
+        expected = 0.01 * student + 0.99 * expected
+    torch.testing.assert_close(watch.teachers[-1], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_rate_one_copies_the_student(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    module = words_module(SDFTModule)
+    make_trainer(callbacks=[EMATeacher(teacher_rate=1)], max_steps=2).fit(module, datamodule=words_data())
+    assert torch.equal(flat(module.teacher), flat(module.policy))
+
+
+def test_a_second_fit_and_a_resumed_one_update_once_per_step(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    module, ema = words_module(SDFTModule), EMATeacher()
+    for total in (3, 6):
+        trainer = make_trainer(callbacks=[ema], max_steps=3)
+        trainer.fit(module, datamodule=words_data())
+        assert ema.updates == total
+    trainer.save_checkpoint(tmp_path / "six.ckpt")
+    resumed = EMATeacher()
+    make_trainer(callbacks=[resumed], max_steps=4).fit(
+        words_module(SDFTModule), datamodule=words_data(), ckpt_path=tmp_path / "six.ckpt"
+    )
+    assert resumed.updates == 7
+
+
+@pytest.mark.parametrize("rate", [0, -0.1, 1.01, float("nan")])
+def test_rate_outside_its_range_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match=rf"teacher_rate={rate} is not within \(0, 1\]"):
+        EMATeacher(teacher_rate=rate)
+
+
+def test_number_of_steps_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="every_n_steps=0 is not positive"):
+        EMATeacher(every_n_steps=0)
+
+
+@pytest.mark.parametrize(("method", "arguments"), [(SFTModule, {}), (DistillationModule, {"teacher": "live"})])
+def test_module_without_a_copied_teacher_is_refused(
+    method: type[CausalLMModule],
+    arguments: dict[str, Any],
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+) -> None:
+    trainer = make_trainer(callbacks=[EMATeacher()])
+    with pytest.raises(MisconfigurationException, match=f"{method.__name__} has none"):
+        trainer.fit(words_module(method, **arguments), datamodule=words_data())

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from lightning_sdft.callbacks import KLToBase
+from lightning_sdft.callbacks.kl_to_base import sequence_kl
+from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from lightning_sdft.policy import Policy, TokenSequence
+from tests.modules.conftest import question
+from tests.modules.dense import log_probabilities, token_ids
+
+SEQUENCES = [
+    TokenSequence(token_ids("<user> w1 <end> <assistant>"), token_ids("w2 w3 w4 <end>")),
+    TokenSequence(token_ids("<user> w6 w7 w8 <end> <assistant>"), token_ids("w9")),
+]
+
+
+def dense_kl(policy: Policy, base: Policy, sequence: TokenSequence) -> float:
+    """`sum_t KL(policy || base)` of one sequence, from the logits of both models."""
+    with torch.no_grad():
+        ours, theirs = (log_probabilities(p.model.eval(), sequence.prompt, sequence.completion) for p in (policy, base))
+    return (ours.exp() * (ours - theirs)).sum().item()
+
+
+@pytest.fixture
+def policies(llama: Policy) -> tuple[Policy, Policy]:
+    """A base model, and one that has moved from it."""
+    moved = Policy.load(llama.tokenizer.hugging_face.name_or_path)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.mul_(1 + 0.2 * torch.randn(parameter.shape, generator=generator))
+    return moved, llama
+
+
+def test_equals_the_divergence_of_the_whole_logits(policies: tuple[Policy, Policy]) -> None:
+    moved, base = policies
+    expected = [dense_kl(moved, base, sequence) for sequence in SEQUENCES]
+    assert min(expected) > 0.1
+    assert sequence_kl(moved, base, SEQUENCES) == pytest.approx(expected, rel=1e-4)
+    assert sequence_kl(base, moved, SEQUENCES) != pytest.approx(expected, rel=0.05)  # the direction matters
+
+
+def test_base_itself_is_at_zero_and_modes_are_restored(llama: Policy) -> None:
+    assert sequence_kl(llama, llama, SEQUENCES) == [0.0, 0.0]
+    assert llama.model.training
+
+
+def fit(
+    callbacks: list[Callback],
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+    prior: bool = False,
+    **arguments: Any,
+) -> Any:
+    validation = [EvaluationSet([question(number)], {f"set-{number}": ExactMatch()}) for number in (20, 21)]
+    validation.append(EvaluationSet([question(22)], {"old": ExactMatch()}, prior=True))
+    trainer = make_trainer(
+        callbacks=callbacks, limit_val_batches=1.0, max_epochs=1, max_steps=-1, num_sanity_val_steps=-1
+    )
+    trainer.fit(words_module(**arguments), datamodule=words_data(validation=validation[2:] if prior else validation))
+    return trainer
+
+
+class Answers(Callback):
+    """Keeps what the module answers to the new task in the last validation."""
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self.rollouts: list[Any] = []
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if dataloader_idx < 2:
+            self.rollouts += outputs["rollouts"]
+
+
+@pytest.mark.parametrize("method", [SFTModule, SDFTModule])
+def test_fit_logs_the_mean_over_answers_to_the_new_task(
+    method: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    answers, callback = Answers(), KLToBase()
+    trainer = fit([answers, callback], words_module, words_data, make_trainer, method=method)
+    base = Policy.load(trainer.lightning_module.model)
+    assert len(answers.rollouts) == 2
+    expected = sum(dense_kl(trainer.lightning_module.policy, base, rollout) for rollout in answers.rollouts) / 2
+    assert expected > 0.1
+    assert trainer.callback_metrics["val/kl_to_base"].item() == pytest.approx(expected, rel=1e-3)
+    assert callback._base is None  # its memory is free again
+
+
+def test_untrained_model_is_at_zero(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    trainer = fit([KLToBase()], words_module, words_data, make_trainer, method=SFTModule, learning_rate=0.0)
+    assert trainer.callback_metrics["val/kl_to_base"].item() == 0.0
+
+
+def test_prior_skills_alone_give_no_value(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    trainer = fit([KLToBase()], words_module, words_data, make_trainer, prior=True, method=SFTModule)
+    assert "val/kl_to_base" not in trainer.callback_metrics

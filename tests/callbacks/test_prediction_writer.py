@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_sdft.callbacks import PredictionWriter
+from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.example import Example
+from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.modules import CausalLMModule, SFTModule
+from tests.modules.conftest import question
+
+SETS = [
+    EvaluationSet([question(index) for index in range(5)], {"new": ExactMatch()}),
+    EvaluationSet(
+        [Example("umlaut", [{"role": "user", "content": "w1 ü\n|"}], reference=["ü", {"a": None}])],
+        {"old": ExactMatch()},
+        prior=True,
+    ),
+]
+
+
+def test_writes_a_line_of_json_per_example(
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "deep" / "er" / "answers.jsonl"
+    trainer = make_trainer(callbacks=[PredictionWriter(str(path))])
+    batches = trainer.predict(words_module(SFTModule), datamodule=words_data(test=SETS, evaluation_batch_size=2))
+    expected = [record for loader in batches for batch in loader for record in batch]
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert records == expected
+    assert [record["id"] for record in records] == ["0", "1", "2", "3", "4", "umlaut"]
+    assert records[0].keys() == {"id", "prompt", "response", "finished", "reference", "correct"}
+    assert records[-1]["reference"] == ["ü", {"a": None}]
+    assert "ü" in path.read_text(encoding="utf-8")
+    assert f"predictions written to {path}" in capsys.readouterr().out
+
+    trainer.predict(words_module(SFTModule), datamodule=words_data(test=SETS[1:]))
+    assert len(path.read_text().splitlines()) == 1  # the file is replaced
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_default_file_is_in_the_folder_of_the_run(
+    logged: bool, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    logger = TensorBoardLogger(tmp_path, name="run", version="") if logged else False
+    trainer = make_trainer(callbacks=[PredictionWriter()], logger=logger)
+    trainer.predict(words_module(SFTModule), datamodule=words_data(test=SETS), return_predictions=False)
+    folder = tmp_path / "run" if logged else tmp_path
+    assert len((folder / "predictions.jsonl").read_text().splitlines()) == 6

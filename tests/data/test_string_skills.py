@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lightning_sdft.data.string_skills import (
+    LETTERS,
+    NEW_SKILLS,
+    PRIOR_SKILLS,
+    STYLES,
+    StringSkillsDataModule,
+    skill_function,
+)
+from lightning_sdft.grading.string_answer import StringAnswer
+
+WORKED = [
+    ("copy", "d b p", "d b p"),
+    ("reverse", "d b p c", "c p b d"),
+    ("sort", "d b p b", "b b d p"),
+    ("maximum", "d b n c", "n"),
+    ("increment", "d b p a", "e c a b"),
+    ("first-two", "d b p c", "d b"),
+    ("last-two", "d b p c", "p c"),
+    ("swap-ends", "d b p c", "c b p d"),
+    ("double", "d b p", "d d b b p p"),
+    ("reverse-increment", "d b p", "a c e"),
+]
+
+
+@pytest.mark.parametrize(("skill", "letters", "answer"), WORKED)
+def test_skills_do_what_their_names_say(skill: str, letters: str, answer: str) -> None:
+    given = letters.split()
+    assert skill_function(skill)(given) == answer.split()
+    assert given == letters.split()  # untouched
+
+
+def test_there_are_seven_prior_skills_and_three_new_ones() -> None:
+    assert [skill for skill, *_ in WORKED] == [*PRIOR_SKILLS, *NEW_SKILLS]
+    assert (len(PRIOR_SKILLS), len(NEW_SKILLS)) == (7, 3)
+    assert list("abcdefghijklmnop") == LETTERS
+
+
+@pytest.mark.parametrize(
+    ("style", "text"),
+    [
+        ("plain", "c b a"),
+        ("sentence", "the answer is c b a ."),
+        ("list", "[ c , b , a ]"),
+        ("steps", "begin c then b then a done"),
+        ("unseen", "( c ) ! ( b ) ! ( a ) !"),
+    ],
+)
+def test_styles_present_the_same_letters(style: str, text: str) -> None:
+    assert STYLES[style](["c", "b", "a"]) == text
+    assert StringAnswer().grade(text, "c b a")
+
+
+def small(**arguments: Any) -> StringSkillsDataModule:
+    sizes = {"train_size": 40, "validation_size": 12, "test_size": 9, "prior_size": 5}
+    return StringSkillsDataModule(**{**sizes, **arguments})
+
+
+@pytest.mark.parametrize("skill", NEW_SKILLS)
+def test_splits_hold_the_new_skill_and_all_prior_ones(skill: str) -> None:
+    splits = small(skill=skill).splits
+    assert len(splits.train) == 40
+    for sets, size in ((splits.validation, 12), (splits.test, 9)):
+        assert [each.name for each in sets] == [skill, *PRIOR_SKILLS]
+        assert [each.prior for each in sets] == [False] + [True] * 7
+        assert [len(each.examples) for each in sets] == [size] + [5] * 7
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_examples_ask_for_a_skill_show_it_and_know_the_answer(style: str) -> None:
+    splits = small(skill="double", style=style).splits
+    sets = [*splits.validation, *splits.test]
+    for example in [*splits.train, *(example for each in sets for example in each.examples)]:
+        (message,) = example.prompt
+        skill, *letters = message["content"].split()
+        assert message["role"] == "user"
+        assert 3 <= len(letters) <= 6
+        assert set(letters) <= set(LETTERS)
+        answer = skill_function(skill)(letters)
+        assert example.reference == " ".join(answer)
+        assert example.demonstration == STYLES[style](answer)
+        assert example.context is None
+    assert {example.prompt[0]["content"].split()[0] for example in splits.train} == {"double"}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_prompt_occurs_twice_within_or_across_splits(seed: int) -> None:
+    data = StringSkillsDataModule(skill="reverse-increment", data_seed=seed)
+    sets = [*data.splits.validation, *data.splits.test]
+    examples = [*data.splits.train, *(example for each in sets for example in each.examples)]
+    assert len(examples) == 512 + 128 + 256 + 7 * 2 * 64
+    assert len({example.prompt[0]["content"] for example in examples}) == len(examples)
+    assert len({example.id for example in examples}) == len(examples)
+
+
+def test_strings_depend_on_the_seed_alone() -> None:
+    first, again, other = (small(data_seed=seed).splits for seed in (3, 3, 4))
+    assert first.train == again.train
+    assert first.test[3].examples == again.test[3].examples
+    assert first.train != other.train
+    longer = small(data_seed=3, style="list", train_size=40, test_size=30).splits
+    assert [example.id for example in longer.train] == [example.id for example in first.train]
+
+
+def test_default_is_a_foreign_style() -> None:
+    assert StringSkillsDataModule().style == "sentence"
+
+
+@pytest.mark.parametrize("skill", ["copy", "swap", ""])
+def test_unknown_or_prior_skill_is_refused_with_the_choices(skill: str) -> None:
+    choices = r"\['double', 'reverse-increment', 'swap-ends'\]"
+    with pytest.raises(ValueError, match=rf"data.skill='{skill}' is none of the new skills {choices}"):
+        StringSkillsDataModule(skill=skill)
+
+
+def test_unknown_style_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"data.style='verse' is none of \['list', 'plain', .*'unseen'\]"):
+        StringSkillsDataModule(style="verse")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+
+from lightning_sdft.data.example import Example
+from lightning_sdft.data.templates import (
+    AUTHORS_TEMPLATE,
+    LAPTOP_TEMPLATE,
+    PAPER_TEMPLATE,
+    TEMPLATES,
+    PrivilegedContext,
+    teacher_messages,
+    template_fields,
+)
+
+EXAMPLE = Example(
+    "a",
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "First?"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "Why?"},
+    ],
+    demonstration="Because.",
+    context="A long article.",
+)
+
+AUTHORS = """
+Why?
+
+This is an example for a response to the question:
+Because.
+
+Now answer with a response of your own, including the thinking process.
+"""
+
+PAPER = """Why?
+
+This is an example for a response to the question:
+
+Because.
+
+Now answer with a response of your own, including the thinking process:"""
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (AUTHORS_TEMPLATE, AUTHORS),
+        (PAPER_TEMPLATE, PAPER),
+        (LAPTOP_TEMPLATE, "Why? example Because. now"),
+        (TEMPLATES["none"], "Why?"),
+    ],
+)
+def test_templates_read_as_published(template: str, text: str) -> None:
+    assert teacher_messages(EXAMPLE, template)[-1] == {"role": "user", "content": text}
+
+
+def test_only_the_last_user_turn_changes() -> None:
+    messages = teacher_messages(EXAMPLE, AUTHORS_TEMPLATE)
+    assert messages[:-1] == EXAMPLE.prompt[:-1]
+    assert EXAMPLE.prompt[-1]["content"] == "Why?"
+
+
+def test_default_templates_show_what_their_context_names() -> None:
+    assert TEMPLATES["demonstration"] is AUTHORS_TEMPLATE
+    for context, template in TEMPLATES.items():
+        text = teacher_messages(EXAMPLE, template)[-1]["content"]
+        assert ("Because." in text) == (context in ("demonstration", "both"))
+        assert ("A long article." in text) == (context in ("article", "both"))
+        assert text.count("Why?") == 1
+
+
+def test_data_is_never_read_as_a_template() -> None:
+    example = Example("a", [{"role": "user", "content": "{demonstration} {0} {"}], "{prompt} }")
+    assert teacher_messages(example, LAPTOP_TEMPLATE)[-1]["content"] == "{demonstration} {0} { example {prompt} } now"
+
+
+@pytest.mark.parametrize("context", TEMPLATES)
+def test_default_templates_have_the_placeholders_of_their_context(context: PrivilegedContext) -> None:
+    expected = {
+        "demonstration": {"prompt", "demonstration"},
+        "article": {"prompt", "context"},
+        "both": {"prompt", "demonstration", "context"},
+        "none": {"prompt"},
+    }
+    assert template_fields(TEMPLATES[context], context) == expected[context]
+
+
+@pytest.mark.parametrize(
+    ("template", "context"),
+    [
+        ("{prompt}", "demonstration"),
+        ("{demonstration}", "demonstration"),
+        ("{prompt} {demonstration} {context}", "demonstration"),
+        ("{prompt} {demonstration} {}", "demonstration"),
+        ("{prompt} {demonstration}", "none"),
+        ("{prompt} {demonstration}", "article"),
+        ("{prompt} {context}", "both"),
+        ("{question} {demonstration}", "demonstration"),
+    ],
+)
+def test_placeholders_that_do_not_fit_the_context_are_refused(template: str, context: PrivilegedContext) -> None:
+    with pytest.raises(ValueError, match=rf"has the placeholders \[.*\], but privileged_context={context} calls for"):
+        template_fields(template, context)
+
+
+def test_doubled_braces_are_braces() -> None:
+    assert template_fields("{{json}} {prompt} {demonstration}", "demonstration") == {"prompt", "demonstration"}
+    text = teacher_messages(EXAMPLE, "{{json}} {prompt} {demonstration}")[-1]["content"]
+    assert text == "{json} Why? Because."

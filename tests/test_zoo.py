@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import string
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from lightning_sdft import zoo
+from lightning_sdft.data.string_pretraining import SPARE_SKILLS
+from lightning_sdft.data.string_skills import LETTERS, NEW_SKILLS, PRIOR_SKILLS, STYLES
+from lightning_sdft.data.templates import LAPTOP_TEMPLATE
+from lightning_sdft.policy import Policy
+from lightning_sdft.zoo.laptop_model import save_architecture
+
+LAPTOP = zoo.folder("zoo/laptop")
+
+
+def test_unknown_model_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"there is no model 'zoo/desktop' in the zoo; there are \['zoo/laptop'\]"):
+        zoo.folder("zoo/desktop")
+    with pytest.raises(ValueError, match="there is no model 'zoo/' in the zoo"):
+        zoo.folder("zoo/")
+
+
+def settings(path: Path) -> Any:
+    content = json.loads(path.read_text())
+    for changing in ("transformers_version", "dtype", "torch_dtype"):
+        content.pop(changing, None)
+    return content
+
+
+def test_files_are_what_our_code_writes(tmp_path: Path) -> None:
+    save_architecture(tmp_path)
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json"} <= written
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert settings(LAPTOP / name) == settings(tmp_path / name), name
+    tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (LAPTOP, tmp_path)]
+    assert tokenizers[0].chat_template == tokenizers[1].chat_template
+    assert written - {path.name for path in LAPTOP.iterdir()} == set()
+
+
+def test_weights_are_small_and_fit_the_architecture() -> None:
+    assert (LAPTOP / "model.safetensors").stat().st_size <= 2.5e6
+    policy = Policy.load("zoo/laptop")
+    weights = load_file(LAPTOP / "model.safetensors")
+    assert weights.keys() | {"lm_head.weight"} == policy.model.state_dict().keys()  # the head is tied to the embedding
+    assert all(torch.isfinite(weight.float()).all() for weight in weights.values())
+    assert sum(parameter.numel() for parameter in policy.parameters()) < 1e6
+    assert policy.max_tokens == 128
+
+
+def words() -> set[str]:
+    texts = [LAPTOP_TEMPLATE.format(prompt="", demonstration=""), *(style(LETTERS) for style in STYLES.values())]
+    skills = [*PRIOR_SKILLS, *NEW_SKILLS, *SPARE_SKILLS]
+    return set(chain(LETTERS, skills, *(text.split() for text in texts)))
+
+
+def test_every_word_of_the_laptop_domain_is_one_known_token() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(LAPTOP)
+    for word in words():
+        (token,) = tokenizer(word, add_special_tokens=False)["input_ids"]
+        assert token != tokenizer.unk_token_id, word
+        assert token != tokenizer.pad_token_id, word
+        assert tokenizer.decode([token]) == word
+    assert len(tokenizer) == len(words()) + 4
+
+
+def test_no_word_is_missing_from_the_list() -> None:
+    assert set(string.ascii_lowercase[:16]) | {"swap-ends", "example", "now", "(", "!", "then", "skill-7"} <= words()
+
+
+def test_conversation_is_read_as_pretrained() -> None:
+    tokenizer = Policy.load("zoo/laptop").tokenizer
+    prompt = tokenizer.encode([{"role": "user", "content": "copy a b"}])
+    assert tokenizer.hugging_face.convert_ids_to_tokens(prompt) == ["<user>", "copy", "a", "b", "<assistant>"]
+    completion = tokenizer.encode_completion("a b")
+    assert tokenizer.hugging_face.convert_ids_to_tokens(completion) == ["a", "b", "<end>"]
+    assert tokenizer.decode(completion) == "a b"
