@@ -14,7 +14,7 @@ quickstart: .venv/installed ## Install, then fine-tune the laptop model with SDF
 	$(BIN)/lightning-sdft fit --config configs/experiment/laptop_sdft.yaml
 
 test: .venv/installed-dev ## Run the tests, the short check of the method and the notebook included.
-	$(BIN)/pytest -n $(JOBS)
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 test-all: .venv/installed-dev test method ## Run the tests, and the full comparison of the methods on the laptop domain.
 

@@ -20,7 +20,7 @@ from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError
 from lightning_sdft.export import export
 from lightning_sdft.modules import CausalLMModule, NonFiniteLossError
-from lightning_sdft.policy import PolicyError
+from lightning_sdft.tokenizer import PolicyError
 
 __all__ = ["SDFTCLI", "entry_point", "main"]
 

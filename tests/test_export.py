@@ -92,7 +92,9 @@ def test_tied_weights_are_written_once(dtype: Any, family_folder: Callable[[str]
     export(str(tmp_path / "out"), str(checkpoint), dtype=dtype)
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert torch.equal(logits(loaded), logits(module.policy.model.to(getattr(torch, dtype))))
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    for name, value in module.policy.model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.to(loaded.dtype))
 
 
 def test_training_goes_on_from_an_exported_folder(sdft: tuple[SDFTModule, Path], tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 from lightning_sdft.losses import Head
-from lightning_sdft.policy import Policy, PolicyError, Tokenizer, TokenSequence, evaluating, load_tokenizer
+from lightning_sdft.policy import Policy, TokenSequence, evaluating
+from lightning_sdft.tokenizer import PolicyError, Tokenizer, load_tokenizer
 from tests.conftest import END, STOP_IDS, TURNS_WITH_END, VOCABULARY, make_model, make_tokenizer
 
 QUESTION = [{"role": "user", "content": "w1 w2"}]

@@ -20,9 +20,10 @@ from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.groups import MicroBatch, identity
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.losses import HeadLoss
-from lightning_sdft.policy import Policy, PolicyError, load_tokenizer
+from lightning_sdft.policy import Policy
 from lightning_sdft.rollout import GREEDY, Rollout, generate
 from lightning_sdft.timing import PhaseClock, peak_memory
+from lightning_sdft.tokenizer import PolicyError, load_tokenizer
 
 __all__ = ["CausalLMModule", "NonFiniteLossError"]
 

@@ -49,7 +49,7 @@ class Result:
 
 
 def build(method: str, learning_rate: float, sdft: type[SDFTModule] = SDFTModule) -> CausalLMModule:
-    arguments: dict[str, Any] = {"learning_rate": learning_rate, "max_prompt_tokens": 16, "max_completion_tokens": 40}
+    arguments: dict[str, Any] = {"learning_rate": learning_rate, "max_prompt_tokens": 16, "max_completion_tokens": 24}
     if method == "SDFT":
         template = {"teacher_template": LAPTOP_TEMPLATE, "max_teacher_prompt_tokens": 64}
         return sdft("zoo/laptop", skip_tokens=0, **template, **arguments)
@@ -63,7 +63,7 @@ def run(
     seed: int,
     steps: int = STEPS,
     build_module: Callable[[str, float], CausalLMModule] = build,
-    teacher_callback: Callable[[], Callback] = lambda: EMATeacher(teacher_rate=0.02),
+    teacher_callback: Callable[[], Callback] = lambda: EMATeacher(teacher_rate=0.01),
 ) -> Result:
     """Train once, and evaluate before and after."""
     torch.set_num_threads(1)

@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.data.is_file():
         sys.exit(
-            f"no demonstrations at {arguments.data}; give --data, or set LIGHTNING_SDFT_DATA to the folder of real files"
+            f"no demonstrations at {arguments.data}; give --data, or set LIGHTNING_SDFT_DATA to the real files"
         )
     model = arguments.output / "model"
     if not model.exists():
