@@ -62,12 +62,13 @@ def test_teacher_follows_its_formula_once_per_optimizer_step(
     assert (expected - watch.start).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
 def test_hundred_updates_follow_the_formula(
-    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+    precision: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
 ) -> None:
     watch = Weights()
-    callbacks = [watch, EMATeacher(teacher_rate=0.01)]
-    trainer = make_trainer(callbacks=callbacks, accumulate_grad_batches=1, max_steps=100, max_epochs=100)
+    options = {"accumulate_grad_batches": 1, "max_steps": 100, "max_epochs": 100, "precision": precision}
+    trainer = make_trainer(callbacks=[watch, EMATeacher(teacher_rate=0.01)], **options)
     module = words_module(SDFTModule, max_completion_tokens=2)
     trainer.fit(module, datamodule=words_data(batch_size=2, micro_batch_size=2))
     expected = watch.start
