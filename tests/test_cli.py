@@ -93,7 +93,7 @@ def test_command_line_and_python_give_the_same_losses(config_file: Path, tmp_pat
     assert losses(from_cli.trainer) == losses(trainer)
 
 
-def test_without_run_the_objects_are_built_for_a_notebook(tmp_path: Path) -> None:
+def test_without_run_the_objects_are_built_for_a_notebook(config_file: Path) -> None:
     cli = main(config(logger=False), run=False)
     cli.trainer.fit(cli.model, cli.datamodule)
     assert len(losses(cli.trainer)) == 3

@@ -54,7 +54,7 @@ class KLToBase(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Compare the answers of a batch of the new task."""
-        if self._base is None or pl_module.evaluation_sets[dataloader_idx].prior:  # type: ignore[index,union-attr]
+        if self._base is None or pl_module.graded.sets[dataloader_idx].prior:  # type: ignore[index,union-attr]
             return
         rollouts: list[Rollout] = outputs["rollouts"]
         self._values += sequence_kl(pl_module.policy, self._base, rollouts)  # type: ignore[arg-type]

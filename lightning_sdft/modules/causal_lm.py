@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_sdft.callbacks.rng_state import RNGState
 from lightning_sdft.checkpoint import CheckedCheckpointIO, check_method, describe_method
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch, identity
-from lightning_sdft.grading.base import Grader
 from lightning_sdft.losses import HeadLoss
+from lightning_sdft.modules.checks import OverBudget, check_budgets, check_complete, drop_or_refuse
+from lightning_sdft.modules.evaluation import GradedSets
+from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout import GREEDY, Rollout, generate
 from lightning_sdft.timing import PhaseClock, peak_memory
@@ -29,7 +29,14 @@ __all__ = ["CausalLMModule", "NonFiniteLossError"]
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss is infinite or not a number; the message names the examples of the batch."""
+    """The loss or its gradient is infinite or not a number; the message names the examples."""
+
+    def __init__(self, what: str, value: float, step: int, examples: Sequence[Example]) -> None:
+        super().__init__(
+            f"the {what} is {value} at step {step} on the examples {[example.id for example in examples]}; training "
+            "stops before the weights change, and the last checkpoint is good. Lower the learning rate, or look at "
+            "these examples"
+        )
 
 
 class CausalLMModule(LightningModule):
@@ -46,7 +53,7 @@ class CausalLMModule(LightningModule):
         over_budget: What to do about training examples over a budget: ``error`` stops before training and names them,
             ``drop`` leaves them out with a warning that counts them.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
-        attention: Implementation of attention, as transformers names it.
+        attention: Implementation of attention, as transformers names it; by default the best the model has.
         trust_remote_code: Whether code that comes with the model may be run.
     """
 
@@ -61,9 +68,9 @@ class CausalLMModule(LightningModule):
         warmup_steps: int = 10,
         max_prompt_tokens: int = 1024,
         max_completion_tokens: int = 1024,
-        over_budget: Literal["error", "drop"] = "error",
+        over_budget: OverBudget = "error",
         gradient_checkpointing: bool = False,
-        attention: str = "sdpa",
+        attention: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
@@ -80,9 +87,10 @@ class CausalLMModule(LightningModule):
         self.attention = attention
         self.trust_remote_code = trust_remote_code
         self.tokenizer = load_tokenizer(model, trust_remote_code)
-        self.graders = nn.ModuleList()
+        self.graded = GradedSets()
         self.clock = PhaseClock()
-        self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self.means = StepMeans()
+        self.last_group: Sequence[Example] = ()
 
     # Before training
 
@@ -96,12 +104,14 @@ class CausalLMModule(LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is None:
             return
-        self.evaluation_sets = datamodule.splits.validation if stage in ("fit", "validate") else datamodule.splits.test
-        self.graders = nn.ModuleList(nn.ModuleList(each.graders.values()) for each in self.evaluation_sets)
-        for evaluation_set in self.evaluation_sets:
-            self._check_budgets(evaluation_set.examples, self.prompt_problem)
+        self.graded = GradedSets(
+            datamodule.splits.validation if stage in ("fit", "validate") else datamodule.splits.test
+        )
+        for evaluation_set in self.graded.sets:
+            check_budgets(evaluation_set.examples, self.prompt_problem)
         if stage == "fit":
-            self._check_training_examples(datamodule)
+            check_complete(datamodule.splits.train, self.missing, type(self).__name__)
+            drop_or_refuse(datamodule, self.training_problem, self.over_budget)
 
     def configure_model(self) -> None:
         """Load the policy in the precision that Lightning asks for."""
@@ -165,39 +175,11 @@ class CausalLMModule(LightningModule):
         """Why an example does not fit a budget of training, or ``None``."""
         return self.prompt_problem(example)
 
-    def _check_training_examples(self, datamodule: Any) -> None:
-        self._check_complete(datamodule.splits.train)
-        if self.over_budget == "error":
-            self._check_budgets(datamodule.splits.train, self.training_problem)
-        else:
-            total = len(datamodule.splits.train)
-            dropped = datamodule.filter_train(lambda example: self.training_problem(example) is None)
-            if dropped:
-                rank_zero_warn(f"dropped {dropped} of {total} training examples over their token budgets")
-
-    def _check_complete(self, examples: Sequence[Example]) -> None:
-        for example in examples:
-            missing = self.missing(example)
-            if missing is not None:
-                raise DataError(
-                    f"example {example.id!r} has no {missing}, which {type(self).__name__} learns from; give one, or "
-                    "leave the example out of the training data"
-                )
-
-    def _check_budgets(self, examples: Sequence[Example], problem: Any) -> None:
-        found = [(example.id, reason) for example in examples if (reason := problem(example)) is not None]
-        if found:
-            name, reason = found[0]
-            raise DataError(
-                f"{len(found)} of {len(examples)} examples are over a token budget, the first is {name!r}: {reason}. "
-                "Raise the budget, shorten the examples, or leave training examples out with over_budget=drop"
-            )
-
     def on_train_batch_start(self, batch: Sequence[Example], batch_idx: int) -> None:
         """Check the examples of a plain loader, which nobody could check before."""
         if getattr(self.trainer, "datamodule", None) is None:
-            self._check_complete(batch)
-            self._check_budgets(batch, self.training_problem)
+            check_complete(batch, self.missing, type(self).__name__)
+            check_budgets(batch, self.training_problem)
 
     # Training
 
@@ -212,26 +194,17 @@ class CausalLMModule(LightningModule):
         """
         loss = result.loss.detach()
         if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the loss is {loss.item()} at step {self.trainer.global_step} on the examples "
-                f"{[example.id for example in batch]}; training stops, and the last checkpoint is good. Lower the "
-                "learning rate, or look at these examples"
-            )
-        self.add("train/loss", loss, 1.0)
+            raise NonFiniteLossError("loss", loss.item(), self.trainer.global_step, batch)
+        self.last_group = batch.group
+        self.means.add("train/loss", loss)
         counted = weights > 0
         for diagnostic, name in names.items():
             if counted.any():
-                self.add(name, result.diagnostics[diagnostic][counted].mean(), float(counted.sum()))
+                self.means.add(name, result.diagnostics[diagnostic][counted].mean(), float(counted.sum()))
         if batch.is_last:
-            for name, (total, weight) in self._sums.items():
-                self.log(name, total / weight, prog_bar=name == "train/loss", batch_size=1)
-            self._sums.clear()
+            for name, mean in self.means.read().items():
+                self.log(name, mean, prog_bar=name == "train/loss", batch_size=1)
         return result.loss
-
-    def add(self, name: str, mean: Tensor | float, weight: float) -> None:
-        """Count a value in the mean that is logged for this optimizer step."""
-        self._sums[name][0] += float(mean) * weight
-        self._sums[name][1] += weight
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Time the backward pass."""
@@ -240,6 +213,17 @@ class CausalLMModule(LightningModule):
     def on_after_backward(self) -> None:
         """Time the backward pass."""
         self.clock.stop("backward")
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the gradient, and stop before a step that would destroy the weights."""
+        gradients = [each.grad for each in self.parameters() if each.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.log("train/gradient_norm", norm, batch_size=1)
+        scaled = (
+            getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        )  # which leaves out such steps itself
+        if not torch.isfinite(norm) and not scaled:
+            raise NonFiniteLossError("gradient", norm.item(), self.trainer.global_step, self.last_group)
 
     def on_train_batch_end(self, outputs: Any, batch: Sequence[Example], batch_idx: int) -> None:
         """Log time and memory once per optimizer step."""
@@ -261,8 +245,7 @@ class CausalLMModule(LightningModule):
         """Answer greedily and grade."""
         rollouts = self.respond(batch)
         responses = [self.tokenizer.decode(rollout.completion) for rollout in rollouts]
-        for grader in self._graders(dataloader_idx).values():
-            grader.update(responses, [example.reference for example in batch])
+        self.graded.update(dataloader_idx, batch, responses)
         return {"rollouts": rollouts}
 
     def test_step(self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[Rollout]]:
@@ -275,10 +258,7 @@ class CausalLMModule(LightningModule):
         for example, rollout in zip(batch, self.respond(batch), strict=True):
             response = self.tokenizer.decode(rollout.completion)
             record = {"id": example.id, "prompt": example.prompt, "response": response, "finished": rollout.finished}
-            verdicts = {
-                name: grader.grade(response, example.reference)
-                for name, grader in self._graders(dataloader_idx).items()
-            }
+            verdicts = self.graded.verdicts(dataloader_idx, example, response)
             records.append({**record, "reference": example.reference, "correct": verdicts})
         return records
 
@@ -290,23 +270,10 @@ class CausalLMModule(LightningModule):
         """Log accuracies under ``test/accuracy`` and ``test/prior``."""
         self._log_accuracies("test/accuracy", "test/prior")
 
-    def _graders(self, index: int) -> dict[str, Grader]:
-        if index >= len(self.graders):
-            raise DataError("evaluation needs a data module that says how answers are graded (pass datamodule=...)")
-        return dict(self.evaluation_sets[index].graders)
-
     def _log_accuracies(self, new: str, prior: str) -> None:
-        leading: dict[str, list[float]] = {new: [], f"{prior}/average": []}
-        for index, evaluation_set in enumerate(self.evaluation_sets):
-            for name, grader in self._graders(index).items():
-                accuracy = grader.compute().item()
-                grader.reset()
-                self.log(f"{prior if evaluation_set.prior else new}/{name}", accuracy, batch_size=1)
-                if name == evaluation_set.name:
-                    leading[f"{prior}/average" if evaluation_set.prior else new].append(accuracy)
-        for name, accuracies in leading.items():
-            if accuracies:
-                self.log(name, sum(accuracies) / len(accuracies), prog_bar=True, batch_size=1)
+        each, averages = self.graded.accuracies(new, prior)
+        self.log_dict(each, batch_size=1)
+        self.log_dict(averages, prog_bar=True, batch_size=1)
 
     # Checkpoints
 

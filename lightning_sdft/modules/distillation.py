@@ -157,10 +157,10 @@ class DistillationModule(CausalLMModule):
 
     def _log_rollouts(self) -> None:
         lengths = [len(rollout.completion) for rollout in self.group_rollouts]
-        self.add("rollout/length", sum(lengths) / len(lengths), 1.0)
+        self.means.add("rollout/length", sum(lengths) / len(lengths))
         truncated = [not rollout.finished for rollout in self.group_rollouts]
-        self.add("rollout/truncated", sum(truncated) / len(truncated), 1.0)
-        self.add("rollout/tokens_per_second", sum(lengths) / self.clock.seconds["rollout"], 1.0)
+        self.means.add("rollout/truncated", sum(truncated) / len(truncated))
+        self.means.add("rollout/tokens_per_second", sum(lengths) / self.clock.seconds["rollout"])
 
     # Before training
 
