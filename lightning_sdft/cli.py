@@ -36,11 +36,35 @@ class LogConfig(SaveConfigCallback):
                 logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
 
+class SettingError(ValueError):
+    """A setting that a class refuses; the message names it."""
+
+
 class SDFTCLI(LightningCLI):
     """LightningCLI without the traps: a checkpoint never overrides what the user typed."""
 
+    def instantiate_classes(self) -> None:
+        """Build trainer, module and data module.
+
+        Raises:
+            SettingError: If one of them refuses a setting.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise SettingError(str(error)) from error
+
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is; Lightning would put the checkpoint's hyper-parameters over it."""
+
+
+COMMANDS = {"export": export}
+"""Subcommands that are plain functions: name to function, whose arguments are the options."""
+
+DESCRIPTION = (
+    "Fine-tune language models on demonstrations without making them forget. Beside the subcommands below there are: "
+    f"{', '.join(COMMANDS)} (see `lightning-sdft export --help`)."
+)
 
 
 def main(args: ArgsType = None, run: bool = True) -> SDFTCLI:
@@ -60,14 +84,10 @@ def main(args: ArgsType = None, run: bool = True) -> SDFTCLI:
         seed_everything_default=42,
         save_config_callback=LogConfig,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"version": lightning_sdft.__version__},
+        parser_kwargs={"version": lightning_sdft.__version__, "description": DESCRIPTION},
         args=args,
         run=run,
     )
-
-
-COMMANDS = {"export": export}
-"""Subcommands that are plain functions: name to function, whose arguments are the options."""
 
 
 NOISE = [
@@ -89,7 +109,7 @@ def entry_point() -> None:
             auto_cli(COMMANDS[arguments[0]], args=arguments[1:], as_positional=False)
         else:
             main()
-    except (CheckpointError, DataError, NonFiniteLossError, PolicyError) as error:
+    except (CheckpointError, DataError, NonFiniteLossError, PolicyError, SettingError) as error:
         sys.exit(f"error: {error}")
 
 

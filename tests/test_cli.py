@@ -226,3 +226,19 @@ def test_module_runs_as_a_script() -> None:
     command = [sys.executable, "-m", "lightning_sdft", "--version"]
     output = subprocess.run(command, capture_output=True, text=True, check=True)
     assert lightning_sdft.__version__ in output.stdout
+
+
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ("--trainer.callbacks.teacher_rate=0", r"(?s)error: .*teacher_rate=0.0 is not within \(0, 1\]"),
+        ("--trainer.accumulate_grad_batches=3", r"error: trainer.accumulate_grad_batches=3, but .* has 1 micro-batches"),
+    ],
+)
+def test_refused_settings_are_said_without_a_traceback(
+    argument: str, complaint: str, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appended = ["--trainer.callbacks+=EMATeacher"] if "teacher_rate" in argument else []
+    monkeypatch.setattr("sys.argv", ["lightning-sdft", "fit", "--config", str(config_file), *appended, argument])
+    with pytest.raises(SystemExit, match=complaint):
+        entry_point()

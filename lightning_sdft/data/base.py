@@ -135,18 +135,18 @@ class DemonstrationDataModule(LightningDataModule):
     def group_size(self, processes: int) -> int:
         """Prompts per optimizer step on one process, checked against the settings that must agree with it."""
         if self.batch_size % processes:
-            raise ValueError(f"data.batch_size={self.batch_size} cannot be shared by {processes} processes evenly")
+            raise DataError(f"data.batch_size={self.batch_size} cannot be shared by {processes} processes evenly")
         group_size = self.batch_size // processes
         micro_batch_size = self.micro_batch_size or group_size
         if group_size % micro_batch_size:
-            raise ValueError(
+            raise DataError(
                 f"data.micro_batch_size={micro_batch_size} does not divide the {group_size} prompts per optimizer step "
                 f"and process (data.batch_size={self.batch_size} on {processes} process(es))"
             )
         micro_batches = group_size // micro_batch_size
         accumulated = self.trainer.accumulate_grad_batches if self.trainer is not None else micro_batches
         if accumulated != micro_batches:
-            raise ValueError(
+            raise DataError(
                 f"trainer.accumulate_grad_batches={accumulated}, but an optimizer step has {micro_batches} "
                 f"micro-batches: data.batch_size={self.batch_size} over {processes} process(es) in micro-batches of "
                 f"{micro_batch_size}. Set trainer.accumulate_grad_batches={micro_batches}, or change "

@@ -436,6 +436,20 @@ def test_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoi
     assert resumed.global_step == 4
 
 
+def test_non_finite_gradient_of_a_finite_loss_stops_before_the_step(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    class Overflow(Callback):
+        def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.global_step == 1:
+                next(each.grad for each in pl_module.parameters() if each.grad is not None).fill_(torch.inf)
+
+    module = words_module(SFTModule)
+    with pytest.raises(NonFiniteLossError, match="the gradient is inf at step 1 on the examples"):
+        make_trainer(callbacks=[Overflow()]).fit(module, datamodule=words_data())
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
 # Checkpoints
 
 
