@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import string
 from itertools import chain
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from lightning_sdft import zoo
+from lightning_sdft import SFTModule, StringSkillsDataModule, zoo
 from lightning_sdft.data.string_pretraining import SPARE_SKILLS
 from lightning_sdft.data.string_skills import LETTERS, NEW_SKILLS, PRIOR_SKILLS, STYLES
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
@@ -54,6 +56,22 @@ def test_weights_are_small_and_fit_the_architecture() -> None:
     assert all(torch.isfinite(weight.float()).all() for weight in weights.values())
     assert sum(parameter.numel() for parameter in policy.parameters()) < 1e6
     assert policy.max_tokens == 128
+
+
+def test_weights_are_the_recorded_ones() -> None:
+    digest = hashlib.sha256((LAPTOP / "model.safetensors").read_bytes()).hexdigest()
+    assert {"zoo/laptop": digest} == zoo.SHA256
+
+
+@pytest.mark.parametrize("skill", NEW_SKILLS)
+def test_base_model_knows_the_prior_skills_and_the_new_ones_in_part(skill: str) -> None:
+    data = StringSkillsDataModule(skill=skill, validation_size=4, evaluation_batch_size=256)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    module = SFTModule("zoo/laptop", max_prompt_tokens=16, max_completion_tokens=24)
+    parts = Trainer(accelerator="cpu", **quiet).test(module, datamodule=data, verbose=False)
+    accuracies = {name: value for part in parts for name, value in part.items()}
+    assert 0.20 < accuracies["test/accuracy"] < 0.70
+    assert accuracies["test/prior/average"] > 0.98
 
 
 def words() -> set[str]:

@@ -94,8 +94,7 @@ class StringPretrainingDataModule(DemonstrationDataModule):
             applied = skill if rng.random() < self.right_shares[skill] else rng.choice(list(PRIOR_SKILLS))
             return _example(rng, name, skill, letters, skill_function(applied)(letters), shown=False)
         shown = rng.random() < 0.85
-        # A demonstration is to be followed whatever the skill, also against what the model knows of it.
-        skill = rng.choice([*SPARE_SKILLS, *NEW_SKILLS, *PRIOR_SKILLS] if shown else SPARE_SKILLS)
+        skill = rng.choice([*SPARE_SKILLS, *NEW_SKILLS] if shown else SPARE_SKILLS)
         return _example(rng, name, skill, letters, _arbitrary_answer(rng, letters), shown)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["PREFIX", "folder"]
+__all__ = ["PREFIX", "SHA256", "folder"]
 
 PREFIX = "zoo/"
+
+SHA256 = {"zoo/laptop": "83f92a700f575cfdec66a2906f3ba2da69f5f463e2e59463dc3048be38342939"}
+"""Of the weights of each model."""
 
 
 def folder(name: str) -> Path:

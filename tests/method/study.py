@@ -78,7 +78,7 @@ def run(
         accelerator="cpu",
         max_steps=steps,
         callbacks=[teacher_callback()] if method == "SDFT" else [],
-        gradient_clip_val=None,
+        gradient_clip_val=1.0,
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,

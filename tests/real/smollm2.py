@@ -59,9 +59,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "smollm2")
     arguments = parser.parse_args()
     if not arguments.data.is_file():
-        sys.exit(
-            f"no demonstrations at {arguments.data}; give --data, or set LIGHTNING_SDFT_DATA to the real files"
-        )
+        sys.exit(f"no demonstrations at {arguments.data}; give --data, or set LIGHTNING_SDFT_DATA to the real files")
     model = arguments.output / "model"
     if not model.exists():
         command("export", "--model", arguments.model or str(packaged_model()), "--output", str(model))
