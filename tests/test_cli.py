@@ -234,7 +234,7 @@ def test_module_runs_as_a_script() -> None:
         ("--trainer.callbacks.teacher_rate=0", r"(?s)error: .*teacher_rate=0.0 is not within \(0, 1\]"),
         (
             "--trainer.accumulate_grad_batches=3",
-            r"error: trainer.accumulate_grad_batches=3, but .* has 1 micro-batches",
+            r"error: trainer.accumulate_grad_batches=3, but .* 1 micro-batches",
         ),
     ],
 )

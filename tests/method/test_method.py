@@ -20,7 +20,7 @@ from tests.method.study import Result, Summary, build, promise_holds, run, summa
 
 SKILL = "swap-ends"
 SEEDS = (0, 1)
-RATES = {"SFT": 3e-4, "SDFT": 1e-4}
+RATES = {"SFT": 3e-4, "SDFT": 3e-4}
 
 pytestmark = [pytest.mark.method, pytest.mark.xdist_group("method")]
 
