@@ -67,7 +67,7 @@ def make_model(family: str, seed: int = 2, **changes: Any) -> Any:
         **{**({} if family == "gpt2" else {"max_position_embeddings": 64}), **arguments, **changes},
     )
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
