@@ -94,17 +94,12 @@ def test_laptop_data_and_zoo_configs_run_fast(in_folder: Path) -> None:
     main(["fit", *parts, *QUIET, "--trainer.fast_dev_run=true"])
 
 
-def test_gpu_trainer_config_parses() -> None:
-    cli = main(
-        {
-            "trainer": yaml.safe_load((CONFIGS / "trainer" / "gpu.yaml").read_text())["trainer"]
-            | {"accelerator": "cpu"},
-            "model": {"class_path": "SFTModule", "init_args": {"model": "zoo/laptop"}},
-            "data": {"class_path": "StringSkillsDataModule"},
-        },
-        run=False,
-    )
+def test_gpu_trainer_config_runs_fast_in_its_precision(in_folder: Path) -> None:
+    parts = ["experiment/laptop_sdft", "trainer/gpu"]
+    composed = [argument for part in parts for argument in ("--config", str(CONFIGS / f"{part}.yaml"))]
+    cli = main(["fit", *composed, "--trainer.accelerator=cpu", "--trainer.fast_dev_run=true"])
     assert cli.trainer.precision == "bf16-mixed"
+    assert cli.trainer.global_step == 1
 
 
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
