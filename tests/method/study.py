@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -136,13 +137,13 @@ def promise_holds(sdft: Summary, sft: Summary) -> bool:
     return sdft.new >= sft.new and sdft.prior_loss <= 0.2 * sft.prior_loss
 
 
-def table(results: list[Result]) -> str:
+def table(results: list[Result], steps: int) -> str:
     methods = sorted({result.method for result in results}, key=["SFT", "DFT", "SDFT"].index)
     cells = {(r.skill, r.learning_rate, r.method): [] for r in results}  # type: dict[tuple[str, float, str], list[Result]]
     for result in results:
         cells[result.skill, result.learning_rate, result.method].append(result)
     seeds = len({result.seed for result in results})
-    lines = [f"New task / mean of the prior skills on the test split, mean of {seeds} seeds, {STEPS} steps.", ""]
+    lines = [f"New task / mean of the prior skills on the test split, mean of {seeds} seeds, {steps} steps.", ""]
     lines += [f"| new skill (base) | rate | {' | '.join(methods)} |", f"|---|---|{'---|' * len(methods)}"]
     for skill, rate in sorted({key[:2] for key in cells}, key=lambda key: (list(NEW_SKILLS).index(key[0]), key[1])):
         base = [result for result in results if result.skill == skill]
@@ -169,18 +170,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--skills", nargs="+", default=list(NEW_SKILLS))
     parser.add_argument("--methods", nargs="+", default=["SFT", "DFT", "SDFT"])
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     tasks = list(product(arguments.methods, arguments.skills, LEARNING_RATES, range(arguments.seeds)))
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
         results = []
-        for result in pool.map(run, *zip(*tasks, strict=True)):
+        for result in pool.map(partial(run, steps=arguments.steps), *zip(*tasks, strict=True)):
             results.append(result)
             print(result, flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1))
-    (arguments.output / "table.md").write_text(table(results) + "\n")
-    print(table(results))
+    (arguments.output / "table.md").write_text(table(results, arguments.steps) + "\n")
+    print(table(results, arguments.steps))
 
 
 if __name__ == "__main__":
