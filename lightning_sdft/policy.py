@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
@@ -97,7 +98,7 @@ class Policy(nn.Module):
             "trust_remote_code": trust_remote_code,
         }
         if pretrained:
-            model = AutoModelForCausalLM.from_pretrained(**pretrained_source(name), **options)
+            model = _from_pretrained(pretrained_source(name), options)
         else:
             config = AutoConfig.from_pretrained(**pretrained_source(name), trust_remote_code=trust_remote_code)
             model = AutoModelForCausalLM.from_config(config, **options)
@@ -221,6 +222,19 @@ class Policy(nn.Module):
                 f"{type(self.model).__name__} makes logits of hidden states in a way this package does not know (there "
                 "is more than a bias, a scale and a soft cap), so its losses would be wrong; please report the model"
             )
+
+
+def _from_pretrained(source: dict[str, str], options: dict[str, Any]) -> Any:
+    """Load weights; those of a GGUF file as dense ones, which can be trained and saved like any others."""
+    if "gguf_file" not in source:
+        return AutoModelForCausalLM.from_pretrained(**source, **options)
+    if hasattr(transformers, "GgufConfig"):  # newer releases of transformers leave the weights packed unless told
+        options = {**options, "quantization_config": transformers.GgufConfig(dequantize=True)}
+    model: Any = AutoModelForCausalLM.from_pretrained(**source, **options)
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model
 
 
 @contextmanager
