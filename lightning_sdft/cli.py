@@ -95,6 +95,7 @@ NOISE = [
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning calls it
     "Found .* module\\(s\\) in eval mode",  # the teacher, which is meant to be
     ".* does not have many workers",  # text is read in no time
+    "Total length of `list` across ranks is zero",  # a run without evaluation
 ]
 """Warnings of other packages that say nothing to our users."""
 

@@ -11,8 +11,9 @@ import argparse
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -68,8 +69,33 @@ def run(
 ) -> Result:
     """Train once, and evaluate before and after."""
     torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
+    with quiet():
+        return _run(method, skill, learning_rate, seed, steps, build_module, teacher_callback)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning, and only for now: other tests in the process listen to it."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _run(
+    method: str,
+    skill: str,
+    learning_rate: float,
+    seed: int,
+    steps: int,
+    build_module: Callable[[str, float], CausalLMModule],
+    teacher_callback: Callable[[], Callback],
+) -> Result:
     seed_everything(seed)
     data = StringSkillsDataModule(
         skill=skill, data_seed=seed, shuffle_seed=seed, batch_size=32, evaluation_batch_size=256

@@ -42,10 +42,10 @@ def report(name: str, folder: Path) -> None:
     for tag in ("train/loss", "train/nll", "teacher/kl", "teacher/agreement", "teacher/drift", "rollout/length"):
         if tag in events.Tags()["scalars"]:
             print(f"{name} {tag:18}", " ".join(f"{event.value:.4g}" for event in events.Scalars(tag)))
-    times = [event.wall_time for event in events.Scalars("train/loss")][1:]
+    times = [event.wall_time for event in events.Scalars("memory/peak")]
     gaps = [after - before for before, after in pairwise(times)]
     spread = f"median {median(gaps):.1f}, {min(gaps):.1f} to {max(gaps):.1f}"
-    print(f"{name} steps {len(times) + 1}, seconds per step: {spread}")
+    print(f"{name} steps {len(times)}, seconds per step: {spread}")
     for tag in ("time/rollout", "time/teacher", "time/student", "time/backward"):
         if tag in events.Tags()["scalars"]:
             print(f"{name} {tag:18} median {median(event.value for event in events.Scalars(tag)):.2f} s per step")
