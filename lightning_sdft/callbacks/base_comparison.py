@@ -20,6 +20,7 @@ class BaseComparison(Callback):
 
     def __init__(self) -> None:
         self.base: dict[str, float] = {}
+        self._table: Table | None = None
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the accuracies of the base model."""
@@ -30,10 +31,16 @@ class BaseComparison(Callback):
             logger.log_metrics(self.base, step=0)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table."""
+        """Compare with the last validation."""
         trained = _accuracies(trainer)
         if trainer.is_global_zero and self.base and trained:
-            Console().print(comparison_table(self.base, trained, type(pl_module).__name__, trainer.global_step))
+            self._table = comparison_table(self.base, trained, type(pl_module).__name__, trainer.global_step)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the table, now that no progress bar draws over it."""
+        if self._table is not None:
+            Console().print(self._table)
+            self._table = None
 
     def state_dict(self) -> dict[str, Any]:
         """The base model's accuracies, for a resumed run is not at the base any more."""
