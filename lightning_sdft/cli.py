@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
 from jsonargparse import auto_cli
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -53,6 +55,17 @@ class SDFTCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise SettingError(str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer without callbacks that need what was switched off; Lightning would refuse them."""
+        config = self._get(self.config_init, "trainer")
+        idle: tuple[type[Callback], ...] = ()
+        if config.get("logger") is False:
+            idle += (LearningRateMonitor, DeviceStatsMonitor)
+        if config.get("enable_progress_bar") is False:
+            idle += (ProgressBar,)
+        config["callbacks"] = [each for each in config.get("callbacks") or [] if not isinstance(each, idle)]
+        return super().instantiate_trainer(**kwargs)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is; Lightning would put the checkpoint's hyper-parameters over it."""

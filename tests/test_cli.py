@@ -245,3 +245,20 @@ def test_refused_settings_are_said_without_a_traceback(
     monkeypatch.setattr("sys.argv", ["lightning-sdft", "fit", "--config", str(config_file), *appended, argument])
     with pytest.raises(SystemExit, match=complaint):
         entry_point()
+
+
+def test_switching_logger_and_progress_bar_off_takes_their_callbacks_along(config_file: Path) -> None:
+    """Trap 7: Lightning refuses a monitor without a logger, and a progress bar that is switched off."""
+    callbacks = ["--trainer.callbacks+=LearningRateMonitor", "--trainer.callbacks+=PhaseProgressBar"]
+    off = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    cli = main(["fit", "--config", str(config_file), *callbacks, *off])
+    assert cli.trainer.global_step == 3
+
+
+def test_the_teachers_rate_in_a_config_can_be_overridden(config_file: Path) -> None:
+    """Trap 8: callbacks forced by the command line could not be configured."""
+    text = config_file.read_text()
+    config_file.write_text(text.replace("teacher_rate: 0.1", "teacher_rate: 0.3"))
+    cli = main(["fit", "--config", str(config_file)])
+    rates = [each.teacher_rate for each in cli.trainer.callbacks if isinstance(each, EMATeacher)]  # type: ignore[attr-defined]
+    assert rates == [0.3]
