@@ -77,7 +77,9 @@ class DemonstrationDataModule(LightningDataModule):
         shuffle_seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False, ignore=["grader"])  # a checkpoint holds plain values only
+        self.save_hyperparameters(logger=False)
+        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
+            del self.hparams[name]  # a checkpoint is loaded as data, and an object in it would refuse to be
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
         self.evaluation_batch_size = evaluation_batch_size
@@ -176,6 +178,14 @@ class DemonstrationDataModule(LightningDataModule):
             )
             for evaluation_set in sets
         ]
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 def _check_ids(split: str, examples: Sequence[Example]) -> None:

@@ -216,3 +216,14 @@ def test_replicas_share_the_examples():
     assert len(first) == len(second) == 8
     assert set(first) | set(second) == set(map(str, range(16)))
     assert not set(first) & set(second)
+
+
+def test_objects_among_the_arguments_stay_out_of_checkpoints():
+    class Given(Fixed):
+        def __init__(self, rows, names, **kwargs):
+            super().__init__(Splits(rows), **kwargs)
+
+    given = Given(rows=examples(8), names=["a", "b"], batch_size=4)
+    assert given.hparams["names"] == ["a", "b"]
+    assert given.hparams["batch_size"] == 4
+    assert "rows" not in given.hparams
