@@ -14,6 +14,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from itertools import pairwise
+from math import isnan
 from pathlib import Path
 from statistics import median
 
@@ -41,7 +42,8 @@ def report(name: str, folder: Path) -> None:
     events = EventAccumulator(str(folder)).Reload()
     for tag in ("train/loss", "train/nll", "teacher/kl", "teacher/agreement", "teacher/drift", "rollout/length"):
         if tag in events.Tags()["scalars"]:
-            print(f"{name} {tag:18}", " ".join(f"{event.value:.4g}" for event in events.Scalars(tag)))
+            values = [event.value for event in events.Scalars(tag) if not isnan(event.value)]
+            print(f"{name} {tag:18}", " ".join(f"{value:.4g}" for value in values))
     times = [event.wall_time for event in events.Scalars("memory/peak")]
     gaps = [after - before for before, after in pairwise(times)]
     spread = f"median {median(gaps):.1f}, {min(gaps):.1f} to {max(gaps):.1f}"
