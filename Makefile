@@ -18,7 +18,7 @@ test: .venv/installed-dev ## Run the tests, the short check of the method and th
 
 test-all: .venv/installed-dev test method ## Run the tests, and the full comparison of the methods on the laptop domain.
 
-method: .venv/installed-dev ## Compare SFT, DFT and SDFT: 3 skills, 5 seeds, 2 learning rates (about half an hour).
+method: .venv/installed-dev ## Compare SFT, DFT and SDFT: 3 skills, 5 seeds, 2 learning rates (about 20 minutes on two cores).
 	$(BIN)/python -m tests.method.study --output runs/method --processes $(JOBS)
 
 real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT and SDFT, 10 steps each.

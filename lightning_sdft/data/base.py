@@ -105,9 +105,11 @@ class DemonstrationDataModule(LightningDataModule):
         return self._splits
 
     def setup(self, stage: str) -> None:
-        """Load and check the data."""
-        if stage == "fit" and not self.splits.train:
-            raise DataError(f"{type(self).__name__}: the train split has no examples")
+        """Load and check the data, and the settings that must agree, before anything expensive happens."""
+        if stage == "fit":
+            if not self.splits.train:
+                raise DataError(f"{type(self).__name__}: the train split has no examples")
+            self.group_size(self._share()["num_replicas"])
 
     def filter_train(self, keep: Callable[[Example], bool]) -> int:
         """Leave out training examples that do not pass, and return how many those were."""
@@ -118,9 +120,7 @@ class DemonstrationDataModule(LightningDataModule):
 
     def train_dataloader(self) -> GroupLoader:
         """Micro-batches of generation groups, shuffled, this process's share."""
-        replicas = {"num_replicas": 1, "rank": 0}
-        if self.trainer is not None:
-            replicas = self.trainer.distributed_sampler_kwargs or replicas
+        replicas = self._share()
         group_size = self.group_size(replicas["num_replicas"])
         examples = self.splits.train
         if len(examples) // replicas["num_replicas"] < group_size:
@@ -133,6 +133,11 @@ class DemonstrationDataModule(LightningDataModule):
             log.info("each epoch leaves out %d of %d examples that do not fill a step", left_out, len(examples))
         sampler = StatefulDistributedSampler(examples, shuffle=True, seed=self.shuffle_seed, **replicas)
         return GroupLoader(examples, group_size, self.micro_batch_size or group_size, sampler, self.workers)
+
+    def _share(self) -> dict[str, int]:
+        """How many processes share the data, and which of them this is."""
+        alone = {"num_replicas": 1, "rank": 0}
+        return alone if self.trainer is None else self.trainer.distributed_sampler_kwargs or alone
 
     def group_size(self, processes: int) -> int:
         """Prompts per optimizer step on one process, checked against the settings that must agree with it."""

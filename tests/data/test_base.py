@@ -227,3 +227,10 @@ def test_objects_among_the_arguments_stay_out_of_checkpoints():
     assert given.hparams["names"] == ["a", "b"]
     assert given.hparams["batch_size"] == 4
     assert "rows" not in given.hparams
+
+
+def test_settings_that_disagree_are_refused_in_setup_before_the_base_is_evaluated():
+    datamodule = module(count=8, accumulated=3, batch_size=4, micro_batch_size=2)
+    with pytest.raises(DataError, match="accumulate_grad_batches=3"):
+        datamodule.setup("fit")
+    datamodule.setup("test")
