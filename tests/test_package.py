@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import lightning_sdft
 
@@ -22,3 +23,7 @@ def test_public_names_are_there_and_are_the_documented_ones() -> None:
 def test_import_alone_is_light() -> None:
     script = "import lightning_sdft, sys; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_package_says_that_it_is_typed() -> None:
+    assert (Path(lightning_sdft.__path__[0]) / "py.typed").is_file()
