@@ -57,7 +57,7 @@ STYLES: Mapping[str, Callable[[Letters], str]] = {
 
 def skill_function(skill: str) -> Callable[[Letters], Letters]:
     """The function that a skill applies to the letters of its prompt."""
-    return (PRIOR_SKILLS | NEW_SKILLS)[skill]  # type: ignore[operator,no-any-return]  # both are dicts
+    return {**PRIOR_SKILLS, **NEW_SKILLS}[skill]
 
 
 def draw_input(rng: random.Random) -> Letters:
