@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lightning_sdft.losses import ForwardKL as ForwardKL
     from lightning_sdft.losses import JensenShannon as JensenShannon
     from lightning_sdft.losses import ReverseKL as ReverseKL
+    from lightning_sdft.losses import TopK as TopK
     from lightning_sdft.modules import CausalLMModule as CausalLMModule
     from lightning_sdft.modules import DFTModule as DFTModule
     from lightning_sdft.modules import DistillationModule as DistillationModule
@@ -61,7 +62,7 @@ _HOMES = {
         "ToolUseDataModule",
     ),
     "grading": ("Grader",),
-    "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL"),
+    "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL", "TopK"),
     "modules": ("CausalLMModule", "DFTModule", "DistillationModule", "SDFTModule", "SFTModule"),
     "policy": ("Policy",),
     "rollout": ("Rollout", "Sampling"),

@@ -1,11 +1,16 @@
 """Losses as pure functions of tensors, on hidden states and heads."""
 
-from lightning_sdft.losses.divergence import Divergence, ForwardKL, JensenShannon, ReverseKL, distillation_loss
-from lightning_sdft.losses.head import Head, HeadLoss, head_loss
+from lightning_sdft.losses.distillation import distillation_loss
+from lightning_sdft.losses.distribution import Distribution
+from lightning_sdft.losses.divergence import Divergence, ForwardKL, JensenShannon, ReverseKL
+from lightning_sdft.losses.fused import HeadLoss, head_loss
+from lightning_sdft.losses.head import Head
 from lightning_sdft.losses.likelihood import cross_entropy, dynamic_fine_tuning
+from lightning_sdft.losses.top_k import TopK
 from lightning_sdft.losses.weights import Reduction, token_weights
 
 __all__ = [
+    "Distribution",
     "Divergence",
     "ForwardKL",
     "Head",
@@ -13,6 +18,7 @@ __all__ = [
     "JensenShannon",
     "Reduction",
     "ReverseKL",
+    "TopK",
     "cross_entropy",
     "distillation_loss",
     "dynamic_fine_tuning",

@@ -11,7 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_sdft.losses.head import Head, HeadLoss, TokenLoss, head_loss
+from lightning_sdft.losses.distribution import Distribution
+from lightning_sdft.losses.fused import HeadLoss, TokenLoss, head_loss
+from lightning_sdft.losses.head import Head
 
 __all__ = ["cross_entropy", "dynamic_fine_tuning"]
 
@@ -32,11 +34,11 @@ def cross_entropy(
         The loss, with the diagnostics ``nll`` and ``entropy`` in nats.
     """
 
-    def token_loss(logits: Tensor, tokens: Tensor) -> TokenLoss:
+    def token_loss(tokens: Tensor, logits: Tensor) -> TokenLoss:
         nll, gradient, entropy = _likelihood(logits, targets[tokens])
         return TokenLoss(nll, gradient, {"nll": nll, "entropy": entropy})
 
-    return head_loss(hidden, head, weights, token_loss, chunk_tokens)
+    return head_loss(hidden, head, weights, token_loss, chunk_tokens=chunk_tokens)
 
 
 def dynamic_fine_tuning(
@@ -48,19 +50,19 @@ def dynamic_fine_tuning(
     Arguments and result as of :func:`cross_entropy`.
     """
 
-    def token_loss(logits: Tensor, tokens: Tensor) -> TokenLoss:
+    def token_loss(tokens: Tensor, logits: Tensor) -> TokenLoss:
         nll, gradient, entropy = _likelihood(logits, targets[tokens])
         probability = (-nll).exp()
         return TokenLoss(probability * nll, gradient.mul_(probability[:, None]), {"nll": nll, "entropy": entropy})
 
-    return head_loss(hidden, head, weights, token_loss, chunk_tokens)
+    return head_loss(hidden, head, weights, token_loss, chunk_tokens=chunk_tokens)
 
 
 def _likelihood(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Negative log-likelihood `(N,)`, its gradient with respect to the logits `(N, V)`, entropy `(N,)`."""
-    log_probabilities = torch.log_softmax(logits, -1)
-    nll = -log_probabilities.gather(-1, targets[:, None]).squeeze(-1)
-    gradient = log_probabilities.exp()
-    entropy = torch.special.entr(gradient).sum(-1)  # of a token of probability 0 it is 0
+    student = Distribution.of(logits)
+    nll = -student.log_probabilities.gather(-1, targets[:, None]).squeeze(-1)
+    entropy = student.entropy()
+    gradient = student.probabilities
     gradient.scatter_add_(-1, targets[:, None], -torch.ones_like(nll)[:, None])
     return nll, gradient, entropy

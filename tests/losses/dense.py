@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_sdft.losses import Head, HeadLoss
+from lightning_sdft.losses import Divergence, ForwardKL, Head, HeadLoss, JensenShannon, ReverseKL
 
 N, D, V = 11, 5, 13
 
@@ -20,6 +20,7 @@ HEADS = {
     "scale": Head(torch.empty(0), scale=0.3),
     "all": Head(torch.empty(0), bias=torch.empty(0), soft_cap=1.5, scale=0.3),
 }
+DIVERGENCES: list[Divergence] = [ForwardKL(), ReverseKL(), *map(JensenShannon, (0.5, 0.1, 0.9))]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
@@ -76,3 +77,20 @@ def check_against_dense(problem: Problem, fused: HeadLoss, dense: Tensor, tolera
     ):
         assert theirs.abs().max() > 1e-3
         close(ours, theirs)
+
+
+def kl(left: Tensor, right: Tensor) -> Tensor:
+    """`KL(left || right)` of log-probabilities, dense."""
+    return (left.exp() * (left - right)).sum(-1)
+
+
+def dense_divergence(student: Tensor, teacher: Tensor, divergence: Divergence) -> Tensor:
+    """The table of the method reference (authors' code: alpha = 0, 1, between), for autograd."""
+    if isinstance(divergence, ForwardKL):
+        return kl(teacher, student)
+    if isinstance(divergence, ReverseKL):
+        return kl(student, teacher)
+    assert isinstance(divergence, JensenShannon)
+    beta = divergence.beta
+    mixture = ((1 - beta) * student.exp() + beta * teacher.exp()).log()
+    return beta * kl(teacher, mixture) + (1 - beta) * kl(student, mixture)

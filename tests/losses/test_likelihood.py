@@ -76,16 +76,6 @@ def test_diagnostics_are_nll_and_entropy(loss: type) -> None:
     torch.testing.assert_close(diagnostics["entropy"][counted], entropy[counted])
 
 
-def test_gradcheck_of_cross_entropy() -> None:
-    problem = make_problem()
-
-    def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        head = Head(weight, bias, problem.head.soft_cap, problem.head.scale)
-        return cross_entropy(hidden, head, problem.targets, problem.weights, 4).loss
-
-    assert torch.autograd.gradcheck(loss, tuple(problem.leaves()))
-
-
 @pytest.mark.parametrize("loss", [cross_entropy, dynamic_fine_tuning])
 def test_excluded_tokens_leave_everything_finite(loss: type) -> None:
     bias = torch.zeros(V, dtype=torch.float64)

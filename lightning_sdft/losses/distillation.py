@@ -1,0 +1,57 @@
+"""Distillation: the divergence of a student from a teacher, from the hidden states and heads of both.
+
+Letters: N tokens, D width, V vocabulary; p_S student, p_T teacher.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lightning_sdft.losses.distribution import Distribution
+from lightning_sdft.losses.divergence import Divergence, ForwardKL
+from lightning_sdft.losses.fused import HeadLoss, Projection, TokenLoss, head_loss
+from lightning_sdft.losses.head import Head
+
+__all__ = ["distillation_loss"]
+
+
+def distillation_loss(
+    student_hidden: Tensor,
+    student_head: Head,
+    teacher_hidden: Tensor,
+    teacher_head: Head,
+    weights: Tensor,
+    divergence: Divergence,
+    temperature: float = 1.0,
+    chunk_tokens: int | None = None,
+) -> HeadLoss:
+    """Divergence of the student from the teacher over the full vocabulary, summed over tokens with weights.
+
+    Args:
+        student_hidden: Hidden states of the student, `(N, D)`.
+        student_head: Head of the student.
+        teacher_hidden: Hidden states of the teacher at the same tokens, `(N, D)`; no gradient flows into them.
+        teacher_head: Head of the teacher.
+        weights: Weight of each token in the loss, `(N,)`.
+        divergence: What to minimise.
+        temperature: Both logits are divided by it, as they were in sampling.
+        chunk_tokens: See :func:`head_loss`.
+
+    Returns:
+        The loss, with the diagnostics ``kl`` (`KL(p_T || p_S)`, whatever is minimised), ``teacher_entropy``,
+        ``student_entropy`` in nats, and ``agreement`` (1 where both have the same most probable token).
+    """
+
+    def token_loss(tokens: Tensor, *logits: Tensor) -> TokenLoss:
+        student, teacher = (Distribution.of(each if temperature == 1.0 else each / temperature) for each in logits)
+        values, gradient = divergence(student, teacher)
+        diagnostics = {
+            "kl": values if isinstance(divergence, ForwardKL) else teacher.kl(student.log_probabilities),
+            "teacher_entropy": teacher.entropy(),
+            "student_entropy": student.entropy(),
+            "agreement": (student.best == teacher.best).to(values.dtype),
+        }
+        return TokenLoss(values, gradient.div_(temperature) if temperature != 1.0 else gradient, diagnostics)
+
+    beside = Projection(teacher_hidden, teacher_head)
+    return head_loss(student_hidden, student_head, weights, token_loss, beside, chunk_tokens)

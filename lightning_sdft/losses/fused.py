@@ -1,0 +1,235 @@
+"""Losses on top of the output head, with the gradient in the forward pass and no `(N, V)` tensor of the whole batch.
+
+Let `z = h W^T` be the logits of a token, `l(z)` its loss and `w` its weight. The loss is `L = sum_n w_n l(z_n)`, and
+with `g_n = dl/dz_n`, which every loss here has in closed form,
+
+    dL/dh_n = w_n g_n W          dL/dW = sum_n g_n^T (w_n h_n)
+
+So a chunk of tokens is projected, `g` is written over its logits and carried back to hidden states and head at once,
+and the next chunk takes its place: one projection per model, no second pass, and the largest tensors are a chunk's
+logits and the head's gradient. All that is left for the backward pass is the factor that comes from above, for the
+weights are known beforehand. They, and all else that is constant per token, multiply the narrow `(n, D)` matrices and
+never the wide `(n, V)` ones.
+
+Two sizes matter. A *chunk* has as many tokens as the matrix products want: each reads the head once per chunk, so with
+few tokens memory is the limit and not arithmetic. A *strip* has as many tokens of the chunk as the cache holds, because
+what happens between projection and gradient is a dozen passes over the logits.
+
+Letters: N tokens, D width, V vocabulary; n tokens of a chunk or a strip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sdft.losses.head import Head
+
+__all__ = ["HeadLoss", "Projection", "TokenLoss", "TokenLossFunction", "head_loss"]
+
+CHUNK_ELEMENTS = {"cpu": 20 * 2**20, "accelerator": 2**26}
+"""Logits of a chunk: 80 MiB on a CPU and 256 MiB on an accelerator, in float32. The width of the model does not matter,
+for reading the head costs `V D` and so does each token's arithmetic."""
+STRIP_ELEMENTS = {"cpu": 2**17, "accelerator": 2**23}
+"""Logits of a strip: 512 KiB on a CPU and 32 MiB on an accelerator, in float32."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Hidden states `(N, D)` with the head that makes logits of them."""
+
+    hidden: Tensor
+    head: Head
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """The loss of each token of a strip.
+
+    Args:
+        values: `(n,)`.
+        gradient: Derivative of each token's value with respect to its logits, `(n, V)`.
+        diagnostics: Further quantities per token, each `(n,)`.
+    """
+
+    values: Tensor
+    gradient: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+TokenLossFunction = Callable[..., TokenLoss]
+"""A loss per token in closed form, of the tokens' positions in the batch `(n,)`, the student's logits `(n, V)` and, if
+there is a teacher, the teacher's. It may overwrite them."""
+
+
+@dataclass(frozen=True)
+class HeadLoss:
+    """The result of :func:`head_loss`.
+
+    Args:
+        loss: `sum(weights * values)`, a scalar that carries the gradient, for one backward pass.
+        values: Loss of each token, `(N,)`, without gradient; 0 where the weight is 0.
+        diagnostics: Further quantities per token, each `(N,)`; 0 where the weight is 0.
+    """
+
+    loss: Tensor
+    values: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+def head_loss(
+    hidden: Tensor,
+    head: Head,
+    weights: Tensor,
+    token_loss: TokenLossFunction,
+    teacher: Projection | None = None,
+    chunk_tokens: int | None = None,
+) -> HeadLoss:
+    """Weighted sum of a loss per token, from hidden states.
+
+    Products have factors in the dtype of the head, or of autocast where it is on, and are kept in float32.
+
+    Args:
+        hidden: Hidden states, `(N, D)`.
+        head: The head that makes logits of them.
+        weights: Weight of each token, `(N,)`; tokens of weight 0 are skipped.
+        token_loss: The loss.
+        teacher: Hidden states `(N, D)` and head of a teacher, whose logits the loss takes too; no gradient flows into
+            them. A head that is the student's own is read once for both.
+        chunk_tokens: Tokens whose logits exist at the same time; by default as many as fill 80 MiB on a CPU and 256 MiB
+            on an accelerator, at least 16.
+    """
+    diagnostics: dict[str, Tensor] = {}
+    loss, values = _HeadLossFunction.apply(  # type: ignore[no-untyped-call]
+        hidden, head.weight, head.bias, head, weights, token_loss, teacher, chunk_tokens, diagnostics
+    )
+    return HeadLoss(loss, values, diagnostics)
+
+
+class _HeadLossFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        head: Head,
+        weights: Tensor,
+        token_loss: TokenLossFunction,
+        teacher: Projection | None,
+        chunk_tokens: int | None,
+        diagnostics: dict[str, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        hidden_gradient = torch.zeros_like(hidden) if needs_hidden else None
+        weight_gradient = torch.zeros_like(weight, dtype=head.precision) if needs_weight else None
+        bias_gradient = torch.zeros_like(bias, dtype=head.precision) if needs_bias and bias is not None else None
+
+        active = weights.nonzero().flatten()
+        # Relative to the largest weight, which comes in with the factor from above: 1 / N is little for float16.
+        largest = weights.abs().max() if len(active) else weights.new_ones(())
+        relative = (weights[active] / largest * head.scale).to(head.precision)
+        chunk = min(chunk_tokens or _rows(CHUNK_ELEMENTS, weight, multiple=16), max(len(active), 1))
+        strip = _rows(STRIP_ELEMENTS, weight)
+        project = _Projector(Projection(hidden, head), teacher, chunk)
+        values = torch.zeros(len(hidden), dtype=head.precision, device=hidden.device)
+        for tokens, factors in zip(active.split(chunk), relative.split(chunk), strict=True) if len(active) else ():
+            products = project(tokens)
+            gradient = products[0]  # written over the products, strip by strip
+            for rows in [slice(start, start + strip) for start in range(0, len(tokens), strip)]:
+                logits = head.logits(products[0][rows])
+                slope = head.slope(logits)
+                others = [teacher.head.logits(products[1][rows])] if teacher is not None else []
+                result = token_loss(tokens[rows], logits, *others)
+                gradient[rows] = result.gradient if slope is None else result.gradient.mul_(slope)
+                # Into place at once: small tensors that stay between large ones that go would fragment the memory.
+                values[tokens[rows]] = result.values
+                for name, diagnostic in result.diagnostics.items():
+                    diagnostics.setdefault(name, torch.zeros_like(values))[tokens[rows]] = diagnostic
+            if hidden_gradient is not None:
+                back = torch.empty_like(hidden[tokens], dtype=head.precision)
+                project.student.multiply(gradient, project.student.matrix, back)
+                hidden_gradient[tokens] = back.mul_(factors[:, None]).to(hidden.dtype)
+            if weight_gradient is not None:
+                weighted = hidden[tokens] * factors[:, None]
+                project.student.multiply(gradient.T, weighted, weight_gradient, add=True)
+            if bias_gradient is not None:
+                bias_gradient.addmv_(gradient.T, factors)
+
+        # Not by save_for_backward, which would keep them: here the backward pass gives away the only reference.
+        ctx.gradients = (hidden_gradient, weight_gradient, bias_gradient)
+        ctx.largest = largest
+        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        ctx.mark_non_differentiable(values)
+        return (weights.to(values.dtype) * values).sum(), values
+
+    @staticmethod
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "the gradients of this loss went to an earlier backward pass; call the loss once per backward pass"
+            )
+        gradients, ctx.gradients = ctx.gradients, None
+        factor = loss_gradient * ctx.largest
+        scaled = [
+            None if gradient is None else gradient.mul_(factor).to(dtype)
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+        ]
+        return (*scaled, *[None] * 6)
+
+
+class _Factor:
+    """A head's weight, ready for products that are summed and kept in at least float32."""
+
+    def __init__(self, head: Head) -> None:
+        device = head.weight.device.type
+        autocast = torch.is_autocast_enabled(device)
+        self.dtype = torch.get_autocast_dtype(device) if autocast else head.weight.dtype
+        # Some devices multiply narrow factors into a wide result. The others get factors that are rounded, but wide.
+        narrow = device == "cuda" and torch.__version__ >= "2.8"
+        self.stored = self.dtype if narrow else torch.promote_types(self.dtype, torch.float32)
+        self.matrix = head.weight.to(self.dtype).to(self.stored)
+
+    def multiply(self, left: Tensor, right: Tensor, out: Tensor, add: bool = False) -> None:
+        """Set `out`, or add to it, the product of two matrices."""
+        left, right = (each.to(self.dtype).to(self.stored) for each in (left, right))
+        if self.stored == out.dtype:
+            torch.addmm(out, left, right, beta=int(add), out=out)
+        else:
+            torch.addmm(out, left, right, out.dtype, beta=int(add), out=out)
+
+
+class _Projector:
+    """Multiplies hidden states of student and teacher with their heads, into storage that all chunks share."""
+
+    def __init__(self, student: Projection, teacher: Projection | None, rows: int) -> None:
+        self.hidden = [student.hidden] if teacher is None else [student.hidden, teacher.hidden]
+        self.student = _Factor(student.head)
+        self.teacher = self.student
+        self.shared = teacher is None or teacher.head.weight.data_ptr() == student.head.weight.data_ptr()
+        if teacher is not None and not self.shared:
+            self.teacher = _Factor(teacher.head)
+        shape = (len(self.hidden) * rows, len(student.head.weight))
+        self.products = torch.empty(shape, dtype=student.head.precision, device=student.hidden.device)
+
+    def __call__(self, tokens: Tensor) -> list[Tensor]:
+        """Products `(n, V)` at some positions `(n,)`, of the student, and of the teacher if there is one."""
+        hidden = [each[tokens] for each in self.hidden]
+        together = self.products[: len(hidden) * len(tokens)]
+        products = list(together.tensor_split(len(hidden)))
+        if self.shared:
+            self.student.multiply(torch.cat(hidden), self.student.matrix.T, together)
+        else:
+            for factor, rows, out in zip((self.student, self.teacher), hidden, products, strict=True):
+                factor.multiply(rows, factor.matrix.T, out)
+        return products
+
+
+def _rows(elements: dict[str, int], weight: Tensor, multiple: int = 1) -> int:
+    """How many tokens' logits have so many elements, as a positive multiple."""
+    size = elements.get(weight.device.type, elements["accelerator"])
+    return max(size // len(weight) // multiple, 1) * multiple
