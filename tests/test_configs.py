@@ -102,6 +102,14 @@ def test_gpu_trainer_config_runs_fast_in_its_precision(in_folder: Path) -> None:
     assert cli.trainer.global_step == 1
 
 
+@pytest.mark.parametrize("method", ["sft", "dft"])
+def test_packing_runs_fast(method: str, in_folder: Path) -> None:
+    config = ["fit", "--config", str(CONFIGS / "experiment" / f"laptop_{method}.yaml"), *QUIET]
+    cli = main([*config, "--trainer.fast_dev_run=true", "--model.init_args.packing", "true"])
+    assert cli.model.packing is True
+    assert cli.trainer.global_step == 1
+
+
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiment_keeps_to_the_base(config: Path) -> None:
     """One --config is enough, so each experiment repeats the base; it must not drift from it."""

@@ -19,7 +19,7 @@ class RolloutTable(Callback):
 
     Args:
         every_n_steps: Optimizer steps between two tables.
-        rows: Rollouts per table.
+        rows: Rollouts per table, evenly spread over the optimizer step's, which are sorted by length.
         max_characters: Longer texts are shortened in the middle.
     """
 
@@ -50,9 +50,11 @@ class RolloutTable(Callback):
                 logger.experiment.add_text("rollouts", table, step)
 
     def table(self, examples: Sequence[Example], responses: Sequence[str], rollouts: Sequence[Rollout]) -> str:
-        """A Markdown table, one row per rollout."""
+        """A Markdown table, one row per rollout shown."""
         lines = ["| example | prompt | demonstration | rollout | tokens | finished |", "|---|---|---|---|---|---|"]
-        for example, response, rollout in list(zip(examples, responses, rollouts, strict=True))[: self.rows]:
+        every = list(zip(examples, responses, rollouts, strict=True))
+        count = min(self.rows, len(every))
+        for example, response, rollout in (every[index * len(every) // count] for index in range(count)):
             texts = (example.id, example.prompt[-1]["content"], example.demonstration or "", response)
             cells = [*map(self._cell, texts), str(len(rollout.completion)), "yes" if rollout.finished else "no"]
             lines.append(f"| {' | '.join(cells)} |")

@@ -2,13 +2,14 @@
 
 On-policy training samples once for all prompts of an optimizer step (one large decoding batch) and trains on them in
 micro-batches (small activations). So the loader draws a whole group and hands it out piece by piece; whoever needs
-something of the whole group (rollouts, the number of target tokens) finds it through the piece.
+something of the whole group (rollouts, the number of target tokens) finds it through the piece. Lengths are known only
+then, so it is whoever computes who sorts the group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -18,17 +19,19 @@ from lightning_sdft.data.example import Example
 
 __all__ = ["GroupLoader", "MicroBatch"]
 
+T = TypeVar("T")
+
 
 class MicroBatch(Sequence[Example]):
     """A view of consecutive examples of a generation group.
 
     Args:
-        group: All examples of the optimizer step on this process.
+        group: All examples of the optimizer step on this process; its micro-batches share this very list.
         start: Index of the first example of the view.
         stop: Index behind the last one.
     """
 
-    def __init__(self, group: Sequence[Example], start: int = 0, stop: int | None = None) -> None:
+    def __init__(self, group: list[Example], start: int = 0, stop: int | None = None) -> None:
         self.group = group
         self.start = start
         self.stop = len(group) if stop is None else stop
@@ -36,7 +39,13 @@ class MicroBatch(Sequence[Example]):
     @classmethod
     def of(cls, batch: Sequence[Example]) -> MicroBatch:
         """The batch itself, or one of a plain loader as a group of its own."""
-        return batch if isinstance(batch, MicroBatch) else cls(batch)
+        return batch if isinstance(batch, MicroBatch) else cls(list(batch))
+
+    @classmethod
+    def cut(cls, group: Sequence[Example], size: int) -> list[MicroBatch]:
+        """The micro-batches of a group, of a size that divides it."""
+        shared = list(group)
+        return [cls(shared, start, start + size) for start in range(0, len(shared), size)]
 
     def to(self, device: object, **kwargs: object) -> MicroBatch:
         """Stay: examples hold text, no tensors. Lightning asks every batch to move."""
@@ -46,6 +55,25 @@ class MicroBatch(Sequence[Example]):
     def is_last(self) -> bool:
         """Whether the optimizer steps after this micro-batch."""
         return self.stop == len(self.group)
+
+    def sort_group(self, belongings: Sequence[T], lengths: Sequence[int]) -> list[T]:
+        """Put the longest examples of the group first, so that a micro-batch holds examples of like length.
+
+        All micro-batches of the group see the new order, for they are views of it. Examples of the same length keep
+        their order, and a group of a single micro-batch stays as it is.
+
+        Args:
+            belongings: What belongs to each example of the group.
+            lengths: Length of each example of the group.
+
+        Returns:
+            The belongings in the order in which the examples are now.
+        """
+        if len(self) == len(self.group):
+            return list(belongings)
+        order = sorted(range(len(self.group)), key=lambda index: -lengths[index])
+        self.group[:] = [self.group[index] for index in order]
+        return [belongings[index] for index in order]
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -105,8 +133,7 @@ class GroupLoader:
 
     def __iter__(self) -> Iterator[MicroBatch]:
         for group in self.groups:
-            for start in range(0, self.group_size, self.micro_batch_size):
-                yield MicroBatch(group, start, start + self.micro_batch_size)
+            yield from MicroBatch.cut(group, self.micro_batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The position, which is exact between two groups."""

@@ -183,15 +183,15 @@ class _HeadLossFunction(torch.autograd.Function):
 
 
 class _Factor:
-    """A head's weight, ready for products that are summed and kept in at least float32."""
+    """A head's weight, ready for products that are summed and kept in a wider precision."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, precision: torch.dtype) -> None:
         device = head.weight.device.type
         autocast = torch.is_autocast_enabled(device)
         self.dtype = torch.get_autocast_dtype(device) if autocast else head.weight.dtype
         # Some devices multiply narrow factors into a wide result. The others get factors that are rounded, but wide.
         narrow = device == "cuda" and torch.__version__ >= "2.8"
-        self.stored = self.dtype if narrow else torch.promote_types(self.dtype, torch.float32)
+        self.stored = self.dtype if narrow else precision
         self.matrix = head.weight.to(self.dtype).to(self.stored)
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor, add: bool = False) -> None:
@@ -208,11 +208,11 @@ class _Projector:
 
     def __init__(self, student: Projection, teacher: Projection | None, rows: int) -> None:
         self.hidden = [student.hidden] if teacher is None else [student.hidden, teacher.hidden]
-        self.student = _Factor(student.head)
+        self.student = _Factor(student.head, student.head.precision)
         self.teacher = self.student
         self.shared = teacher is None or teacher.head.weight.data_ptr() == student.head.weight.data_ptr()
         if teacher is not None and not self.shared:
-            self.teacher = _Factor(teacher.head)
+            self.teacher = _Factor(teacher.head, student.head.precision)
         shape = (len(self.hidden) * rows, len(student.head.weight))
         self.products = torch.empty(shape, dtype=student.head.precision, device=student.hidden.device)
 

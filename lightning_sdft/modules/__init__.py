@@ -1,6 +1,7 @@
 """The methods as LightningModules."""
 
-from lightning_sdft.modules.causal_lm import CausalLMModule, NonFiniteLossError
+from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.modules.checks import NonFiniteLossError
 from lightning_sdft.modules.dft import DFTModule
 from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.modules.sdft import SDFTModule

@@ -1,4 +1,4 @@
-"""Checks of examples before training: what is missing, what does not fit a budget."""
+"""What stops a run: examples that lack something or do not fit a budget, and a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError, Example
 
-__all__ = ["OverBudget", "check_budgets", "check_complete", "drop_or_refuse"]
+__all__ = ["NonFiniteLossError", "OverBudget", "check_budgets", "check_complete", "drop_or_refuse"]
 
 OverBudget = Literal["error", "drop"]
 
 Problem = Callable[[Example], str | None]
 """Says what is wrong with an example, or ``None``."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient is infinite or not a number; the message names the examples."""
+
+    def __init__(self, what: str, value: float, step: int, examples: Sequence[Example]) -> None:
+        super().__init__(
+            f"the {what} is {value} at step {step} on the examples {[example.id for example in examples]}; training "
+            "stops before the weights change, and the last checkpoint is good. Lower the learning rate, or look at "
+            "these examples"
+        )
 
 
 def check_complete(examples: Sequence[Example], missing: Problem, method: str) -> None:

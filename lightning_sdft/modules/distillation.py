@@ -82,7 +82,6 @@ class DistillationModule(CausalLMModule):
         self.skip_tokens = skip_tokens
         self.sampling = sampling
         self.reduction = reduction
-        self.group: Sequence[Example] = ()
         self.group_rollouts: list[Rollout] = []
 
     def training_step(self, examples: Sequence[Example], batch_idx: int) -> Tensor:
@@ -110,10 +109,15 @@ class DistillationModule(CausalLMModule):
     # The parts of a step
 
     def rollouts(self, batch: MicroBatch) -> list[Rollout]:
-        """Completions of a micro-batch; the first micro-batch of a group samples for all of it."""
+        """Completions of a micro-batch; the first micro-batch of a group samples for all of it, and sorts it by length.
+
+        The length is that of the teacher's sequences, the longest that are read.
+        """
         if self.group is not batch.group:
             with self.clock.phase("rollout"):
-                self.group, self.group_rollouts = batch.group, self.sample(batch.group)
+                rollouts = self.sample(batch.group)
+            lengths = [len(sequence) for sequence in self.teacher_sequences(batch.group, rollouts)]
+            self.group, self.group_rollouts = batch.group, batch.sort_group(rollouts, lengths)
             self._log_rollouts()
         return self.group_rollouts[batch.start : batch.stop]
 

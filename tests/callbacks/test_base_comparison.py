@@ -14,7 +14,7 @@ from lightning_sdft.callbacks import BaseComparison
 from lightning_sdft.callbacks.base_comparison import comparison_table
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.modules import CausalLMModule, SFTModule
-from tests.modules.test_causal_lm import evaluation_sets
+from tests.modules.test_answering import evaluation_sets
 
 
 def rendered(*arguments: Any) -> list[list[str]]:

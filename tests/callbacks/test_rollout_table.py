@@ -50,6 +50,13 @@ def test_tables_are_logged_after_the_first_and_every_nth_step(
         assert finished in ("yes", "no")
 
 
+@pytest.mark.parametrize(("rows", "shown"), [(1, "a"), (3, "ace"), (4, "abde"), (9, "abcdef")])
+def test_rows_are_spread_over_the_step(rows: int, shown: str) -> None:
+    examples = [Example(name, [{"role": "user", "content": "x"}]) for name in "abcdef"]
+    table = RolloutTable(rows=rows).table(examples, ["1"] * 6, [Rollout([], [7], [0.0], True)] * 6)
+    assert [line.split(" ")[1] for line in table.splitlines()[2:]] == list(shown)
+
+
 def test_resumed_run_goes_on_with_the_tables(
     words_module: Callable[..., CausalLMModule],
     words_data: Any,

@@ -36,7 +36,22 @@ def test_micro_batch_reads_like_a_list():
         batch[3]
     assert batch.to("cuda") is batch
     assert MicroBatch.of(batch) is batch
-    assert MicroBatch.of(group).group is group
+    assert MicroBatch.of(group).group == group
+
+
+def test_sorted_group_has_the_longest_first_and_its_micro_batches_see_it():
+    group = examples(6)
+    batches = MicroBatch.cut(group, 2)
+    belongings = batches[1].sort_group(list("abcdef"), [3, 5, 1, 5, 9, 3])
+    assert belongings == list("ebdafc")
+    assert [[example.id for example in batch] for batch in batches] == [["4", "1"], ["3", "0"], ["5", "2"]]
+    assert [example.id for example in group] == list("012345")  # somebody else's list
+
+
+def test_group_of_one_micro_batch_keeps_its_order():
+    batch = MicroBatch.of(examples(3))
+    assert batch.sort_group(list("abc"), [1, 2, 3]) == list("abc")
+    assert [example.id for example in batch] == ["0", "1", "2"]
 
 
 def test_epoch_leaves_out_what_does_not_fill_a_group(caplog):

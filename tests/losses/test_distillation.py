@@ -104,3 +104,15 @@ def test_a_head_that_both_share_is_read_once(divergence: Divergence) -> None:
 
     separate = projections(problem.teacher_head)
     assert projections(problem.head) == separate - 1
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(torch.float64, torch.float32), (torch.bfloat16, torch.float32)])
+def test_the_teacher_may_have_another_precision(student: torch.dtype, teacher: torch.dtype) -> None:
+    problem, exact = make_problem("all", student), make_problem("all")
+    rounded = make_problem("all", teacher)
+    arguments = (rounded.teacher_hidden, rounded.teacher_head, problem.weights, ForwardKL())
+    fused = distillation_loss(problem.hidden, problem.head, *arguments)
+    tolerance = 0.05 if student == torch.bfloat16 else 1e-5
+    assert fused.loss.dtype == torch.promote_types(student, torch.float32)
+    expected = (exact.weights * dense_distillation(exact, ForwardKL())).sum()
+    torch.testing.assert_close(fused.loss.double(), expected, rtol=tolerance, atol=tolerance)

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from lightning_sdft.data import StringSkillsDataModule
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
 from lightning_sdft.data.example import Example
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
-from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule
+from lightning_sdft.modules import CausalLMModule, DFTModule, DistillationModule, SDFTModule, SFTModule
+
+METHODS = [SFTModule, DFTModule, SDFTModule]
 
 BUDGETS = {"max_prompt_tokens": 16, "max_completion_tokens": 14, "learning_rate": 1e-3, "warmup_steps": 1}
 
@@ -116,3 +118,54 @@ def double(family_folder: Callable[[str], Path]) -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+class Watch(Callback):
+    """Keeps the learning rate and the logged loss of every optimizer step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if len(self.losses) < trainer.global_step:
+            self.losses.append(trainer.callback_metrics["train/loss"].item())
+
+
+# What distillation is tested on: prompts as the student and as the teacher of WORDS_TEMPLATE reads them.
+
+EXAMPLES = [
+    Example("a", [{"role": "user", "content": "w1 w2"}], "w21 w22 w23", context="w54 w56"),
+    Example("b", [{"role": "system", "content": "w4"}, {"role": "user", "content": "w6 w7 w8"}], "w28 w29", "w57"),
+    Example("c", [{"role": "user", "content": "w3"}], "w31", context="w54 w58 w1"),
+    Example("d", [{"role": "user", "content": "w8 w9"}], "w32 w33", context="w2"),
+]
+
+STUDENT_PROMPTS = [
+    "<user> w1 w2 <end> <assistant>",
+    "<system> w4 <end> <user> w6 w7 w8 <end> <assistant>",
+    "<user> w3 <end> <assistant>",
+    "<user> w8 w9 <end> <assistant>",
+]
+
+TEACHER_PROMPTS = [
+    "<user> w50 w1 w2 w51 w21 w22 w23 w52 <end> <assistant>",
+    "<system> w4 <end> <user> w50 w6 w7 w8 w51 w28 w29 w52 <end> <assistant>",
+    "<user> w50 w3 w51 w31 w52 <end> <assistant>",
+    "<user> w50 w8 w9 w51 w32 w33 w52 <end> <assistant>",
+]
+
+SHOWN = {"privileged_context": "demonstration", "teacher_template": WORDS_TEMPLATE}
+
+
+def ready(module: DistillationModule) -> DistillationModule:
+    """A module that can step, whose teacher has weights of its own."""
+    module.configure_model()
+    if module.teacher_kind == "copy":
+        generator = torch.Generator().manual_seed(1)
+        for parameter in module.teacher.parameters():
+            parameter.mul_(1 + 0.3 * torch.randn(parameter.shape, generator=generator))
+    return module

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sdft.modules import DistillationModule
 from lightning_sdft.policy import Policy
 from tests.conftest import VOCABULARY
+from tests.modules.conftest import EXAMPLES, STUDENT_PROMPTS
 
 
 def token_ids(text: str) -> list[int]:
@@ -37,3 +39,38 @@ def check(policy: Policy, loss: Tensor, expected: Tensor, tolerance: float = 1e-
 
 def mean(values: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean()
+
+
+def forward_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    return (teacher.exp() * (teacher - student)).sum(-1)
+
+
+def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    return (student.exp() * (student - teacher)).sum(-1)
+
+
+def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
+    mixture = (0.7 * student.exp() + 0.3 * teacher.exp()).log()
+    return 0.3 * forward_kl(mixture, teacher) + 0.7 * reverse_kl(student, mixture)
+
+
+def token_divergences(module: DistillationModule, divergence: Any, teacher_prompts: list[str]) -> list[Tensor]:
+    """Of each completion token of the sampled rollouts, a tensor per sequence."""
+    parts = []
+    temperature = module.sampling.temperature or 1.0
+    for example, rollout in zip(module.group, module.group_rollouts, strict=True):
+        prompt, teacher_prompt = (
+            token_ids(each[EXAMPLES.index(example)]) for each in (STUDENT_PROMPTS, teacher_prompts)
+        )
+        student = log_probabilities(module.policy.model, prompt, rollout.completion, temperature)
+        with torch.no_grad():
+            teacher = log_probabilities(module.teacher.policy.model, teacher_prompt, rollout.completion, temperature)
+        parts.append(divergence(student, teacher))
+    return parts
+
+
+def weigh(parts: list[Tensor], skip: int, reduction: str) -> Tensor:
+    """Mean over the tokens behind the first ``skip``: of all sequences, or of each and then over sequences."""
+    if reduction == "token":
+        return torch.cat([part[skip:] for part in parts]).mean()
+    return mean(part[skip:].mean() if len(part) > skip else 0 * part.sum() for part in parts)

@@ -10,8 +10,8 @@ from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.templates import AUTHORS_TEMPLATE, PAPER_TEMPLATE
 from lightning_sdft.modules import SDFTModule
-from tests.modules.dense import check
-from tests.modules.test_distillation import EXAMPLES, TEACHER_PROMPTS, forward_kl, ready, token_divergences, weigh
+from tests.modules.conftest import EXAMPLES, TEACHER_PROMPTS, ready
+from tests.modules.dense import check, forward_kl, token_divergences, weigh
 
 
 def test_loss_is_forward_kl_from_the_teacher_that_sees_the_demonstration(

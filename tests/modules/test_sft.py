@@ -60,8 +60,8 @@ def test_micro_batches_of_ragged_demonstrations_add_up_to_their_group(
     module.configure_model()
     parts = target_log_probabilities(module)
     expected = -torch.cat(parts).mean() if reduction == "token" else -mean(part.mean() for part in parts)
-    pieces = [MicroBatch(EXAMPLES, start, start + 2) for start in (0, 2)]
-    check(module.policy, mean(module.training_step(piece, 0) for piece in pieces), expected, 1e-6)
+    loss = mean(module.training_step(batch, 0) for batch in MicroBatch.cut(EXAMPLES, 2))
+    check(module.policy, loss, expected, 1e-6)
 
 
 def test_completions_are_the_demonstrations_with_one_end_token(words_module: Callable[..., SFTModule]) -> None:
@@ -73,6 +73,5 @@ def test_completions_are_the_demonstrations_with_one_end_token(words_module: Cal
 
 def test_every_demonstration_token_counts_and_the_end_token_too(words_module: Callable[..., SFTModule]) -> None:
     module = words_module(SFTModule)
-    sequences = module.demonstrations(EXAMPLES)
-    weights = module.weights(MicroBatch.of(EXAMPLES), sequences)
+    weights = module.weights(module.sequences(MicroBatch.of(EXAMPLES)))
     torch.testing.assert_close(weights, torch.full((15,), 1 / 15))

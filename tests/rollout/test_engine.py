@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout import GREEDY, Rollout, Sampling, generate
-from lightning_sdft.rollout.engine import sample
 from tests.conftest import END, STOP_IDS, VOCABULARY, make_model
 
 MAX_TOKENS = 12
@@ -149,6 +148,16 @@ def test_a_rollout_does_not_depend_on_who_else_is_in_the_batch(policy: Policy) -
     assert any(rollout.finished for rollout in together)
 
 
+def test_equal_prompts_are_read_together_and_go_their_own_ways(policy: Policy) -> None:
+    prompts = [prompt for prompt in ragged_prompts(4) for _ in range(3)]
+    together = generate(policy, prompts, MAX_TOKENS, Sampling(), seeds=range(12))
+    assert [rollout.prompt for rollout in together] == prompts
+    for seed, (prompt, rollout) in enumerate(zip(prompts, together, strict=True)):
+        (alone,) = generate(policy, [prompt], MAX_TOKENS, Sampling(), seeds=[seed])
+        assert alone.completion == rollout.completion
+    assert len({tuple(rollout.completion) for rollout in together}) > 8
+
+
 def test_a_longer_budget_goes_on_from_the_same_tokens(llama: Policy) -> None:
     short = generate(llama, ragged_prompts(), 3, Sampling(), seeds=range(12))
     for brief, full in zip(short, generate(llama, ragged_prompts(), 9, Sampling(), seeds=range(12)), strict=True):
@@ -182,57 +191,6 @@ def test_greedy_does_not_touch_the_global_generator(llama: Policy) -> None:
 
 
 # Where drawing is restricted to
-
-PROBABILITIES = [0.05, 0.4, 0.3, 0.15, 0.1]
-
-
-def drawn(sampling: Sampling, probabilities: list[float] = PROBABILITIES) -> dict[int, float]:
-    """Tokens that are drawn by noise from all over [0, 1), with the log-probabilities they come with."""
-    noise = torch.linspace(0, 1 - 1e-12, 2001, dtype=torch.float64)
-    logits = torch.tensor(probabilities).log().expand(len(noise), -1)
-    tokens, scores = sample(logits, sampling, noise)
-    shares = Counter(tokens.tolist())
-    result = {token: scores[tokens == token].unique().item() for token in shares}
-    for token, score in result.items():
-        assert shares[token] / len(noise) == pytest.approx(math.exp(score), abs=2e-3)
-    return result
-
-
-@pytest.mark.parametrize(
-    ("sampling", "support"),
-    [
-        (Sampling(), {0, 1, 2, 3, 4}),
-        (Sampling(top_k=1), {1}),
-        (Sampling(top_k=3), {1, 2, 3}),
-        (Sampling(top_k=50), {0, 1, 2, 3, 4}),
-        (Sampling(top_p=0.3), {1}),
-        (Sampling(top_p=0.5), {1, 2}),
-        (Sampling(top_p=0.8), {1, 2, 3}),
-        (Sampling(min_p=0.3), {1, 2, 3}),
-        (Sampling(min_p=0.9), {1}),
-        # top-k leaves 0.4 and 0.3, of which the first has 0.57 of the probability
-        (Sampling(top_k=2, top_p=0.55), {1}),
-        # the temperature comes first: squared and normalised 0.55, 0.31, 0.08, 0.03, 0.01
-        (Sampling(temperature=0.5, top_p=0.5), {1}),
-        (Sampling(temperature=0.5, min_p=0.3), {1, 2}),
-    ],
-)
-def test_support(sampling: Sampling, support: set[int]) -> None:
-    scores = drawn(sampling)
-    assert scores.keys() == support
-    powers = {token: PROBABILITIES[token] ** (1 / sampling.temperature) for token in support}
-    for token, power in powers.items():
-        assert scores[token] == pytest.approx(math.log(power / sum(powers.values())), abs=1e-5)
-
-
-def test_token_of_probability_zero_is_never_drawn() -> None:
-    assert drawn(Sampling(), [0.0, 0.5, 0.0, 0.5, 0.0]).keys() == {1, 3}
-
-
-def test_greedy_takes_the_most_probable_token_with_its_own_probability() -> None:
-    tokens, scores = sample(torch.tensor([PROBABILITIES]).log(), GREEDY, torch.zeros(1))
-    assert tokens.tolist() == [1]
-    assert scores.item() == pytest.approx(math.log(0.4))
 
 
 def test_restricted_rollouts_stay_in_their_support(llama: Policy) -> None:

@@ -1,0 +1,66 @@
+"""Validation, test and prediction: a policy that answers greedily and is graded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from lightning_sdft.data.example import Example
+from lightning_sdft.modules.evaluation import GradedSets
+from lightning_sdft.policy import Policy
+from lightning_sdft.rollout import GREEDY, Rollout, generate
+from lightning_sdft.tokenizer import Tokenizer
+
+__all__ = ["AnsweringModule"]
+
+
+class AnsweringModule(LightningModule):
+    """A policy that is evaluated; a subclass loads it, and says which sets it answers and how long it may write."""
+
+    policy: Policy
+    tokenizer: Tokenizer
+    graded: GradedSets
+    max_completion_tokens: int
+
+    def respond(self, examples: Sequence[Example]) -> list[Rollout]:
+        """Answer prompts greedily."""
+        prompts = [self.tokenizer.encode(example.prompt) for example in examples]
+        return generate(self.policy, prompts, self.max_completion_tokens, GREEDY)
+
+    def validation_step(
+        self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, list[Rollout]]:
+        """Answer greedily and grade."""
+        rollouts = self.respond(batch)
+        responses = [self.tokenizer.decode(rollout.completion) for rollout in rollouts]
+        self.graded.update(dataloader_idx, batch, responses)
+        return {"rollouts": rollouts}
+
+    def test_step(self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[Rollout]]:
+        """Answer greedily and grade."""
+        return self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def predict_step(self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Answer greedily: one record per example with its verdicts, for a line of JSON each."""
+        records = []
+        for example, rollout in zip(batch, self.respond(batch), strict=True):
+            response = self.tokenizer.decode(rollout.completion)
+            record = {"id": example.id, "prompt": example.prompt, "response": response, "finished": rollout.finished}
+            verdicts = self.graded.verdicts(dataloader_idx, example, response)
+            records.append({**record, "reference": example.reference, "correct": verdicts})
+        return records
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracies: ``val/accuracy/<set>`` of new skills and ``prior/<set>`` of prior ones, and their means."""
+        self._log_accuracies("val/accuracy", "prior")
+
+    def on_test_epoch_end(self) -> None:
+        """Log accuracies under ``test/accuracy`` and ``test/prior``."""
+        self._log_accuracies("test/accuracy", "test/prior")
+
+    def _log_accuracies(self, new: str, prior: str) -> None:
+        each, averages = self.graded.accuracies(new, prior)
+        self.log_dict(each, batch_size=1)
+        self.log_dict(averages, prog_bar=True, batch_size=1)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from lightning_sdft.callbacks import EMATeacher
+from lightning_sdft.losses import JensenShannon, ReverseKL
+from lightning_sdft.modules import DistillationModule
+from tests.conftest import make_model, make_tokenizer
+from tests.modules.conftest import EXAMPLES, SHOWN, TEACHER_PROMPTS, ready
+from tests.modules.dense import (
+    check,
+    reverse_kl,
+    token_divergences,
+    weigh,
+)
+
+
+def weights_of(policy: Any) -> dict[str, Tensor]:
+    return {name: value.detach().clone().float() for name, value in policy.state_dict().items()}
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_copied_teacher_is_frozen_in_eval_mode_and_gets_no_gradient(
+    words_module: Callable[..., DistillationModule], words_data: Any, make_trainer: Any
+) -> None:
+    module = words_module(DistillationModule, **SHOWN)
+    trainer = make_trainer(max_steps=2)
+    trainer.fit(module, datamodule=words_data())
+    module.train()
+    assert not any(part.training for part in module.teacher.modules())
+    assert all(part.training for part in module.policy.modules())
+    assert not any(parameter.requires_grad for parameter in module.teacher.parameters())
+    assert all(parameter.grad is None for parameter in module.teacher.parameters())
+    assert not {id(p) for p in module.teacher.parameters()} & {id(p) for p in module.policy.parameters()}
+
+
+def test_live_teacher_is_the_student_and_no_gradient_flows_through_it(
+    words_module: Callable[..., DistillationModule],
+) -> None:
+    module = ready(words_module(DistillationModule, **SHOWN, teacher="live", divergence=ReverseKL()))
+    assert module.teacher.policy is module.policy
+    assert not [name for name in module.state_dict() if name.startswith("teacher")]
+    torch.manual_seed(0)
+    loss = module.training_step(EXAMPLES, 0)
+    assert all(part.training for part in module.policy.modules())
+    assert all(parameter.requires_grad for parameter in module.policy.parameters())
+    check(module.policy, loss, weigh(token_divergences(module, reverse_kl, TEACHER_PROMPTS), 0, "sequence"))
+
+
+def test_live_teacher_follows_the_student(
+    words_module: Callable[..., DistillationModule], words_data: Any, make_trainer: Any
+) -> None:
+    module = words_module(DistillationModule, **SHOWN, teacher="live")
+    make_trainer(max_steps=2).fit(module, datamodule=words_data())
+    assert module.teacher.policy is module.policy
+    assert module.teacher.drift(module.policy) == 0
+
+
+@pytest.fixture
+def other_folder(tmp_path: Path) -> Path:
+    """Another model of the same vocabulary."""
+    make_model("gpt2", seed=5).save_pretrained(tmp_path / "other")
+    make_tokenizer().save_pretrained(tmp_path / "other")
+    return tmp_path / "other"
+
+
+def test_teacher_can_start_from_another_model(
+    other_folder: Path, words_module: Callable[..., DistillationModule], words_data: Any, make_trainer: Any
+) -> None:
+    module = words_module(DistillationModule, **SHOWN, teacher_model=str(other_folder))
+    make_trainer(max_steps=2).fit(module, datamodule=words_data())
+    expected = make_model("gpt2", seed=5).state_dict()
+    ours = module.teacher.policy.model.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in expected.items())
+
+
+def test_live_teacher_cannot_start_from_another_model(words_module: Callable[..., DistillationModule]) -> None:
+    with pytest.raises(ValueError, match="teacher=live is the student itself and cannot start from teacher_model=x"):
+        words_module(DistillationModule, teacher="live", teacher_model="x")
+
+
+class StartOfTraining(Callback):
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.student, self.teacher = weights_of(pl_module.policy), weights_of(pl_module.teacher.policy)
+
+
+def test_teacher_starts_from_the_student_as_it_is_when_fit_starts(
+    words_module: Callable[..., DistillationModule], words_data: Any, make_trainer: Any
+) -> None:
+    module = words_module(DistillationModule, **SHOWN)
+    module.configure_model()
+    before = weights_of(module.policy)
+    with torch.no_grad():
+        for parameter in module.policy.parameters():
+            parameter.add_(0.1)
+    first = StartOfTraining()
+    make_trainer(max_steps=2, callbacks=[first]).fit(module, datamodule=words_data())
+    assert same(first.teacher, first.student)
+    assert not same(first.teacher, before)
+    assert same(weights_of(module.teacher.policy), first.teacher)  # it is frozen
+    trained = weights_of(module.policy)
+    assert not same(trained, first.student)
+
+    second = StartOfTraining()  # the next stage of continual learning
+    make_trainer(max_steps=2, callbacks=[second]).fit(module, datamodule=words_data())
+    assert same(second.teacher, trained)
+
+
+def test_resumed_run_keeps_the_teacher_of_the_checkpoint(
+    words_module: Callable[..., DistillationModule], words_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    module = words_module(DistillationModule, **SHOWN)
+    trainer = make_trainer(max_steps=2, callbacks=[EMATeacher(0.3)])
+    trainer.fit(module, datamodule=words_data())
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    student, teacher = weights_of(module.policy), weights_of(module.teacher.policy)
+    assert not same(student, teacher)
+    start = StartOfTraining()
+    make_trainer(max_steps=3, callbacks=[EMATeacher(0.3), start]).fit(
+        words_module(DistillationModule, **SHOWN), datamodule=words_data(), ckpt_path=tmp_path / "two.ckpt"
+    )
+    assert same(start.student, student)
+    assert same(start.teacher, teacher)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "callbacks", "times"),
+    [({}, [], 1), ({}, [EMATeacher()], 0), ({"teacher": "live"}, [], 0)],
+)
+def test_says_once_that_a_copied_teacher_without_callback_is_frozen(
+    arguments: dict[str, Any],
+    callbacks: list[Callback],
+    times: int,
+    words_module: Callable[..., DistillationModule],
+    words_data: Any,
+    make_trainer: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO"):
+        trainer = make_trainer(max_steps=2, callbacks=callbacks)
+        trainer.fit(words_module(DistillationModule, **SHOWN, **arguments), datamodule=words_data())
+    assert caplog.text.count("the teacher stays frozen") == times
+
+
+def test_unknown_divergence_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"beta=1.0 is not within \(0, 1\); for the ends use ForwardKL, ReverseKL"):
+        JensenShannon(1.0)
+
+
+def test_drift_is_the_relative_distance(words_module: Callable[..., DistillationModule]) -> None:
+    module = words_module(DistillationModule)
+    module.configure_model()
+    assert module.teacher.drift(module.policy) == 0
+    with torch.no_grad():
+        for parameter in module.policy.parameters():
+            parameter.mul_(2)
+    assert math.isclose(module.teacher.drift(module.policy), 0.5, rel_tol=1e-6)

@@ -1,0 +1,154 @@
+"""A group is trained on in micro-batches of like length, which saves padding and changes no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from lightning_sdft.data.example import Example
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.modules import CausalLMModule, SDFTModule
+from lightning_sdft.policy import Policy
+from tests.modules.conftest import EXAMPLES as DISTILLED
+from tests.modules.conftest import METHODS, TEACHER_PROMPTS, question
+from tests.modules.dense import token_ids
+
+# Short and long ones alternate, so that every micro-batch of the unsorted group has both.
+RAGGED = [
+    Example(str(index), [{"role": "user", "content": " ".join(["w6"] * length)}], " ".join(["w26"] * (length // 2 + 1)))
+    for index, length in enumerate([1, 11, 2, 12, 1, 10, 3, 11])
+]
+
+
+@pytest.fixture
+def unsorted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Leaves groups in the order in which they come."""
+    return lambda: monkeypatch.setattr(MicroBatch, "sort_group", lambda self, belongings, lengths: list(belongings))
+
+
+def padded_positions(policy: Policy) -> list[int]:
+    """Collects the padded positions of each batch that a policy reads in training."""
+    counts: list[int] = []
+    pad = policy.tokenizer.pad_id  # not in the examples' own text
+    policy.model.base_model.register_forward_pre_hook(
+        lambda _, __, inputs: counts.append(int((inputs["input_ids"] == pad).sum())), with_kwargs=True
+    )
+    return counts
+
+
+def train_on(module: CausalLMModule, examples: Sequence[Example], size: int) -> list[Tensor]:
+    """The gradient of a group."""
+    torch.manual_seed(0)
+    for batch in MicroBatch.cut(examples, size):
+        (module.training_step(batch, 0) * size / len(examples)).backward()
+    return [p.grad for p in module.policy.parameters() if p.grad is not None]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("reduction", ["token", "sequence"])
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("method", METHODS)
+def test_order_of_a_group_does_not_change_its_gradient(
+    method: type[CausalLMModule],
+    size: int,
+    reduction: Any,
+    words_module: Callable[..., CausalLMModule],
+    unsorted: Callable[[], None],
+) -> None:
+    arguments = {"teacher": "live"} if method is SDFTModule else {}  # a copied one is in float32
+    gradients, orders = [], []
+    for leave in (lambda: None, unsorted):
+        leave()
+        module = words_module(method, reduction=reduction, **arguments)
+        module.configure_model()
+        gradients.append(train_on(module, RAGGED, size))
+        orders.append([example.id for example in module.group])
+    assert orders[0] != orders[1] == [example.id for example in RAGGED]
+    scale = max(float(gradient.abs().max()) for gradient in gradients[0])
+    assert scale > 1e-3
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sorting_saves_most_of_the_padding_and_the_longest_come_first(
+    method: type[CausalLMModule], words_module: Callable[..., CausalLMModule], unsorted: Callable[[], None]
+) -> None:
+    padding = []
+    arguments = {"rollout_source": "demonstration"} if method is SDFTModule else {}
+    for leave in (lambda: None, unsorted):
+        leave()
+        module = words_module(method, **arguments)
+        module.configure_model()
+        readers = [module.policy, *([module.teacher.policy] if method is SDFTModule else [])]
+        counts = [padded_positions(reader) for reader in readers]
+        widths: list[int] = []
+        module.policy.model.model.register_forward_pre_hook(
+            lambda _, __, inputs, widths=widths: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
+        )
+        train_on(module, RAGGED, 2)
+        assert all(len(count) == 4 for count in counts)
+        padding.append([sum(count) for count in counts])
+        if len(padding) == 1:
+            assert widths == sorted(widths, reverse=True)
+    for after, before in zip(*padding, strict=True):
+        assert after < before / 5
+
+
+class Pairs(Callback):
+    """Keeps the examples of each micro-batch and what was trained on."""
+
+    def __init__(self) -> None:
+        self.completions: list[tuple[Example, list[int]]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        sequences = pl_module.group_rollouts if isinstance(pl_module, SDFTModule) else pl_module.group_sequences
+        assert pl_module.group is batch.group
+        for example, sequence in zip(batch, sequences[batch.start : batch.stop], strict=True):
+            assert sequence.prompt == pl_module.tokenizer.encode(example.prompt)
+            self.completions.append((example, sequence.completion))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_callbacks_see_examples_beside_what_was_trained_on(
+    method: type[CausalLMModule], words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    pairs = Pairs()
+    arguments = {"rollout_source": "demonstration"} if method is SDFTModule else {}
+    module = words_module(method, **arguments)
+    make_trainer(callbacks=[pairs], max_steps=4).fit(module, datamodule=words_data())
+    assert len({example.id for example, _ in pairs.completions}) == len(pairs.completions) == 16
+    for example, completion in pairs.completions:
+        assert completion == token_ids(f"{example.demonstration} <end>")
+
+
+def test_teacher_and_student_read_the_rollout_of_their_example(words_module: Callable[..., SDFTModule]) -> None:
+    module = words_module(SDFTModule)
+    module.configure_model()
+    for batch in MicroBatch.cut(DISTILLED, 2):
+        rollouts = module.rollouts(batch)
+        for example, teacher, student, rollout in zip(
+            batch,
+            module.teacher_sequences(batch, rollouts),
+            module.student_sequences(batch, rollouts),
+            rollouts,
+            strict=True,
+        ):
+            assert teacher.prompt == token_ids(TEACHER_PROMPTS[DISTILLED.index(example)])
+            assert student.prompt == rollout.prompt
+            assert teacher.completion == student.completion == rollout.completion
+
+
+def test_a_batch_that_comes_again_is_sampled_again(words_module: Callable[..., SDFTModule]) -> None:
+    module = words_module(SDFTModule)
+    module.configure_model()
+    batch, completions = [question(index) for index in range(4)], []
+    for _ in range(2):
+        module.training_step(batch, 0)
+        completions.append([rollout.completion for rollout in module.group_rollouts])
+    assert completions[0] != completions[1]
