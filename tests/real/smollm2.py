@@ -33,6 +33,14 @@ def packaged_model() -> Path:
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
+def model_folder(output: Path = ROOT / "runs" / "smollm2", source: str | None = None) -> Path:
+    """The model as a Hugging Face folder, converted at the first call."""
+    folder = output / "model"
+    if not folder.exists():
+        command("export", "--model", source or str(packaged_model()), "--output", str(folder))
+    return folder
+
+
 def command(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "lightning_sdft", *arguments], check=True)
 
@@ -62,9 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.data.is_file():
         sys.exit(f"no demonstrations at {arguments.data}; give --data, or set LIGHTNING_SDFT_DATA to the real files")
-    model = arguments.output / "model"
-    if not model.exists():
-        command("export", "--model", arguments.model or str(packaged_model()), "--output", str(model))
+    model = model_folder(arguments.output, arguments.model)
     for method in ("sft", "sdft"):
         config = ROOT / "configs" / "experiment" / f"smollm2_{method}.yaml"
         place = f"{{save_dir: {arguments.output}, name: {method}, version: ''}}"

@@ -1,0 +1,138 @@
+"""A step of SDFT against a step of TRL's SDFTTrainer: SmolLM2-135M, 8 prompts, completions of up to 64 tokens.
+
+Both sides take the same questions, teacher template, budgets, loss (forward KL over the full vocabulary, EMA 0.01 in
+float32, first 3 tokens skipped), learning rate and clipping, and sample at temperature 1. The time is that of the
+training loop, without loading the model; the memory is that of the whole process.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.benchmarks.measure import Row, report, resident, run
+from tests.benchmarks.training import questions, train
+from tests.real.smollm2 import model_folder
+
+PROMPTS, BUDGET, COMPLETION, SKIP, LEARNING_RATE = 8, 512, 64, 3, 1e-5
+TEMPLATE = (
+    "\n{{prompt}}\n\nThis is an example for a response to the question:\n{{{demonstration}}}\n\n"
+    "Now answer with a response of your own, including the thinking process.\n"
+)
+
+
+def ours(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
+    from lightning_sdft import SDFTModule
+
+    budgets = {"max_prompt_tokens": BUDGET, "max_teacher_prompt_tokens": BUDGET, "max_completion_tokens": COMPLETION}
+    template = TEMPLATE.format(demonstration="demonstration")
+    options = {"skip_tokens": SKIP, "learning_rate": LEARNING_RATE, "warmup_steps": 0}
+    module = SDFTModule(str(model_folder()), teacher_template=template, **options, **budgets)
+    result = train(module, questions(steps * PROMPTS), folder, PROMPTS, micro_batch)
+    return result | {"length": result["means"]["rollout/length"]}
+
+
+def trl(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
+    from datasets import Dataset
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.seconds = -time.process_time()
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            self.seconds += time.process_time()
+
+    rows = questions(steps * PROMPTS)
+    prompts = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    columns = {"prompt": prompts, "privileged_context": [row["demonstration"] for row in rows]}
+    clock = Clock()
+    trainer = SDFTTrainer(
+        model=str(model_folder()),
+        args=SDFTConfig(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=PROMPTS // micro_batch,
+            num_generations=1,
+            max_prompt_length=BUDGET,
+            max_completion_length=COMPLETION,
+            distillation_mode="full_logits",
+            distillation_alpha=0.0,
+            teacher_model_kind="ema",
+            teacher_update_rate=0.01,
+            teacher_prompt_template=TEMPLATE.format(demonstration="privileged_context"),
+            num_loss_tokens_to_skip=SKIP,
+            learning_rate=LEARNING_RATE,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=AutoTokenizer.from_pretrained(model_folder(), padding_side="left"),
+        callbacks=[clock],
+    )
+    trainer.train()
+    lengths = [entry["completions/mean_length"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"seconds": clock.seconds, "memory": resident("VmHWM"), "length": sum(lengths) / len(lengths)}
+
+
+SIDES = {"ours": ours, "trl": trl}
+
+
+def measure(side: str, steps: int, micro_batch: int) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        if side != "floor":
+            return SIDES[side](steps, micro_batch, Path(folder))
+        with FlopCounterMode(display=False) as counter:
+            ours(steps, micro_batch, Path(folder))
+        return {"operations": counter.get_total_flops(), "rate": matrix_rate()}
+
+
+def matrix_rate() -> float:
+    """Floating-point operations per CPU second of a large matrix product, at its best."""
+    left, right = torch.randn(2, 2048, 2048)
+    seconds = []
+    for _ in range(10):
+        start = time.process_time()
+        left @ right
+        seconds.append(time.process_time() - start)
+    return 2 * 2048**3 / min(seconds)
+
+
+def rows(repetitions: int, steps: int = 4) -> list[Row]:
+    """All rows of the benchmark. TRL takes its prompts at once or one by one; the faster setting is the peer."""
+    results = {"ours": [], 1: [], PROMPTS: []}
+    for _ in range(repetitions):
+        for side, micro_batch in (("ours", 1), ("trl", 1), ("trl", PROMPTS)):
+            result = run("step", side=side, steps=steps, micro_batch=micro_batch)
+            results["ours" if side == "ours" else micro_batch].append(result)
+    floor = run("step", side="floor", steps=steps, micro_batch=1)
+    seconds = {side: [each["seconds"] for each in result] for side, result in results.items()}
+    faster, slower = sorted((1, PROMPTS), key=lambda size: median(seconds[size]))
+    setting = f"SmolLM2-135M, {steps} steps of {PROMPTS} prompts, completions of up to {COMPLETION} tokens, float32"
+    rates = {side: [steps * PROMPTS / each for each in result] for side, result in seconds.items()}
+    memory = {side: [each["memory"] for each in result] for side, result in results.items()}
+    rows = []
+    for size, which in ((faster, "faster"), (slower, "other")):
+        peer = f"peer TRL's {which} setting, {PROMPTS // size} x {size} prompts"
+        rows.append(Row(f"step: rate, {peer}", "prompts/s", rates["ours"], rates[size], 1.7, setting, at_least=True))
+        rows.append(Row(f"step: peak memory, {peer}", "MiB", memory["ours"], memory[size], 0.5, setting))
+    bound = [floor["operations"] / floor["rate"]]
+    rows.append(Row("step: CPU time, peer its matrix products alone", "s", seconds["ours"], bound, 1.5, setting))
+    return rows
+
+
+if __name__ == "__main__":
+    report(measure)
