@@ -46,10 +46,10 @@ def distillation_loss(
         student, teacher = (Distribution.of(each if temperature == 1.0 else each / temperature) for each in logits)
         values, gradient = divergence(student, teacher)
         diagnostics = {
-            "kl": values if isinstance(divergence, ForwardKL) else teacher.kl(student.log_probabilities),
+            "kl": values if isinstance(divergence, ForwardKL) else teacher.mean(teacher.log_ratio(student)),
             "teacher_entropy": teacher.entropy(),
             "student_entropy": student.entropy(),
-            "agreement": (student.best == teacher.best).to(values.dtype),
+            "agreement": student.agrees(teacher).to(values.dtype),
         }
         return TokenLoss(values, gradient.div_(temperature) if temperature != 1.0 else gradient, diagnostics)
 

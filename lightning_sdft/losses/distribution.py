@@ -1,4 +1,4 @@
-"""Next-token distributions: probabilities and log-probabilities by one exponential per logit.
+"""Next-token distributions, by one exponential per logit.
 
 Letters: N tokens, V vocabulary.
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Distribution", "floored_log"]
+__all__ = ["FLOOR", "Distribution"]
 
 FLOOR = -1e30
-"""The log-probability of what is impossible: `0 * FLOOR` is 0, and a probability that meets it stands out."""
+"""The logit of what is impossible: `0 * FLOOR` is 0, and a probability that meets it stands out."""
 
 
 @dataclass(frozen=True)
@@ -23,41 +23,56 @@ class Distribution:
 
     Args:
         probabilities: `(N, V)`.
-        log_probabilities: `(N, V)`, finite: of a token of probability 0 a very small number.
-        best: The most probable token of each, `(N,)`.
+        logits: `(N, V)`, finite; ``FLOOR`` for what is impossible.
+        largest_logit: `z_m` of the most probable token m, `(N, 1)`.
+        largest_log_probability: `log p_m`, `(N, 1)`.
     """
 
     probabilities: Tensor
-    log_probabilities: Tensor
-    best: Tensor
+    logits: Tensor
+    largest_logit: Tensor
+    largest_log_probability: Tensor
 
     @classmethod
     def of(cls, logits: Tensor) -> Distribution:
-        """The distributions of logits `(N, V)`, whose storage becomes that of the log-probabilities.
+        """The distributions of finite logits `(N, V)`.
 
-        For the most probable token m, `log p_v = z_v - z_m + log p_m`: one logarithm per token takes the place of a
-        second exponential per logit. What softmax's own sum lost in float32 (a part in a million, which every
-        log-probability would share, and so a divergence would show) is seen in the sum of the probabilities.
+        What softmax's own sum loses in float32, a part in a million, all log-probabilities would share, and a
+        divergence would show it. It is seen in the sum of the probabilities.
         """
         probabilities = torch.softmax(logits, -1)
-        largest, best = probabilities.max(-1, keepdim=True)
-        shift = (largest / probabilities.sum(-1, keepdim=True)).log()
-        log_probabilities = logits.sub_(logits.gather(-1, best)).add_(shift).clamp_(min=FLOOR)
-        return cls(probabilities, log_probabilities, best.squeeze(-1))
+        largest = probabilities.amax(-1, keepdim=True) / probabilities.sum(-1, keepdim=True)
+        return cls(probabilities, logits, logits.amax(-1, keepdim=True), largest.log())
+
+    @property
+    def normalizer(self) -> Tensor:
+        """`log sum_v exp z_v = z_m - log p_m` `(N, 1)`, which takes the place of a second exponential per logit."""
+        return self.largest_logit - self.largest_log_probability
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """`(N, V)`."""
+        return self.logits - self.normalizer
 
     def entropy(self) -> Tensor:
         """`- sum_v p log p` in nats, `(N,)`."""
-        return -(self.probabilities * self.log_probabilities).sum(-1)
+        return self.normalizer.squeeze(-1) - (self.probabilities * self.logits).sum(-1)
 
-    def kl(self, log_probabilities: Tensor) -> Tensor:
-        """`KL(p || q) = sum_v p (log p - log q)` in nats `(N,)`, from `log q` `(N, V)`.
+    def log_ratio(self, other: Distribution) -> Tensor:
+        """`log p - log q` `(N, V)`, from differences of raw logits, which are exact where both are close."""
+        shift = self.largest_logit - other.largest_logit
+        shift -= self.largest_log_probability - other.largest_log_probability
+        return (self.logits - other.logits).sub_(shift)
 
-        The weighted difference is summed: the difference of two weighted sums would lose four digits in float32.
+    def mean(self, quantity: Tensor) -> Tensor:
+        """`sum_v p quantity` `(N,)` of a log-ratio `(N, V)`: infinite where it is with something impossible.
+
+        A divergence is the mean of a difference, never a difference of means: that would lose digits in float32.
         """
-        values = (self.log_probabilities - log_probabilities).mul_(self.probabilities).sum(-1)
+        values = (self.probabilities * quantity).sum(-1)
         return values.masked_fill(values > math.sqrt(-FLOOR), torch.inf)
 
-
-def floored_log(probabilities: Tensor) -> Tensor:
-    """Log-probabilities, finite as those of a :class:`Distribution`; overwrites the probabilities."""
-    return probabilities.log_().clamp_(min=FLOOR)
+    def agrees(self, other: Distribution) -> Tensor:
+        """Whether both have the same most probable token, `(N,)`."""
+        best = self.logits.argmax(-1, keepdim=True)
+        return (other.logits.gather(-1, best) == other.largest_logit).squeeze(-1)

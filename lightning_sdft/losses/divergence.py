@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_sdft.losses.distribution import Distribution, floored_log
+from lightning_sdft.losses.distribution import FLOOR, Distribution
 
 __all__ = ["Divergence", "ForwardKL", "JensenShannon", "ReverseKL"]
 
@@ -42,14 +42,14 @@ class ForwardKL(Divergence):
 
     Example:
         >>> student = Distribution.of(torch.tensor([[0.0, 0.0]]))
-        >>> teacher = Distribution.of(torch.tensor([[0.0, -torch.inf]]))
+        >>> teacher = Distribution.of(torch.tensor([[0.0, -100.0]]))
         >>> ForwardKL()(student, teacher)[0]
         tensor([0.6931])
     """
 
     def __call__(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
         """Value, and gradient `p_S - p_T`."""
-        return teacher.kl(student.log_probabilities), student.probabilities - teacher.probabilities
+        return teacher.mean(teacher.log_ratio(student)), student.probabilities - teacher.probabilities
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ReverseKL(Divergence):
 
     def __call__(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
         """Value, and gradient `p_S (log(p_S / p_T) - KL)`."""
-        return _kl_of_student(student, teacher.log_probabilities)
+        return _kl_of_student(student, student.log_ratio(teacher))
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,17 @@ class JensenShannon(Divergence):
 
     def __call__(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
         """Value, and gradient `(1 - beta) p_S (log(p_S / m) - KL(p_S || m))`."""
-        mixture = floored_log(torch.lerp(student.probabilities, teacher.probabilities, self.beta))
-        student_kl, gradient = _kl_of_student(student, mixture)
-        return self.beta * teacher.kl(mixture) + (1 - self.beta) * student_kl, gradient.mul_(1 - self.beta)
+        mixture = torch.lerp(student.probabilities, teacher.probabilities, self.beta).log_().clamp_(min=FLOOR)
+        student_kl, gradient = _kl_of_student(student, student.log_probabilities - mixture)
+        teacher_kl = teacher.mean(teacher.log_probabilities - mixture)
+        return self.beta * teacher_kl + (1 - self.beta) * student_kl, gradient.mul_(1 - self.beta)
 
 
 # A checkpoint may name them in its hyper-parameters, and is loaded without pickle's freedom.
 torch.serialization.add_safe_globals([ForwardKL, ReverseKL, JensenShannon])
 
 
-def _kl_of_student(student: Distribution, log_probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """`KL(p_S || q)` `(N,)` and `p_S (log(p_S / q) - KL)` `(N, V)`, the gradient where q is a constant."""
-    value = student.kl(log_probabilities)
-    ratio = student.log_probabilities - log_probabilities
-    return value, ratio.sub_(value[:, None]).mul_(student.probabilities)
+def _kl_of_student(student: Distribution, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """`KL(p_S || q)` `(N,)` from `log(p_S / q)` `(N, V)`; and its gradient for a fixed q, `p_S (log(p_S / q) - KL)`."""
+    value = student.mean(log_ratio)
+    return value, log_ratio.sub_(value[:, None]).mul_(student.probabilities)

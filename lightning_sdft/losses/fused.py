@@ -31,8 +31,8 @@ from lightning_sdft.losses.head import Head
 
 __all__ = ["HeadLoss", "Projection", "TokenLoss", "TokenLossFunction", "head_loss"]
 
-CHUNK_ELEMENTS = {"cpu": 20 * 2**20, "accelerator": 2**26}
-"""Logits of a chunk: 80 MiB on a CPU and 256 MiB on an accelerator, in float32. The width of the model does not matter,
+CHUNK_ELEMENTS = {"cpu": 24 * 2**20, "accelerator": 2**26}
+"""Logits of a chunk: 96 MiB on a CPU and 256 MiB on an accelerator, in float32. The width of the model does not matter,
 for reading the head costs `V D` and so does each token's arithmetic."""
 STRIP_ELEMENTS = {"cpu": 2**17, "accelerator": 2**23}
 """Logits of a strip: 512 KiB on a CPU and 32 MiB on an accelerator, in float32."""
@@ -100,7 +100,7 @@ def head_loss(
         token_loss: The loss.
         teacher: Hidden states `(N, D)` and head of a teacher, whose logits the loss takes too; no gradient flows into
             them. A head that is the student's own is read once for both.
-        chunk_tokens: Tokens whose logits exist at the same time; by default as many as fill 80 MiB on a CPU and 256 MiB
+        chunk_tokens: Tokens whose logits exist at the same time; by default as many as fill 96 MiB on a CPU and 256 MiB
             on an accelerator, at least 16.
     """
     diagnostics: dict[str, Tensor] = {}
@@ -126,7 +126,7 @@ class _HeadLossFunction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         hidden_gradient = torch.zeros_like(hidden) if needs_hidden else None
-        weight_gradient = torch.zeros_like(weight, dtype=head.precision) if needs_weight else None
+        weight_gradient = torch.empty_like(weight, dtype=head.precision) if needs_weight else None
         bias_gradient = torch.zeros_like(bias, dtype=head.precision) if needs_bias and bias is not None else None
 
         active = weights.nonzero().flatten()
@@ -137,10 +137,13 @@ class _HeadLossFunction(torch.autograd.Function):
         strip = _rows(STRIP_ELEMENTS, weight)
         project = _Projector(Projection(hidden, head), teacher, chunk)
         values = torch.zeros(len(hidden), dtype=head.precision, device=hidden.device)
-        for tokens, factors in zip(active.split(chunk), relative.split(chunk), strict=True) if len(active) else ():
+        if weight_gradient is not None and not len(active):
+            weight_gradient.zero_()
+        for start in range(0, len(active), chunk):
+            tokens, factors = active[start : start + chunk], relative[start : start + chunk]
             products = project(tokens)
             gradient = products[0]  # written over the products, strip by strip
-            for rows in [slice(start, start + strip) for start in range(0, len(tokens), strip)]:
+            for rows in [slice(first, first + strip) for first in range(0, len(tokens), strip)]:
                 logits = head.logits(products[0][rows])
                 slope = head.slope(logits)
                 others = [teacher.head.logits(products[1][rows])] if teacher is not None else []
@@ -156,7 +159,7 @@ class _HeadLossFunction(torch.autograd.Function):
                 hidden_gradient[tokens] = back.mul_(factors[:, None]).to(hidden.dtype)
             if weight_gradient is not None:
                 weighted = hidden[tokens] * factors[:, None]
-                project.student.multiply(gradient.T, weighted, weight_gradient, add=True)
+                project.student.multiply(gradient.T, weighted, weight_gradient, add=start > 0)
             if bias_gradient is not None:
                 bias_gradient.addmv_(gradient.T, factors)
 

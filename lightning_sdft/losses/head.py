@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_sdft.losses.distribution import FLOOR
+
 __all__ = ["Head"]
 
 
@@ -41,8 +43,8 @@ class Head:
 
     def logits(self, products: Tensor) -> Tensor:
         """Logits of the products `hidden @ weight.T`, `(..., V)`; may overwrite them."""
-        if self.bias is not None:
-            products = products + self.bias
+        if self.bias is not None:  # which may exclude tokens by an infinite bias
+            products = (products + self.bias).clamp(min=FLOOR)
         if self.scale != 1.0:
             products = products * self.scale
         return products if self.soft_cap is None else self.soft_cap * torch.tanh(products / self.soft_cap)

@@ -61,7 +61,7 @@ def dynamic_fine_tuning(
 def _likelihood(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Negative log-likelihood `(N,)`, its gradient with respect to the logits `(N, V)`, entropy `(N,)`."""
     student = Distribution.of(logits)
-    nll = -student.log_probabilities.gather(-1, targets[:, None]).squeeze(-1)
+    nll = (student.normalizer - logits.gather(-1, targets[:, None])).squeeze(-1)
     entropy = student.entropy()
     gradient = student.probabilities
     gradient.scatter_add_(-1, targets[:, None], -torch.ones_like(nll)[:, None])

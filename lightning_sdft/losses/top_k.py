@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_sdft.losses.distribution import Distribution
+from lightning_sdft.losses.distribution import FLOOR, Distribution
 from lightning_sdft.losses.divergence import Divergence, ForwardKL
 
 __all__ = ["TopK"]
@@ -76,10 +76,11 @@ class TopK(Divergence):
 
         A token that stands there a second time is made impossible.
         """
-        logits = full.log_probabilities.gather(-1, tokens).masked_fill_(repeated, -torch.inf)
+        logits = (full.logits.gather(-1, tokens) - full.normalizer).masked_fill_(repeated, FLOOR)
         rest = full.probabilities.scatter(-1, tokens, 0.0)
         tail = rest.sum(-1, keepdim=True)
-        return Distribution.of(torch.cat([logits, tail.log()], -1) if self.tail else logits), rest, tail
+        tail_logit = tail.log().clamp(min=FLOOR)
+        return Distribution.of(torch.cat([logits, tail_logit], -1) if self.tail else logits), rest, tail
 
 
 torch.serialization.add_safe_globals([TopK])  # see ForwardKL

@@ -111,7 +111,7 @@ def matrix_rate() -> float:
     return 2 * 2048**3 / min(seconds)
 
 
-def rows(repetitions: int, steps: int = 4) -> list[Row]:
+def rows(repetitions: int, steps: int = 2) -> list[Row]:
     """All rows of the benchmark. TRL takes its prompts at once or one by one; the faster setting is the peer."""
     results = {"ours": [], 1: [], PROMPTS: []}
     for _ in range(repetitions):
