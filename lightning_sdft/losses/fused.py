@@ -21,7 +21,7 @@ Letters: N tokens, D width, V vocabulary; n tokens of a chunk or a strip.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -103,6 +103,9 @@ def head_loss(
         chunk_tokens: Tokens whose logits exist at the same time; by default as many as fill 96 MiB on a CPU and 256 MiB
             on an accelerator, at least 16.
     """
+    head = head.gathered()
+    if teacher is not None:
+        teacher = replace(teacher, head=teacher.head.gathered())
     diagnostics: dict[str, Tensor] = {}
     loss, values = _HeadLossFunction.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, head, weights, token_loss, teacher, chunk_tokens, diagnostics

@@ -5,10 +5,11 @@ Letters: N tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
 
 from lightning_sdft.losses.distribution import FLOOR
 
@@ -41,6 +42,10 @@ class Head:
         """The dtype of the logits."""
         return torch.promote_types(self.weight.dtype, torch.float32)
 
+    def gathered(self) -> Head:
+        """The whole head, on every process, where each has a shard of it; its gradient is averaged over processes."""
+        return replace(self, weight=_gathered(self.weight), bias=None if self.bias is None else _gathered(self.bias))
+
     def logits(self, products: Tensor) -> Tensor:
         """Logits of the products `hidden @ weight.T`, `(..., V)`; may overwrite them."""
         if self.bias is not None:  # which may exclude tokens by an infinite bias
@@ -52,3 +57,15 @@ class Head:
     def slope(self, logits: Tensor) -> Tensor | None:
         """Derivative of the soft cap where it gives these logits, `(..., V)`; `None` for 1 everywhere."""
         return None if self.soft_cap is None else 1 - (logits / self.soft_cap) ** 2
+
+
+def _gathered(parameter: Tensor) -> Tensor:
+    if not isinstance(parameter, DTensor):
+        return parameter
+    mesh = parameter.device_mesh
+    # Each process has the gradient of its own tokens. Their sum over the number of processes is what FSDP makes of the
+    # gradients of all other parameters.
+    whole = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if whole.requires_grad:
+        whole.register_hook(lambda gradient: gradient / mesh.size())
+    return whole
