@@ -1,4 +1,6 @@
-"""A Hugging Face causal language model seen as a policy: the only file that knows the model API of transformers.
+"""A Hugging Face causal language model seen as a policy.
+
+This file and :mod:`lightning_sdft.decoding` are the only ones that know the model API of transformers.
 
 Letters: B sequences, N completion tokens of all sequences, D width, V vocabulary.
 """

@@ -108,6 +108,17 @@ def test_short_class_names_and_overrides_on_the_command_line(config_file: Path) 
     assert module.sampling.temperature == 0.7
 
 
+def test_divergence_of_the_most_probable_tokens_and_its_checkpoint(config_file: Path, tmp_path: Path) -> None:
+    divergence = "--model.init_args.divergence"
+    arguments = [f"{divergence}=TopK", f"{divergence}.k=5", f"{divergence}.support=union", f"{divergence}.tail=false"]
+    arguments += [f"{divergence}.divergence=ReverseKL", "--trainer.max_steps=1"]
+    cli = main(["fit", "--config", str(config_file), *arguments])
+    expected = lightning_sdft.TopK(5, lightning_sdft.ReverseKL(), "union", tail=False)
+    assert cli.model.divergence == expected
+    cli.trainer.save_checkpoint(tmp_path / "top_k.ckpt")
+    assert SDFTModule.load_from_checkpoint(tmp_path / "top_k.ckpt").divergence == expected
+
+
 @pytest.mark.parametrize(
     ("argument", "complaint"),
     [

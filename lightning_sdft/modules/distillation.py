@@ -35,7 +35,8 @@ class DistillationModule(CausalLMModule):
         model: See :class:`CausalLMModule`.
         rollout_source: Who writes the completions trained on: the ``student`` (on-policy), the ``teacher``
             (off-policy distillation), or the expert of the ``demonstration``.
-        divergence: What is minimised: ``ForwardKL`` (default), ``ReverseKL`` or ``JensenShannon``.
+        divergence: What is minimised: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``, or ``TopK`` of one of
+            these.
         teacher: ``copy`` is a copy of the student as it is when training starts, in float32; ``live`` the student as it
             is at every step.
         teacher_model: Weights that a copied teacher starts from instead: a folder, hub id or ``.gguf`` file.
