@@ -1,8 +1,9 @@
-"""A step of SDFT against a step of TRL's SDFTTrainer: SmolLM2-135M, 8 prompts, completions of up to 64 tokens.
+"""A step of SDFT against a step of TRL's SDFTTrainer: SmolLM2-135M, 8 prompts, completions of 64 tokens.
 
 Both sides take the same questions, teacher template, budgets, loss (forward KL over the full vocabulary, EMA 0.01 in
-float32, first 3 tokens skipped), learning rate and clipping, and sample at temperature 1. The time is that of the
-training loop, without loading the model; the memory is that of the whole process.
+float32, first 3 tokens skipped), learning rate and clipping, and sample at temperature 1. No completion may end before
+its 64th token, so that both sides write and train on the same number of tokens. The time is that of the training loop,
+without loading the model; the memory is that of the whole process.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def ours(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
     template = TEMPLATE.format(demonstration="demonstration")
     options = {"skip_tokens": SKIP, "learning_rate": LEARNING_RATE, "warmup_steps": 0}
     module = SDFTModule(str(model_folder()), teacher_template=template, **options, **budgets)
+    module.tokenizer.stop_ids = set()
     result = train(module, questions(steps * PROMPTS), folder, PROMPTS, micro_batch)
     return result | {"length": result["means"]["rollout/length"]}
 
@@ -64,6 +66,7 @@ def trl(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
             num_generations=1,
             max_prompt_length=BUDGET,
             max_completion_length=COMPLETION,
+            generation_kwargs={"min_new_tokens": COMPLETION},
             distillation_mode="full_logits",
             distillation_alpha=0.0,
             teacher_model_kind="ema",
@@ -118,10 +121,12 @@ def rows(repetitions: int, steps: int = 2) -> list[Row]:
         for side, micro_batch in (("ours", 1), ("trl", 1), ("trl", PROMPTS)):
             result = run("step", side=side, steps=steps, micro_batch=micro_batch)
             results["ours" if side == "ours" else micro_batch].append(result)
+    if {each["length"] for result in results.values() for each in result} != {COMPLETION}:
+        raise SystemExit(f"the sides wrote different numbers of tokens: {results}")
     floor = run("step", side="floor", steps=steps, micro_batch=1)
     seconds = {side: [each["seconds"] for each in result] for side, result in results.items()}
     faster, slower = sorted((1, PROMPTS), key=lambda size: median(seconds[size]))
-    setting = f"SmolLM2-135M, {steps} steps of {PROMPTS} prompts, completions of up to {COMPLETION} tokens, float32"
+    setting = f"SmolLM2-135M, {steps} steps of {PROMPTS} prompts, completions of {COMPLETION} tokens, float32"
     rates = {side: [steps * PROMPTS / each for each in result] for side, result in seconds.items()}
     memory = {side: [each["memory"] for each in result] for side, result in results.items()}
     rows = []
