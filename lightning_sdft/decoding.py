@@ -168,7 +168,7 @@ class GrowingLayer(DynamicLayer):
         return self._fill(self.key_buffer, self.value_buffer, self.length + new)
 
     def begin_with(self, prefix: GrowingLayer, padding: Sequence[int]) -> None:
-        """Take over the only row of a layer as often as there is padding, which moves it to the right."""
+        """Begin each row with the one row of another layer, moved to the right by the row's padding."""
         read_keys, read_values = prefix.key_buffer, prefix.value_buffer
         keys, values = (
             read.new_zeros(len(padding), read.shape[1], prefix.length, read.shape[3])
