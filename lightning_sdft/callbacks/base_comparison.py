@@ -53,7 +53,7 @@ class BaseComparison(Callback):
 
 def _accuracies(trainer: Trainer) -> dict[str, float]:
     metrics = trainer.callback_metrics.items()
-    return {name: value.item() for name, value in metrics if name.startswith(("val/accuracy", "prior/"))}
+    return {name: value.item() for name, value in metrics if name.startswith(("val/accuracy", "prior"))}
 
 
 def comparison_table(base: dict[str, float], trained: dict[str, float], method: str, steps: int) -> Table:
@@ -67,20 +67,30 @@ def comparison_table(base: dict[str, float], trained: dict[str, float], method: 
     """
     table = Table(title=f"{method} after {steps} steps")
     table.add_column("accuracy")
-    for column in ("base", "trained", "change"):
+    for column in ("base", "trained", "95%", "change"):
         table.add_column(column, justify="right")
     labels = {"val/accuracy/": "new: ", "prior/": "prior: "}
     means = {"val/accuracy": "new task", "prior/average": "average of prior skills"}
     for prefix, label in labels.items():
         for name in (each for each in trained if each.startswith(prefix) and each not in means):
-            _add_row(table, label + name.removeprefix(prefix), base.get(name), trained[name])
+            _add_row(table, label + name.removeprefix(prefix), name, base, trained)
     table.add_section()
     for name, label in means.items():
         if name in trained:
-            _add_row(table, label, base.get(name), trained[name], style="bold")
+            _add_row(table, label, name, base, trained, style="bold")
     return table
 
 
-def _add_row(table: Table, label: str, base: float | None, trained: float, style: str = "") -> None:
-    before, change = ("-", "-") if base is None else (f"{base:.3f}", f"{trained - base:+.3f}")
-    table.add_row(label, before, f"{trained:.3f}", change, style=style)
+def _add_row(
+    table: Table, label: str, name: str, base: dict[str, float], trained: dict[str, float], style: str = ""
+) -> None:
+    value = trained[name]
+    before, change = (f"{base[name]:.3f}", f"{value - base[name]:+.3f}") if name in base else ("-", "-")
+    table.add_row(label, before, f"{value:.3f}", _interval(trained, name), change, style=style)
+
+
+def _interval(metrics: dict[str, float], name: str) -> str:
+    """The interval of a metric, whose ends are logged beside it."""
+    prefix = next(each for each in ("val/accuracy", "prior") if name.startswith(each))
+    low, high = (metrics.get(f"{prefix}_{end}{name.removeprefix(prefix)}") for end in ("low", "high"))
+    return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"

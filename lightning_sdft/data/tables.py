@@ -15,14 +15,19 @@ __all__ = ["Row", "hold_out", "read_rows", "take"]
 Row = dict[str, Any]
 T = TypeVar("T")
 
+SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".txt", ".arrow", ".gz")
+"""What file names end in; hub ids may have a full stop in their names, too."""
 
-def read_rows(source: str, split: str | None = None) -> list[Row]:
+
+def read_rows(source: str, split: str | None = None, argument: str | None = None) -> list[Row]:
     """Read a table as a list of rows, each a dictionary from column to value.
 
     Args:
         source: A folder written by ``datasets.save_to_disk``, a ``.json`` file (a list of objects, or one object per
-            line), a ``.jsonl`` or ``.parquet`` file, or else the id of a data set on the Hugging Face hub.
-        split: Split to take where the source has several; a file, or a folder with a single ``Dataset``, is read whole.
+            line), a ``.jsonl`` or ``.parquet`` file, or else the id of a data set on the Hugging Face hub, where needed
+            with a configuration and a revision: ``owner/name:configuration@revision``.
+        split: Split to take where the source has several; one that is not divided is read whole.
+        argument: Setting that the source was given by, for errors.
 
     Raises:
         DataError: If there is no such source, if it cannot be read, or if it has no rows.
@@ -33,9 +38,10 @@ def read_rows(source: str, split: str | None = None) -> list[Row]:
     elif path.is_file():
         rows = _read_file(path)
     elif _looks_like_path(source):
-        raise DataError(f"{source}: no such file or folder (from {Path.cwd()}); correct the path")
+        setting = f" given by {argument}" if argument else ""
+        raise DataError(f"{source}: no such file or folder (from {Path.cwd()}); correct the path{setting}")
     else:
-        rows = _read_hub(source, split)
+        rows = _read_hub(source, split, argument)
     if not rows:
         raise DataError(f"{source}: no rows; give a source with at least one")
     return rows
@@ -97,8 +103,7 @@ def hold_out(rows: Sequence[T], shares: Sequence[float], seed: int) -> list[list
 
 def _looks_like_path(source: str) -> bool:
     """Whether it cannot be meant as a hub id, which is ``name`` or ``owner/name``."""
-    suffix = Path(source).suffix[1:]
-    return source.startswith((".", "/", "~")) or source.count("/") > 1 or suffix.isalpha()
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).suffix in SUFFIXES
 
 
 def _read_file(path: Path) -> list[Row]:
@@ -169,22 +174,24 @@ def _read_folder(path: Path, split: str | None) -> list[Row]:
     return _rows(table, str(path), split)
 
 
-def _read_hub(source: str, split: str | None) -> list[Row]:
+def _read_hub(source: str, split: str | None, argument: str | None) -> list[Row]:
     import datasets
 
+    located, _, revision = source.partition("@")
+    name, _, configuration = located.partition(":")
     try:
-        table = datasets.load_dataset(source, split=split)
+        table = datasets.load_dataset(name, configuration or None, revision=revision or None)
     except Exception as error:  # hub, network and builders each have exceptions of their own
         raise DataError(
             f"{source}: neither a file nor a readable data set of the Hugging Face hub ({error}); correct the name, "
-            "or download the data and give the file"
+            f"or download the data and give its file or folder{f' by {argument}' if argument else ''}"
         ) from error
     return _rows(table, source, split)
 
 
 def _rows(table: Any, source: str, split: str | None) -> list[Row]:
     if isinstance(table, dict):  # a DatasetDict
-        if split is None and len(table) == 1:
+        if len(table) == 1:
             split = next(iter(table))
         if split not in table:
             asked = "several splits" if split is None else f"no split {split!r}"

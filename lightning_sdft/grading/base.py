@@ -14,35 +14,48 @@ __all__ = ["Grader"]
 
 
 class Grader(Metric):
-    """Share of responses that are correct; a subclass says what correct means by :meth:`grade`."""
+    """Share of responses that are correct; a subclass says what correct means by :meth:`grade`.
+
+    A response that could not be graded, because a judge did not answer, counts neither as correct nor as wrong.
+    """
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
 
     correct: Tensor
-    total: Tensor
+    graded: Tensor
+    ungraded: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("correct", torch.tensor(0, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0, dtype=torch.long), dist_reduce_fx="sum")
+        for count in ("correct", "graded", "ungraded"):
+            self.add_state(count, torch.tensor(0, dtype=torch.long), dist_reduce_fx="sum")
 
     @abstractmethod
-    def grade(self, response: str, reference: Any) -> bool:
-        """Whether a response is correct.
+    def grade(self, response: str, reference: Any) -> bool | None:
+        """Whether a response is correct; ``None`` if that could not be found out.
 
         Args:
             response: The model's response as text, without special tokens.
             reference: The example's reference.
         """
 
+    def grade_all(self, responses: Sequence[str], references: Sequence[Any]) -> list[bool | None]:
+        """Verdicts on many responses; a grader that asks somebody asks side by side."""
+        return [self.grade(response, reference) for response, reference in zip(responses, references, strict=True)]
+
     def update(self, responses: Sequence[str], references: Sequence[Any]) -> None:
         """Grade a batch of responses against their references."""
-        verdicts = [self.grade(response, reference) for response, reference in zip(responses, references, strict=True)]
-        self.correct += sum(verdicts)
-        self.total += len(verdicts)
+        self.count(self.grade_all(responses, references))
+
+    def count(self, verdicts: Sequence[bool | None]) -> None:
+        """Add verdicts to the counts."""
+        given = [verdict for verdict in verdicts if verdict is not None]
+        self.correct += sum(given)
+        self.graded += len(given)
+        self.ungraded += len(verdicts) - len(given)
 
     def compute(self) -> Tensor:
-        """The accuracy over everything seen, in [0, 1]."""
-        return self.correct / self.total.clamp(min=1)
+        """The accuracy over everything that was graded, in [0, 1]; NaN if nothing was."""
+        return self.correct / self.graded

@@ -44,16 +44,26 @@ class AnsweringModule(LightningModule):
 
     def predict_step(self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """Answer greedily: one record per example with its verdicts, for a line of JSON each."""
-        records = []
-        for example, rollout in zip(batch, self.respond(batch), strict=True):
-            response = self.tokenizer.decode(rollout.completion)
-            record = {"id": example.id, "prompt": example.prompt, "response": response, "finished": rollout.finished}
-            verdicts = self.graded.verdicts(dataloader_idx, example, response)
-            records.append({**record, "reference": example.reference, "correct": verdicts})
-        return records
+        rollouts = self.respond(batch)
+        responses = [self.tokenizer.decode(rollout.completion) for rollout in rollouts]
+        verdicts = self.graded.verdicts(dataloader_idx, batch, responses)
+        return [
+            {
+                "id": example.id,
+                "prompt": example.prompt,
+                "response": response,
+                "finished": rollout.finished,
+                "reference": example.reference,
+                "correct": correct,
+            }
+            for example, rollout, response, correct in zip(batch, rollouts, responses, verdicts, strict=True)
+        ]
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracies: ``val/accuracy/<set>`` of new skills and ``prior/<set>`` of prior ones, and their means."""
+        """Log accuracies: ``val/accuracy/<set>`` of new skills and ``prior/<set>`` of prior ones, and their means.
+
+        The ends of their 95% intervals stand under ``val/accuracy_low``, ``val/accuracy_high`` and so on.
+        """
         self._log_accuracies("val/accuracy", "prior")
 
     def on_test_epoch_end(self) -> None:
@@ -63,4 +73,5 @@ class AnsweringModule(LightningModule):
     def _log_accuracies(self, new: str, prior: str) -> None:
         each, averages = self.graded.accuracies(new, prior)
         self.log_dict(each, batch_size=1)
-        self.log_dict(averages, prog_bar=True, batch_size=1)
+        for name, value in averages.items():
+            self.log(name, value, prog_bar=name in (new, f"{prior}/average"), batch_size=1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.grading.interval import Score, bootstrap
 
 __all__ = ["GradedSets"]
 
@@ -36,12 +38,20 @@ class GradedSets(nn.Module):
         for grader in self.of(index).values():
             grader.update(responses, [example.reference for example in examples])
 
-    def verdicts(self, index: int, example: Example, response: str) -> dict[str, bool]:
-        """What each grader of a set says of a response."""
-        return {name: grader.grade(response, example.reference) for name, grader in self.of(index).items()}
+    def verdicts(
+        self, index: int, examples: Sequence[Example], responses: Sequence[str]
+    ) -> list[dict[str, bool | None]]:
+        """What each grader of a set says of each response."""
+        references = [example.reference for example in examples]
+        graders = self.of(index)
+        given = [grader.grade_all(responses, references) for grader in graders.values()]
+        return [dict(zip(graders, each, strict=True)) for each in zip(*given, strict=True)]
 
     def accuracies(self, new: str, prior: str) -> tuple[dict[str, float], dict[str, float]]:
-        """Accuracies since the last call, of each set and on average.
+        """Accuracies since the last call, of each set and on average, with their 95% intervals.
+
+        Beside ``val/accuracy/science`` stand ``val/accuracy_low/science`` and ``val/accuracy_high/science``, and, where
+        responses could not be graded, their number as ``val/accuracy_ungraded/science``.
 
         Args:
             new: Name of the average over new skills, and prefix of their names.
@@ -51,12 +61,27 @@ class GradedSets(nn.Module):
             Accuracies of each grader, and the averages of the leading graders.
         """
         each: dict[str, float] = {}
-        leading: dict[str, list[float]] = {new: [], f"{prior}/average": []}
+        leading: dict[str, list[Tensor]] = {new: [], prior: []}
         for index, evaluation_set in enumerate(self.sets):
+            prefix = prior if evaluation_set.prior else new
             for name, grader in self.of(index).items():
-                accuracy = grader.compute().item()
-                grader.reset()
-                each[f"{prior if evaluation_set.prior else new}/{name}"] = accuracy
+                verdicts, ungraded = _read(grader)
+                each |= _named(bootstrap([verdicts]), prefix, f"/{name}")
+                if ungraded:
+                    each[f"{prefix}_ungraded/{name}"] = ungraded
                 if name == evaluation_set.name:
-                    leading[f"{prior}/average" if evaluation_set.prior else new].append(accuracy)
-        return each, {name: sum(values) / len(values) for name, values in leading.items() if values}
+                    leading[prefix].append(verdicts)
+        averages = _named(bootstrap(leading[new]), new) if leading[new] else {}
+        return each, averages | (_named(bootstrap(leading[prior]), prior, "/average") if leading[prior] else {})
+
+
+def _read(grader: Grader) -> tuple[Tensor, int]:
+    """The verdicts of all processes as ones and zeros `(Q,)`, and the number of responses without one."""
+    with grader.sync_context():
+        correct, graded, ungraded = (int(count) for count in (grader.correct, grader.graded, grader.ungraded))
+    grader.reset()
+    return (torch.arange(graded) < correct).double(), ungraded
+
+
+def _named(score: Score, prefix: str, name: str = "") -> dict[str, float]:
+    return {f"{prefix}{name}": score.value, f"{prefix}_low{name}": score.low, f"{prefix}_high{name}": score.high}

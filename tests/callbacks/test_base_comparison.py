@@ -27,20 +27,23 @@ def rendered(*arguments: Any) -> list[list[str]]:
 def test_table_lists_new_skills_then_prior_ones_then_the_means() -> None:
     base = {"prior/b": 1.0, "val/accuracy/a": 0.25, "val/accuracy": 0.25, "prior/average": 1.0, "prior/c": 1.0}
     trained = {"prior/b": 0.5, "val/accuracy/a": 1.0, "val/accuracy": 1.0, "prior/average": 0.75, "prior/c": 1.0}
+    trained |= {"val/accuracy_low/a": 0.9, "val/accuracy_high/a": 1.0, "prior_low/b": 0.4, "prior_high/b": 0.6}
+    trained |= {"val/accuracy_low": 0.875, "val/accuracy_high": 1.0, "prior_low/average": 0.7}
+    trained |= {"prior_high/average": 0.8}
     rows = rendered(base, trained, "SFTModule", 7)
     assert rows[0] == ["SFTModule after 7 steps"]
-    assert [row for row in rows if len(row) == 4] == [
-        ["accuracy", "base", "trained", "change"],
-        ["new: a", "0.250", "1.000", "+0.750"],
-        ["prior: b", "1.000", "0.500", "-0.500"],
-        ["prior: c", "1.000", "1.000", "+0.000"],
-        ["new task", "0.250", "1.000", "+0.750"],
-        ["average of prior skills", "1.000", "0.750", "-0.250"],
+    assert [row for row in rows if len(row) == 5] == [
+        ["accuracy", "base", "trained", "95%", "change"],
+        ["new: a", "0.250", "1.000", "0.900 to 1.000", "+0.750"],
+        ["prior: b", "1.000", "0.500", "0.400 to 0.600", "-0.500"],
+        ["prior: c", "1.000", "1.000", "-", "+0.000"],
+        ["new task", "0.250", "1.000", "0.875 to 1.000", "+0.750"],
+        ["average of prior skills", "1.000", "0.750", "0.700 to 0.800", "-0.250"],
     ]
 
 
 def test_set_that_the_base_was_not_evaluated_on_has_no_change() -> None:
-    assert ["new: a", "-", "1.000", "-"] in rendered({}, {"val/accuracy/a": 1.0}, "SFTModule", 1)
+    assert ["new: a", "-", "1.000", "-", "-"] in rendered({}, {"val/accuracy/a": 1.0}, "SFTModule", 1)
 
 
 @pytest.fixture
@@ -72,12 +75,12 @@ def test_sanity_check_gives_the_base_and_the_last_validation_the_trained_model(
     options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 1, "max_steps": -1}
     trainer = make_trainer(callbacks=[comparison, Spoil()], logger=logger, **options)
     trainer.fit(words_module(SFTModule), datamodule=words_data(validation=sets))
-    assert comparison.base == pytest.approx(BASE)
+    assert {name: comparison.base[name] for name in BASE} == pytest.approx(BASE)
     assert comparison.state_dict()["base"] == comparison.base
     lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
     assert "SFTModule after 4 steps" in lines
-    assert "new task 0.750 0.000 -0.750" in lines
-    assert "average of prior skills 1.000 0.000 -1.000" in lines
+    assert "new task 0.750 0.000 0.000 to 0.000 -0.750" in lines
+    assert "average of prior skills 1.000 0.000 0.000 to 0.000 -1.000" in lines
 
     header, first, *_ = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
     point = dict(zip(header.split(","), first.split(","), strict=True))
@@ -102,7 +105,7 @@ def test_resumed_run_still_compares_with_the_base(
     resumed = make_trainer(callbacks=[comparison, Spoil()], max_epochs=2, **options)
     data = words_data(validation=sets)
     resumed.fit(words_module(SFTModule), datamodule=data, ckpt_path=tmp_path / "one.ckpt")
-    assert comparison.base == pytest.approx(BASE)
+    assert {name: comparison.base[name] for name in BASE} == pytest.approx(BASE)
     assert "SFTModule after 8 steps" in capsys.readouterr().out
 
 

@@ -82,26 +82,41 @@ def test_takes_the_only_split(tmp_path):
     assert read_rows(str(tmp_path / "saved")) == ROWS
 
 
-@pytest.mark.parametrize("source", ["owner/name", "name", "owner/name-v1.5", "owner/gsm8k-0.1"])
-def test_asks_the_hub_for_anything_else(monkeypatch, source):
-    asked = []
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        ("owner/name", ("owner/name", None, None)),
+        ("name", ("name", None, None)),
+        ("owner/name-v1.5", ("owner/name-v1.5", None, None)),
+        ("owner/my.data", ("owner/my.data", None, None)),
+        ("owner/name:en", ("owner/name", "en", None)),
+        ("owner/name@3284f6f", ("owner/name", None, "3284f6f")),
+        ("owner/name:Chemistry@3284f6f", ("owner/name", "Chemistry", "3284f6f")),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "other"])
+def test_asks_the_hub_for_anything_else(monkeypatch, source, asked, split):
+    calls = []
 
-    def load_dataset(name, split):
-        asked.append((name, split))
-        return datasets.Dataset.from_list(ROWS)
+    def load_dataset(name, configuration, revision):
+        calls.append((name, configuration, revision))
+        rest = datasets.Dataset.from_list(ROWS[:1])
+        return datasets.DatasetDict({split: datasets.Dataset.from_list(ROWS), "rest": rest})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert read_rows(source, "train") == ROWS
-    assert asked == [(source, "train")]
+    assert read_rows(source, split) == ROWS
+    assert calls == [asked]
 
 
-def test_says_that_the_hub_does_not_have_it(monkeypatch):
-    def load_dataset(name, split):
+def test_says_that_the_hub_does_not_have_it_and_how_else_to_give_it(monkeypatch):
+    def load_dataset(name, configuration, revision):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match=r"owner/name: neither a file nor a readable data set.*no network"):
-        read_rows("owner/name")
+    with pytest.raises(
+        DataError, match=r"owner/name: neither a file nor a readable data set.*no network.*by data.test"
+    ):
+        read_rows("owner/name", "test", argument="data.test")
 
 
 # Broken sources

@@ -1,0 +1,60 @@
+"""How sure an accuracy is: bootstrap confidence intervals over questions.
+
+[1] Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (the percentile interval)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Score", "bootstrap"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over questions with its bootstrap 95% interval.
+
+    Args:
+        value: The mean; NaN if there was nothing to take it of.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(sets: Sequence[Tensor], level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Score:
+    """The mean over sets of the mean over questions, with the percentile interval [1].
+
+    The questions of each set are drawn anew, with replacement, independently of those of the other sets. Where all
+    values are equal the interval has no width, whatever the number of questions.
+
+    Args:
+        sets: Values per question, each `(Q,)`; sets without values are left out.
+        level: Share of the resampled means within the interval.
+        resamples: Number of resampled means.
+        seed: Seed of the draws: the same values always have the same interval.
+
+    Example:
+        >>> bootstrap([torch.tensor([1.0] * 60 + [0.0] * 40)])
+        Score(value=0.6, low=0.5, high=0.7)
+    """
+    values = [each.double().cpu() for each in sets if len(each)]
+    if not values:
+        return Score(float("nan"), float("nan"), float("nan"))
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.stack([_resampled_means(each, resamples, generator) for each in values]).mean(dim=0)
+    tail = (1 - level) / 2
+    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
+    return Score(torch.stack([each.mean() for each in values]).mean().item(), low, high)
+
+
+def _resampled_means(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
+    size = len(values)
+    return torch.stack([values[torch.randint(size, (size,), generator=generator)].mean() for _ in range(resamples)])
