@@ -1,0 +1,115 @@
+"""How often one of several answers is right: what a model can do, beside what it does first.
+
+[1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics import CatMetric
+
+from lightning_sdft.data.example import Example
+from lightning_sdft.grading.interval import Score, bootstrap
+from lightning_sdft.grading.pass_at_k import pass_at_k, powers_of_two
+from lightning_sdft.rollout import Sampling, generate
+
+__all__ = ["PassAtK"]
+
+
+class PassAtK(Callback):
+    """Samples each test prompt several times in ``test``, and logs the unbiased pass@k, as in Fig. 5 of [1].
+
+    ``test/pass_at_8/science`` is the share of questions of which one of 8 answers is right, with the 95% interval
+    beside it (``test/pass_at_8_low/science``, ``..._high/...``). Loggers also get the curve ``pass_at_k/science``,
+    whose step is k. Every k is estimated from the same samples, whose seeds depend on the question's id and ``seed``.
+
+    A response that could not be graded does not count as a sample; a question with fewer graded samples than k is left
+    out of pass@k, and ``test/pass_at_k_ungraded/science`` counts such responses.
+
+    Args:
+        samples: Responses to each prompt, the largest k.
+        sampling: How they are drawn.
+        batch_size: Prompts sampled at once, each ``samples`` times.
+        seed: Seed of the responses.
+
+    Raises:
+        ValueError: If the samples would all be the same.
+    """
+
+    def __init__(
+        self,
+        samples: int = 128,
+        sampling: Sampling = Sampling(temperature=1.0, top_p=0.95),  # noqa: B008  # frozen
+        batch_size: int = 4,
+        seed: int = 0,
+    ) -> None:
+        if samples < 1 or batch_size < 1 or not sampling.temperature:
+            raise ValueError(f"{samples=}, {batch_size=} and temperature={sampling.temperature} must be above 0")
+        self.samples = samples
+        self.sampling = sampling
+        self.batch_size = batch_size
+        self.seed = seed
+        self._counts: dict[tuple[int, str], CatMetric] = {}
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start anew."""
+        self._counts = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Sample and grade the prompts of a batch."""
+        for start in range(0, len(batch), self.batch_size):
+            examples: Sequence[Example] = batch[start : start + self.batch_size]
+            repeated = [example for example in examples for _ in range(self.samples)]
+            responses = self._respond(pl_module, examples, repeated)
+            for name, grader in pl_module.graded.of(dataloader_idx).items():  # type: ignore[operator,union-attr]
+                verdicts = grader.grade_all(responses, [example.reference for example in repeated])
+                for index in range(len(examples)):
+                    given = verdicts[index * self.samples : (index + 1) * self.samples]
+                    graded = [verdict for verdict in given if verdict is not None]
+                    counts = torch.tensor([[sum(graded), len(graded)]], device=pl_module.device)
+                    self._counts.setdefault((dataloader_idx, name), CatMetric().to(pl_module.device)).update(counts)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log pass@k of every set and grader."""
+        for (_, name), metric in self._counts.items():
+            correct, graded = metric.compute().long().cpu().reshape(-1, 2).unbind(dim=1)
+            ungraded = int((self.samples - graded).sum())
+            if ungraded:
+                pl_module.log(f"test/pass_at_k_ungraded/{name}", float(ungraded), batch_size=1)
+            for k in powers_of_two(self.samples):
+                enough = graded >= k
+                score = bootstrap([pass_at_k(correct[enough], graded[enough], k)])
+                self._log(trainer, pl_module, name, k, score)
+
+    def _respond(
+        self, pl_module: LightningModule, examples: Sequence[Example], repeated: Sequence[Example]
+    ) -> list[str]:
+        tokenizer: Any = pl_module.tokenizer
+        prompts = [tokenizer.encode(example.prompt) for example in repeated]
+        seeds = [_seed(self.seed, example.id, number) for example in examples for number in range(self.samples)]
+        limit: Any = pl_module.max_completion_tokens
+        rollouts = generate(pl_module.policy, prompts, limit, self.sampling, seeds)  # type: ignore[arg-type]
+        return [tokenizer.decode(rollout.completion) for rollout in rollouts]
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, name: str, k: int, score: Score) -> None:
+        for suffix, value in (("", score.value), ("_low", score.low), ("_high", score.high)):
+            pl_module.log(f"test/pass_at_{k}{suffix}/{name}", value, batch_size=1)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"pass_at_k/{name}": score.value}, step=k)
+
+
+def _seed(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7])

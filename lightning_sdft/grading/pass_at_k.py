@@ -1,0 +1,47 @@
+"""The chance that at least one of k responses is correct.
+
+[1] Chen et al., Evaluating Large Language Models Trained on Code, 2021, https://arxiv.org/abs/2107.03374
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["pass_at_k", "powers_of_two"]
+
+
+def pass_at_k(correct: Tensor, samples: Tensor, k: int) -> Tensor:
+    """Unbiased estimate `1 - C(n - c, k) / C(n, k)` for each question, `(Q,)`, as in [1].
+
+    All k are estimated from the same responses. Whoever takes `1 - (1 - c / n)^k` instead underestimates.
+
+    Args:
+        correct: How many responses were correct, c, `(Q,)`.
+        samples: How many responses there were, n >= k, `(Q,)`.
+        k: Number of tries.
+
+    Raises:
+        ValueError: If there are fewer responses to a question than tries.
+
+    Example:
+        >>> pass_at_k(torch.tensor([0, 1, 3]), torch.tensor([4, 4, 4]), k=2)
+        tensor([0.0000, 0.5000, 1.0000], dtype=torch.float64)
+    """
+    if len(samples) and int(samples.min()) < k:
+        raise ValueError(f"pass@{k} needs at least {k} responses to every question, one has {int(samples.min())}")
+    wrong = (samples - correct).double().unsqueeze(1)
+    tries = torch.arange(k, dtype=torch.float64, device=correct.device)
+    # C(w, k) / C(n, k) as a product of k ratios, each within [0, 1]; a question with fewer than k wrong ones has a 0.
+    ratios = (wrong - tries).clamp(min=0) / (samples.double().unsqueeze(1) - tries)
+    return 1 - ratios.prod(dim=1)
+
+
+def powers_of_two(samples: int) -> list[int]:
+    """The k of a curve: 1, 2, 4 and so on, up to the number of samples.
+
+    Example:
+        >>> powers_of_two(20)
+        [1, 2, 4, 8, 16]
+    """
+    return [2**exponent for exponent in range(samples.bit_length())]

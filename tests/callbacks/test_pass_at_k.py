@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+from lightning_sdft.callbacks.pass_at_k import PassAtK
+from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.example import Example
+from lightning_sdft.grading import ExactMatch
+from lightning_sdft.modules import CausalLMModule, SFTModule
+from lightning_sdft.rollout import GREEDY, Sampling
+from tests.modules.conftest import question
+
+
+class FirstWord(ExactMatch):
+    """Whether a response begins with a word, whatever follows; of a question marked so it cannot tell."""
+
+    seen: list[str]
+
+    def grade(self, response: str, reference: Any) -> bool | None:
+        self.seen.append(response)
+        if reference == "?" and sum(map(ord, response)) % 2:
+            return None
+        return response.split(" ")[0] == reference
+
+
+@pytest.fixture
+def run(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, tmp_path: Path
+) -> Callable[..., dict[str, float]]:
+    def run(callback: PassAtK, references: list[str], batch_size: int = 3) -> dict[str, float]:
+        asked = [question(index) for index in range(len(references))]
+        examples = [Example(each.id, each.prompt, reference=ref) for each, ref in zip(asked, references, strict=True)]
+        grader = FirstWord()
+        grader.seen = []
+        data = words_data(test=[EvaluationSet(examples, {"words": grader})], evaluation_batch_size=batch_size)
+        trainer = make_trainer(callbacks=[callback], logger=CSVLogger(tmp_path, name=f"{callback.samples}"))
+        trainer.test(words_module(SFTModule), datamodule=data, verbose=False)
+        run.seen = grader.seen  # type: ignore[attr-defined]
+        run.curve = (Path(trainer.log_dir) / "metrics.csv").read_text()  # type: ignore[attr-defined]
+        return {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+    return run
+
+
+def first_word_chance(module: CausalLMModule, example: Example, word: str) -> float:
+    """The probability that a response begins with a word, from the model's own logits."""
+    prompt = module.tokenizer.encode(example.prompt)
+    with torch.no_grad():
+        logits = module.policy.model(torch.tensor([prompt])).logits[0, -1]
+    return logits.softmax(-1)[module.tokenizer.hugging_face.convert_tokens_to_ids(word)].item()
+
+
+def test_estimates_the_chance_that_one_of_k_samples_is_right(
+    run: Any, words_module: Callable[..., CausalLMModule]
+) -> None:
+    module = words_module(SFTModule)
+    module.configure_model()
+    module.policy.eval()
+    words = [f"w{number}" for number in range(59) if number not in (5, 15, 25, 35, 45, 55)]  # these end a response
+    references, chances = [], []
+    for index in range(4):
+        by_chance = {word: first_word_chance(module, question(index), word) for word in words}
+        references.append(max(by_chance, key=by_chance.__getitem__))
+        chances.append(by_chance[references[-1]])
+    metrics = run(PassAtK(samples=256, sampling=Sampling(), batch_size=2), references)
+    for k in (1, 2, 4):
+        expected = sum(1 - (1 - chance) ** k for chance in chances) / 4
+        assert metrics[f"test/pass_at_{k}/words"] == pytest.approx(expected, abs=0.08)
+    values = [metrics[f"test/pass_at_{2**power}/words"] for power in range(9)]
+    assert values == sorted(values)
+    assert metrics["test/pass_at_1_low/words"] <= values[0] <= metrics["test/pass_at_1_high/words"]
+    assert "test/pass_at_k_ungraded/words" not in metrics
+    assert len(run.seen) == 4 * 256 + 4  # one pass serves all k; the others are the greedy answers
+
+
+def test_samples_do_not_depend_on_batches(run: Any) -> None:
+    def samples() -> list[str]:
+        return sorted(run.seen)
+
+    references = ["w1"] * 5
+    run(PassAtK(samples=4, batch_size=4), references)
+    first = samples()
+    run(PassAtK(samples=4, batch_size=1), references, batch_size=2)
+    assert samples() == first
+    run(PassAtK(samples=4, batch_size=4, seed=1), references)
+    assert samples() != first
+
+
+def test_the_curve_over_k_is_logged(run: Any) -> None:
+    run(PassAtK(samples=8), ["w1"])
+    header, *lines = run.curve.splitlines()
+    column, step = header.split(",").index("pass_at_k/words"), header.split(",").index("step")
+    assert [line.split(",")[step] for line in lines if line.split(",")[column]] == ["1", "2", "4", "8"]
+
+
+def test_ungraded_responses_are_no_samples(run: Any) -> None:
+    metrics = run(PassAtK(samples=8), ["?", "w1", "?"])
+    assert 0 < metrics["test/pass_at_k_ungraded/words"] < 16
+    assert metrics["test/pass_at_8/words"] in (0, 1)  # of the one question with 8
+
+
+@pytest.mark.parametrize("arguments", [{"samples": 0}, {"batch_size": 0}])
+def test_nothing_to_sample_is_refused(arguments: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be above 0"):
+        PassAtK(**arguments)
+
+
+def test_greedy_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"temperature=0.0 must be above 0"):
+        PassAtK(sampling=GREEDY)
