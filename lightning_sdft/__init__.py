@@ -1,4 +1,4 @@
-"""Fine-tune language models on demonstrations without making them forget: SDFT, SFT and DFT for PyTorch Lightning."""
+"""Fine-tune language models on demonstrations without making them forget: SDFT, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -10,27 +10,41 @@ if TYPE_CHECKING:
     from lightning_sdft.callbacks import EMATeacher as EMATeacher
     from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
     from lightning_sdft.callbacks import KLToBase as KLToBase
+    from lightning_sdft.callbacks import PassAtK as PassAtK
     from lightning_sdft.callbacks import PhaseProgressBar as PhaseProgressBar
     from lightning_sdft.callbacks import PredictionWriter as PredictionWriter
+    from lightning_sdft.callbacks import PriorTasks as PriorTasks
     from lightning_sdft.callbacks import RNGState as RNGState
     from lightning_sdft.callbacks import RolloutTable as RolloutTable
+    from lightning_sdft.chat import ChatModel as ChatModel
+    from lightning_sdft.chat import Endpoint as Endpoint
+    from lightning_sdft.chat import LocalChat as LocalChat
     from lightning_sdft.data import DataError as DataError
     from lightning_sdft.data import DemonstrationDataModule as DemonstrationDataModule
     from lightning_sdft.data import EvaluationSet as EvaluationSet
     from lightning_sdft.data import Example as Example
+    from lightning_sdft.data import GeneralDataModule as GeneralDataModule
     from lightning_sdft.data import JsonDataModule as JsonDataModule
+    from lightning_sdft.data import KnowledgeDataModule as KnowledgeDataModule
+    from lightning_sdft.data import MedicalDataModule as MedicalDataModule
+    from lightning_sdft.data import ScienceDataModule as ScienceDataModule
     from lightning_sdft.data import Splits as Splits
     from lightning_sdft.data import StringSkillsDataModule as StringSkillsDataModule
     from lightning_sdft.data import ToolUseDataModule as ToolUseDataModule
     from lightning_sdft.grading import Grader as Grader
+    from lightning_sdft.grading import Judge as Judge
+    from lightning_sdft.grading import JudgedAnswer as JudgedAnswer
+    from lightning_sdft.grading import LocalJudge as LocalJudge
     from lightning_sdft.losses import Divergence as Divergence
     from lightning_sdft.losses import ForwardKL as ForwardKL
     from lightning_sdft.losses import JensenShannon as JensenShannon
     from lightning_sdft.losses import ReverseKL as ReverseKL
     from lightning_sdft.losses import TopK as TopK
     from lightning_sdft.modules import CausalLMModule as CausalLMModule
+    from lightning_sdft.modules import CPTModule as CPTModule
     from lightning_sdft.modules import DFTModule as DFTModule
     from lightning_sdft.modules import DistillationModule as DistillationModule
+    from lightning_sdft.modules import ReinvokeModule as ReinvokeModule
     from lightning_sdft.modules import SDFTModule as SDFTModule
     from lightning_sdft.modules import SFTModule as SFTModule
     from lightning_sdft.policy import Policy as Policy
@@ -46,24 +60,39 @@ _HOMES = {
         "EMATeacher",
         "HyperparameterSummary",
         "KLToBase",
+        "PassAtK",
         "PhaseProgressBar",
         "PredictionWriter",
+        "PriorTasks",
         "RNGState",
         "RolloutTable",
     ),
+    "chat": ("ChatModel", "Endpoint", "LocalChat"),
     "data": (
         "DataError",
         "DemonstrationDataModule",
         "EvaluationSet",
         "Example",
+        "GeneralDataModule",
         "JsonDataModule",
+        "KnowledgeDataModule",
+        "MedicalDataModule",
+        "ScienceDataModule",
         "Splits",
         "StringSkillsDataModule",
         "ToolUseDataModule",
     ),
-    "grading": ("Grader",),
+    "grading": ("Grader", "Judge", "JudgedAnswer", "LocalJudge"),
     "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL", "TopK"),
-    "modules": ("CausalLMModule", "DFTModule", "DistillationModule", "SDFTModule", "SFTModule"),
+    "modules": (
+        "CPTModule",
+        "CausalLMModule",
+        "DFTModule",
+        "DistillationModule",
+        "ReinvokeModule",
+        "SDFTModule",
+        "SFTModule",
+    ),
     "policy": ("Policy",),
     "rollout": ("Rollout", "Sampling"),
     "teacher": ("Teacher",),

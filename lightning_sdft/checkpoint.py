@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 import lightning_sdft
+from lightning_sdft.policy import Policy
 
 __all__ = [
     "CheckedCheckpointIO",
@@ -18,6 +19,7 @@ __all__ = [
     "check_method",
     "describe_method",
     "load_checkpoint",
+    "load_policy",
 ]
 
 KEY = "lightning_sdft"
@@ -82,3 +84,38 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     check_checkpoint_file(path)
     checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return checkpoint
+
+
+def load_policy(
+    model: str | None,
+    checkpoint: str | None,
+    weights: Literal["student", "teacher"] = "student",
+    trust_remote_code: bool = False,
+) -> Policy:
+    """A pretrained model, or one with the weights of a checkpoint.
+
+    Args:
+        model: Model that gives architecture and tokenizer; by default the one that the checkpoint was trained from.
+        checkpoint: The checkpoint file; without one, the model has its own weights.
+        weights: Whose weights to take from the checkpoint.
+        trust_remote_code: Whether code that comes with the model may be run.
+
+    Raises:
+        CheckpointError: If neither is given, or if the file is torn, not a checkpoint of this package, or lacks the
+            weights asked for.
+    """
+    if checkpoint is None:
+        if model is None:
+            raise CheckpointError("a model or a checkpoint is needed; give model=NAME or checkpoint=FILE")
+        return Policy.load(model, trust_remote_code=trust_remote_code)
+    content = load_checkpoint(checkpoint)
+    if KEY not in content:
+        raise CheckpointError(f"{checkpoint!r} is not a checkpoint of lightning_sdft")
+    prefix = {"student": "policy.", "teacher": "teacher.policy."}[weights]
+    state = content["state_dict"].items()
+    state = {key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)}
+    if not state:
+        raise CheckpointError(f"{checkpoint!r}, of {content[KEY]['method']}, has no weights of a {weights}")
+    policy = Policy.load(model or content[KEY]["model"], pretrained=False, trust_remote_code=trust_remote_code)
+    policy.load_state_dict(state)
+    return policy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from jsonargparse import auto_cli
@@ -14,13 +15,22 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import lightning_sdft
 import lightning_sdft.callbacks
+import lightning_sdft.chat
 import lightning_sdft.data
+import lightning_sdft.grading
 import lightning_sdft.losses
 import lightning_sdft.modules
+from lightning_sdft.chat.base import ChatError
 from lightning_sdft.checkpoint import CheckpointError
+from lightning_sdft.commands.demonstrate import demonstrate
+from lightning_sdft.commands.export import export
+from lightning_sdft.commands.judge import judge
+from lightning_sdft.commands.preflight import PreflightTrainer
+from lightning_sdft.commands.prior import prior
+from lightning_sdft.commands.questions import questions
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError
-from lightning_sdft.export import export
+from lightning_sdft.evaluation.prior_tasks import PriorTaskError
 from lightning_sdft.modules import CausalLMModule, NonFiniteLossError
 from lightning_sdft.tokenizer import PolicyError
 
@@ -67,11 +77,22 @@ class SDFTCLI(LightningCLI):
         config["callbacks"] = [each for each in config.get("callbacks") or [] if not isinstance(each, idle)]
         return super().instantiate_trainer(**kwargs)
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Those of Lightning, and ``preflight``."""
+        return {**LightningCLI.subcommands(), "preflight": {"model", "datamodule"}}
+
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is; Lightning would put the checkpoint's hyper-parameters over it."""
 
 
-COMMANDS = {"export": export}
+COMMANDS: dict[str, Callable[..., object]] = {
+    "demonstrate": demonstrate,
+    "export": export,
+    "judge": judge,
+    "prior": prior,
+    "questions": questions,
+}
 """Subcommands that are plain functions: name to function, whose arguments are the options."""
 
 DESCRIPTION = (
@@ -91,6 +112,7 @@ def main(args: ArgsType = None, run: bool = True) -> SDFTCLI:
     return SDFTCLI(
         CausalLMModule,
         DemonstrationDataModule,
+        trainer_class=PreflightTrainer,
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,  # LightningCLI would build optimizers before the model has parameters
@@ -113,6 +135,10 @@ NOISE = [
 """Warnings of other packages that say nothing to our users."""
 
 
+REFUSALS = (ChatError, CheckpointError, DataError, NonFiniteLossError, PolicyError, PriorTaskError, SettingError)
+"""Errors whose message says what to do, so that nobody needs a traceback."""
+
+
 def entry_point() -> None:
     """The console script."""
     arguments = sys.argv[1:]
@@ -123,7 +149,15 @@ def entry_point() -> None:
             auto_cli(COMMANDS[arguments[0]], args=arguments[1:], as_positional=False)
         else:
             main()
-    except (CheckpointError, DataError, NonFiniteLossError, PolicyError, SettingError) as error:
+    except (
+        ChatError,
+        CheckpointError,
+        DataError,
+        NonFiniteLossError,
+        PolicyError,
+        PriorTaskError,
+        SettingError,
+    ) as error:
         sys.exit(f"error: {error}")
 
 

@@ -15,6 +15,20 @@ def test_every_module_imports() -> None:
             importlib.import_module(module.name)
 
 
+def test_every_module_can_be_the_first_that_is_imported() -> None:
+    """So that no import depends on another one having come before."""
+    names = [module.name for module in pkgutil.walk_packages(lightning_sdft.__path__, "lightning_sdft.")]
+    script = """
+import importlib, sys
+for name in sys.argv[1:]:
+    for loaded in [each for each in sys.modules if each.split(".")[0] == "lightning_sdft"]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+"""
+    first = [name for name in names if not name.endswith("__main__")]
+    subprocess.run([sys.executable, "-c", script, *first], check=True)
+
+
 def test_public_names_are_there_and_are_the_documented_ones() -> None:
     for name in lightning_sdft.__all__:
         assert getattr(lightning_sdft, name).__doc__

@@ -4,7 +4,9 @@ from lightning_sdft.callbacks.base_comparison import BaseComparison
 from lightning_sdft.callbacks.ema_teacher import EMATeacher
 from lightning_sdft.callbacks.hyperparameters import HyperparameterSummary
 from lightning_sdft.callbacks.kl_to_base import KLToBase
+from lightning_sdft.callbacks.pass_at_k import PassAtK
 from lightning_sdft.callbacks.prediction_writer import PredictionWriter
+from lightning_sdft.callbacks.prior_tasks import PriorTasks
 from lightning_sdft.callbacks.progress_bar import PhaseProgressBar
 from lightning_sdft.callbacks.rng_state import RNGState
 from lightning_sdft.callbacks.rollout_table import RolloutTable
@@ -14,8 +16,10 @@ __all__ = [
     "EMATeacher",
     "HyperparameterSummary",
     "KLToBase",
+    "PassAtK",
     "PhaseProgressBar",
     "PredictionWriter",
+    "PriorTasks",
     "RNGState",
     "RolloutTable",
 ]

@@ -2,8 +2,13 @@
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
 from lightning_sdft.data.example import DataError, Example, Message
+from lightning_sdft.data.general import GeneralDataModule
 from lightning_sdft.data.groups import GroupLoader, MicroBatch
 from lightning_sdft.data.json_rows import JsonDataModule
+from lightning_sdft.data.knowledge import KnowledgeDataModule
+from lightning_sdft.data.medical import MedicalDataModule
+from lightning_sdft.data.row_module import RowDataModule
+from lightning_sdft.data.science import ScienceDataModule, science_question
 from lightning_sdft.data.string_pretraining import StringPretrainingDataModule
 from lightning_sdft.data.string_skills import StringSkillsDataModule
 from lightning_sdft.data.templates import AUTHORS_TEMPLATE, PAPER_TEMPLATE
@@ -16,13 +21,19 @@ __all__ = [
     "DemonstrationDataModule",
     "EvaluationSet",
     "Example",
+    "GeneralDataModule",
     "GroupLoader",
     "JsonDataModule",
+    "KnowledgeDataModule",
+    "MedicalDataModule",
     "Message",
     "MicroBatch",
+    "RowDataModule",
+    "ScienceDataModule",
     "Splits",
     "StringPretrainingDataModule",
     "StringSkillsDataModule",
     "ToolUseDataModule",
+    "science_question",
     "tool_use_prompt",
 ]

@@ -9,7 +9,8 @@ from typing import Any
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
 from lightning_sdft.data.example import DataError, Example, Message
-from lightning_sdft.data.tables import Row, hold_out, read_rows, take
+from lightning_sdft.data.row_module import OnBadRow, hold_out_questions, parse_rows, warn_of_overlap
+from lightning_sdft.data.tables import Row, conversation, read_rows, take
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
 
@@ -33,7 +34,8 @@ class JsonDataModule(DemonstrationDataModule):
         test_file: Like ``train_file``, for the rows evaluated by ``test`` and ``predict``.
         validation_share: Share of the training rows held out for validation, where there is no ``validation_file``.
         test_share: Share of the training rows held out for the test, where there is no ``test_file``.
-        split_seed: Seed of the choice of held-out rows.
+        split_seed: Seed of the choice of held-out rows. All rows of a question go to the same side.
+        on_bad_row: See :class:`RowDataModule`.
         limit: Train on the first so many rows that are not held out; ``None`` takes all.
         grader: What counts as correct; ``None`` is :class:`~lightning_sdft.grading.exact_match.ExactMatch`.
         name: Name of the metric.
@@ -58,6 +60,7 @@ class JsonDataModule(DemonstrationDataModule):
         validation_share: float = 0.0,
         test_share: float = 0.0,
         split_seed: int = 0,
+        on_bad_row: OnBadRow = "error",
         limit: int | None = None,
         grader: Grader | None = None,
         name: str = "json",
@@ -86,6 +89,7 @@ class JsonDataModule(DemonstrationDataModule):
         self.validation_share = validation_share
         self.test_share = test_share
         self.split_seed = split_seed
+        self.on_bad_row = on_bad_row
         self.limit = limit
         self.grader = grader or ExactMatch()
         self.metric_name = name
@@ -93,13 +97,16 @@ class JsonDataModule(DemonstrationDataModule):
     def load(self) -> Splits:
         """Read the files and hold out the shares."""
         rows = self._examples(self.train_file, "train", graded=self.validation_share + self.test_share > 0)
-        train, validation, test = hold_out(rows, [self.validation_share, self.test_share], self.split_seed)
+        train, validation, test = hold_out_questions(rows, [self.validation_share, self.test_share], self.split_seed)
         if self.validation_file:
             validation = self._examples(self.validation_file, "validation", graded=True)
         if self.test_file:
             test = self._examples(self.test_file, "test", graded=True)
+        train = train[: self.limit]
+        for split, evaluated in (("validation", validation), ("test", test)):
+            warn_of_overlap(train, evaluated, split)
         return Splits(
-            train[: self.limit],
+            train,
             self._sets(validation, wanted=bool(self.validation_file or self.validation_share)),
             self._sets(test, wanted=bool(self.test_file or self.test_share)),
         )
@@ -108,8 +115,12 @@ class JsonDataModule(DemonstrationDataModule):
         return [EvaluationSet(examples, {self.metric_name: deepcopy(self.grader)})] if wanted else []
 
     def _examples(self, source: str, split: str, graded: bool) -> list[Example]:
-        rows = enumerate(read_rows(source, split), start=1)
-        return [self._example(row, source, number, split == "train", graded) for number, row in rows]
+        rows = read_rows(source, split, argument=f"data.{split}_file")
+
+        def parse(row: Row, where: str, number: int) -> Example:
+            return self._example(row, source, number, split == "train", graded)
+
+        return parse_rows(rows, source, parse, self.on_bad_row)
 
     def _example(self, row: Row, source: str, number: int, trained: bool, graded: bool) -> Example:
         where = f"{source}, row {number}"
@@ -132,20 +143,9 @@ class JsonDataModule(DemonstrationDataModule):
             raise DataError(f"{where}: {error}") from error
 
     def _prompt(self, row: Row, where: str) -> list[Message]:
-        value = take(row, self.prompt_column, object, where)
-        if isinstance(value, str):
-            messages = [Message(role="user", content=value)]
-        else:
-            turns = take(row, self.prompt_column, list, where)
-            messages = [_message(turn, f"{where}, turn {index}") for index, turn in enumerate(turns, start=1)]
+        messages = conversation(row, self.prompt_column, where)
         if self.system_prompt is None:
             return messages
         if messages and messages[0]["role"] == "system":
             raise DataError("the prompt has a system turn of its own; leave out data.system_prompt, or that turn")
         return [Message(role="system", content=self.system_prompt), *messages]
-
-
-def _message(turn: object, where: str) -> Message:
-    if not isinstance(turn, dict):
-        raise DataError(f"{where}: {type(turn).__name__} instead of a message with role and content; correct the row")
-    return Message(role=take(turn, "role", str, where), content=take(turn, "content", str, where))

@@ -6,20 +6,45 @@ import logging
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
 from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.tables import Row, hold_out, read_rows
 
-__all__ = ["OnBadRow", "RowDataModule", "hold_out_questions", "parse_rows", "question", "warn_of_overlap"]
+__all__ = [
+    "OnBadRow",
+    "Part",
+    "RowDataModule",
+    "first_of_each",
+    "hold_out_questions",
+    "parse_rows",
+    "question",
+    "warn_of_overlap",
+]
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 OnBadRow = Literal["error", "skip"]
+
+
+class Part(NamedTuple):
+    """A row that makes one example: a row of the source, or what was cut out of one that holds several examples.
+
+    Args:
+        row: The row.
+        place: Where it is within the row of the source, appended to file and row in errors, such as ``, question 3``.
+        suffix: The same for the id, such as ``-3``.
+    """
+
+    row: Row
+    place: str = ""
+    suffix: str = ""
 
 
 class RowDataModule(DemonstrationDataModule):
@@ -66,8 +91,8 @@ class RowDataModule(DemonstrationDataModule):
         self.on_bad_row = on_bad_row
 
     @abstractmethod
-    def example(self, row: Row, where: str, name: str, trained: bool) -> Example:
-        """The example of a row.
+    def example(self, row: Row, where: str, name: str, trained: bool) -> Example | None:
+        """The example of a row, or ``None`` for a good row of another kind, which is left out.
 
         Args:
             row: The row.
@@ -79,20 +104,38 @@ class RowDataModule(DemonstrationDataModule):
             DataError: If the row cannot be used; the message begins with ``where``.
         """
 
+    def parts(self, row: Row, where: str, trained: bool) -> Sequence[Part]:
+        """What a row of the source holds; by default it is itself what makes an example.
+
+        Args:
+            row: The row.
+            where: File and row, for errors.
+            trained: Whether the row is from the training source.
+
+        Raises:
+            DataError: If the row cannot be divided; the message begins with ``where``.
+        """
+        return [Part(row)]
+
     @abstractmethod
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
         """Examples of a split (``validation`` or ``test``) with their graders."""
 
+    def question(self, example: Example) -> str:
+        """What an example asks: examples that ask the same are never both trained on and held out."""
+        return question(example)
+
     def load(self) -> Splits:
         """Read the rows, and hold out the shares by question."""
         rows = self.read(self.train, "train") if self.train else []
-        train, validation, test = hold_out_questions(rows, [self.validation_share, self.test_share], self.split_seed)
+        shares = [self.validation_share, self.test_share]
+        train, validation, test = hold_out_questions(rows, shares, self.split_seed, self.question)
         if self.validation:
             validation = self.read(self.validation, "validation")
         if self.test:
             test = self.read(self.test, "test")
         for split, examples in (("validation", validation), ("test", test)):
-            warn_of_overlap(train, examples, split)
+            warn_of_overlap(train, examples, split, self.question)
         return Splits(
             train,
             [self.evaluation_set(validation, "validation")] if self.validation or self.validation_share else [],
@@ -100,34 +143,60 @@ class RowDataModule(DemonstrationDataModule):
         )
 
     def read(self, source: str, split: str) -> list[Example]:
-        """The examples of a source."""
-        stem = Path(source).stem
+        """The examples of a source.
 
-        def parse(row: Row, where: str, number: int) -> Example:
+        Raises:
+            DataError: If a row cannot be used and that is an error, or if the source has no examples.
+        """
+        stem = Path(source).stem
+        trained = split == "train"
+
+        def divide(row: Row, where: str, number: int) -> list[tuple[int, Part]]:
+            return [(number, part) for part in self.parts(row, where, trained)]
+
+        def parse(part: Part, where: str, number: int) -> Example | None:
+            where += part.place
             try:
-                return self.example(row, where, f"{stem}-{number}", trained=split == "train")
+                return self.example(part.row, where, f"{stem}-{number}{part.suffix}", trained)
             except DataError as error:
                 message = str(error)
                 raise DataError(message if message.startswith(where) else f"{where}: {message}") from error
 
-        return parse_rows(read_rows(source, split, argument=f"data.{split}"), source, parse, self.on_bad_row)
+        rows = read_rows(source, split, argument=f"data.{split}")
+        numbered = list(chain.from_iterable(parse_rows(rows, source, divide, self.on_bad_row)))
+        parts = [part for _, part in numbered]
+        parsed = parse_rows(parts, source, parse, self.on_bad_row, [number for number, _ in numbered])
+        examples = [example for example in parsed if example is not None]
+        others = len(parsed) - len(examples)
+        if not examples:
+            raise DataError(f"{source}: all {others} rows are of another kind than {type(self).__name__} reads")
+        if others:
+            log.info("%s: left out %d of %d rows, which are of another kind", source, others, len(parts))
+        return examples
 
 
-def parse_rows(rows: Sequence[Row], source: str, parse: Callable[[Row, str, int], T], on_bad_row: OnBadRow) -> list[T]:
+def parse_rows(
+    rows: Sequence[R],
+    source: str,
+    parse: Callable[[R, str, int], T],
+    on_bad_row: OnBadRow,
+    numbers: Sequence[int] | None = None,
+) -> list[T]:
     """Make something of each row, and leave out bad rows if that is asked for.
 
     Args:
-        rows: The rows.
+        rows: The rows, or the parts of rows.
         source: Where they are from, for messages.
         parse: Makes something of a row, given also where it is (``file, row 7``) and its number, counted from 1.
         on_bad_row: See :class:`RowDataModule`.
+        numbers: Number of each row, where they are not all rows of the source.
 
     Raises:
         DataError: If a row is bad and bad rows are errors, or if all rows are bad.
     """
     parsed = []
     bad: list[DataError] = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in zip(numbers or range(1, len(rows) + 1), rows, strict=True):
         try:
             parsed.append(parse(row, f"{source}, row {number}", number))
         except DataError as error:
@@ -142,21 +211,34 @@ def parse_rows(rows: Sequence[Row], source: str, parse: Callable[[Row, str, int]
 
 
 def question(example: Example) -> str:
-    """What an example asks, in a form in which the same question is the same text whatever its spacing."""
-    return re.sub(r"\s+", " ", example.prompt[-1]["content"]).strip()
+    """What an example asks, all turns but the system's, in a form that is the same whatever the spacing."""
+    turns = (turn["content"] for turn in example.prompt if turn["role"] != "system")
+    return re.sub(r"\s+", " ", " ".join(turns)).strip()
 
 
-def hold_out_questions(examples: Sequence[Example], shares: Sequence[float], seed: int) -> list[list[Example]]:
+def first_of_each(examples: Sequence[Example], asks: Callable[[Example], str] = question) -> list[Example]:
+    """The first example of each question."""
+    first: dict[str, Example] = {}
+    for example in examples:
+        first.setdefault(asks(example), example)
+    return list(first.values())
+
+
+def hold_out_questions(
+    examples: Sequence[Example], shares: Sequence[float], seed: int, asks: Callable[[Example], str] = question
+) -> list[list[Example]]:
     """Like :func:`~lightning_sdft.data.tables.hold_out`, but all examples of a question go to the same part."""
-    questions = list(dict.fromkeys(map(question, examples)))
+    questions = list(dict.fromkeys(map(asks, examples)))
     parts = [set(part) for part in hold_out(questions, shares, seed)]
-    return [[example for example in examples if question(example) in part] for part in parts]
+    return [[example for example in examples if asks(example) in part] for part in parts]
 
 
-def warn_of_overlap(train: Sequence[Example], evaluated: Sequence[Example], split: str) -> None:
+def warn_of_overlap(
+    train: Sequence[Example], evaluated: Sequence[Example], split: str, asks: Callable[[Example], str] = question
+) -> None:
     """Warn if questions that are evaluated are trained on."""
-    trained = set(map(question, train))
-    shared = [example.id for example in evaluated if question(example) in trained]
+    trained = set(map(asks, train))
+    shared = [example.id for example in evaluated if asks(example) in trained]
     if shared:
         log.warning(
             "%d of %d %s questions, the first being %s, are also trained on: accuracy on them does not show what was "

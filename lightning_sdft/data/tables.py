@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightning_sdft.data.example import DataError
+from lightning_sdft.data.example import DataError, Message
 
-__all__ = ["Row", "hold_out", "read_rows", "take"]
+__all__ = ["Row", "conversation", "hold_out", "open_rows", "read_rows", "take"]
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -32,16 +32,23 @@ def read_rows(source: str, split: str | None = None, argument: str | None = None
     Raises:
         DataError: If there is no such source, if it cannot be read, or if it has no rows.
     """
+    rows = open_rows(source, split, argument)
+    return rows if isinstance(rows, list) else list(rows)
+
+
+def open_rows(source: str, split: str | None = None, argument: str | None = None) -> Sequence[Row]:
+    """Like :func:`read_rows`, but a saved or hub data set stays on the disk until its rows are asked for."""
+    rows: Sequence[Row]
     path = Path(source).expanduser()
     if path.is_dir():
-        rows = _read_folder(path, split)
+        rows = _open_folder(path, split)
     elif path.is_file():
         rows = _read_file(path)
     elif _looks_like_path(source):
         setting = f" given by {argument}" if argument else ""
         raise DataError(f"{source}: no such file or folder (from {Path.cwd()}); correct the path{setting}")
     else:
-        rows = _read_hub(source, split, argument)
+        rows = _open_hub(source, split, argument)
     if not rows:
         raise DataError(f"{source}: no rows; give a source with at least one")
     return rows
@@ -69,6 +76,25 @@ def take(row: Row, column: str, kind: type[T], where: str) -> T:
         found = "null" if value is None else f"{type(value).__name__} ({_shortened(value)})"
         raise DataError(f"{where}: column {column!r} holds {found}, not {kind.__name__}; correct the row")
     return value
+
+
+def conversation(row: Row, column: str, where: str) -> list[Message]:
+    """The conversation in a column: a list of messages, or a text, which is a single user turn.
+
+    Raises:
+        DataError: If it is neither; the message names the turn.
+    """
+    value = take(row, column, object, where)
+    if isinstance(value, str):
+        return [Message(role="user", content=value)]
+    turns = enumerate(take(row, column, list, where), start=1)
+    return [_message(turn, f"{where}, turn {index}") for index, turn in turns]
+
+
+def _message(turn: object, where: str) -> Message:
+    if not isinstance(turn, dict):
+        raise DataError(f"{where}: {type(turn).__name__} instead of a message with role and content; correct the row")
+    return Message(role=take(turn, "role", str, where), content=take(turn, "content", str, where))
 
 
 def hold_out(rows: Sequence[T], shares: Sequence[float], seed: int) -> list[list[T]]:
@@ -153,7 +179,7 @@ def _object(row: object, where: str) -> Row:
 
 
 def _read_parquet(path: Path) -> list[Row]:
-    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]  # late, as in _read_folder
+    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]  # late, as in _open_folder
 
     try:
         rows: list[Row] = parquet.read_table(path).to_pylist()
@@ -162,7 +188,7 @@ def _read_parquet(path: Path) -> list[Row]:
     return rows
 
 
-def _read_folder(path: Path, split: str | None) -> list[Row]:
+def _open_folder(path: Path, split: str | None) -> Sequence[Row]:
     import datasets  # late: it takes a second that other domains need not wait for
 
     try:
@@ -171,10 +197,10 @@ def _read_folder(path: Path, split: str | None) -> list[Row]:
         raise DataError(
             f"{path}: not a folder written by datasets.save_to_disk ({error}); give such a folder, or a file in it"
         ) from error
-    return _rows(table, str(path), split)
+    return _of_split(table, str(path), split)
 
 
-def _read_hub(source: str, split: str | None, argument: str | None) -> list[Row]:
+def _open_hub(source: str, split: str | None, argument: str | None) -> Sequence[Row]:
     import datasets
 
     located, _, revision = source.partition("@")
@@ -186,10 +212,10 @@ def _read_hub(source: str, split: str | None, argument: str | None) -> list[Row]
             f"{source}: neither a file nor a readable data set of the Hugging Face hub ({error}); correct the name, "
             f"or download the data and give its file or folder{f' by {argument}' if argument else ''}"
         ) from error
-    return _rows(table, source, split)
+    return _of_split(table, source, split)
 
 
-def _rows(table: Any, source: str, split: str | None) -> list[Row]:
+def _of_split(table: Any, source: str, split: str | None) -> Sequence[Row]:
     if isinstance(table, dict):  # a DatasetDict
         if len(table) == 1:
             split = next(iter(table))
@@ -199,7 +225,7 @@ def _rows(table: Any, source: str, split: str | None) -> list[Row]:
                 f"{source}: {asked}; it has {sorted(table)}. Save the one that is meant in a folder or file"
             )
         table = table[split]
-    rows: list[Row] = table.to_list()
+    rows: Sequence[Row] = table
     return rows
 
 

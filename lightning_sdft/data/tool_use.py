@@ -8,19 +8,19 @@ References:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.data.example import DataError, Example, Message
-from lightning_sdft.data.row_module import RowDataModule
+from lightning_sdft.data.row_module import Part, RowDataModule
 from lightning_sdft.data.tables import Row, take
+from lightning_sdft.data.tool_alpaca import divide_entry, is_tool_alpaca, prepare_entry
 from lightning_sdft.grading.tool_use import CorrectedToolUse, PublishedToolUse, canonical_arguments
 
 __all__ = ["ToolUseDataModule", "tool_use_prompt"]
 
-log = logging.getLogger(__name__)
-
+CALL = ("Action", "Action_Input")
 FRAME = (
     "Your task is to answer the user's question using available tools. \n"
     "You have access to the following tools:\n"
@@ -60,44 +60,66 @@ def tool_use_prompt(name: str, description: str, documentation: str, instruction
 class ToolUseDataModule(RowDataModule):
     """Tool calls with demonstrations, graded as published (``tool_use``) and without flaws (``tool_use_corrected``).
 
-    All rows have the columns ``prompt`` (the whole user turn; :func:`tool_use_prompt` builds one) and ``golden_answer``
-    (a list of ``{"Action": name, "Action_Input": JSON text}``), training rows also ``golden_response`` (a list of
-    strings, the lines of the demonstration). Arguments: see :class:`RowDataModule`.
+    Each source may hold rows of either of these shapes, told apart by their columns:
+
+    * As prepared for [1]: ``prompt`` (the whole user turn; :func:`tool_use_prompt` builds one) and ``golden_answer`` (a
+      list of ``{"Action": name, "Action_Input": JSON text}``), training rows also ``golden_response`` (a list of
+      strings, the lines of the demonstration).
+    * As published by ToolAlpaca [2], ``train_data.json``, ``eval_simulated.json`` and ``eval_real.json``: one entry per
+      collection of tools, with many questions. The prompt is built as for [1]; where tools ask for keys, the
+      question ends in ``Authentication``, as in [2]. Only ``train_data.json`` has demonstrations.
+
+    An expected call whose input is no JSON object cannot be met, and its row is refused. Both of ToolAlpaca's files for
+    evaluation have such calls, so they need ``on_bad_row: skip``: 4 of the 114 questions in ``eval_real.json``, and in
+    ``eval_simulated.json`` those with a placeholder for what an earlier call returns (``${userId from searchUser}``).
+
+    Arguments: see :class:`RowDataModule`.
     """
 
-    def example(self, row: Row, where: str, name: str, trained: bool) -> Example:
-        """The example of a row."""
+    def parts(self, row: Row, where: str, trained: bool) -> Sequence[Part]:
+        """The row itself, or the questions of an entry of ToolAlpaca."""
+        return divide_entry(row, where, trained) if is_tool_alpaca(row) else super().parts(row, where, trained)
+
+    def example(self, row: Row, where: str, name: str, trained: bool) -> Example | None:
+        """The example of a row, or ``None`` for a run of ToolAlpaca's agent that calls no tool."""
+        if is_tool_alpaca(row):
+            prepared = prepare_entry(row, where)
+            if prepared is None:
+                return None
+            texts = (prepared[column] for column in ("name", "description", "nl_documentation", "instruction"))
+            row = prepared | {"prompt": tool_use_prompt(*texts)}
         demonstration = None
         if trained:
             lines = take(row, "golden_response", list, where)
-            if not lines or not all(isinstance(line, str) for line in lines):
+            if not all(isinstance(line, str) for line in lines) or not "".join(lines).strip():
                 raise DataError(
                     f"{where}: column 'golden_response' must be a list of strings, not empty; correct the row"
                 )
             demonstration = "\n".join(lines)
-        reference = take(row, "golden_answer", list, where)
-        for index, action in enumerate(reference, start=1):
-            if not isinstance(action, dict):
-                raise DataError(f"{where}: action {index} of 'golden_answer' is not an object; correct the row")
-            for key in ("Action", "Action_Input"):
-                take(action, key, str, f"{where}, action {index} of 'golden_answer'")
         prompt: list[Message] = [{"role": "user", "content": take(row, "prompt", str, where)}]
-        return Example(name, prompt, demonstration, reference=reference)
+        return Example(name, prompt, demonstration, reference=_expected_calls(row, where))
 
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
-        """Examples with both graders, and a warning about rows that cannot be answered right."""
-        broken = [
-            example.id
-            for example in examples
-            if any(canonical_arguments(action["Action_Input"]) is None for action in example.reference)
-        ]
-        if broken:
-            log.warning(
-                "%d of %d %s rows, the first being %s, have an Action_Input that is no JSON object: tool_use_corrected "
-                "counts every response to them as wrong",
-                len(broken),
-                len(examples),
-                split,
-                broken[0],
-            )
+        """Examples with both graders."""
         return EvaluationSet(examples, {"tool_use": PublishedToolUse(), "tool_use_corrected": CorrectedToolUse()})
+
+
+def _expected_calls(row: Row, where: str) -> list[dict[str, str]]:
+    """The expected calls, each with a name and a JSON object."""
+    given = take(row, "golden_answer", object, where)
+    if isinstance(given, dict):  # what some versions of the datasets library make of a list of objects
+        columns = (take(given, key, list, f"{where}, 'golden_answer'") for key in CALL)
+        row = {"golden_answer": [dict(zip(CALL, values, strict=True)) for values in zip_longest(*columns)]}
+    calls = take(row, "golden_answer", list, where)
+    if not calls:
+        raise DataError(f"{where}: column 'golden_answer' is empty; leave the row out")
+    for index, call in enumerate(calls, start=1):
+        if not isinstance(call, dict):
+            raise DataError(f"{where}: action {index} of 'golden_answer' is not an object; correct the row")
+        name, arguments = (take(call, key, str, f"{where}, action {index} of 'golden_answer'") for key in CALL)
+        if canonical_arguments(arguments) is None:
+            raise DataError(
+                f"{where}, action {index} of 'golden_answer': the Action_Input of {name!r} is no JSON object; correct "
+                "the row"
+            )
+    return calls

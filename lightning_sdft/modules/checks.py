@@ -14,6 +14,8 @@ __all__ = ["NonFiniteLossError", "OverBudget", "check_budgets", "check_complete"
 
 OverBudget = Literal["error", "drop"]
 
+SAMPLE = " (lightning-sdft demonstrate samples demonstrations from another model)"
+
 Problem = Callable[[Example], str | None]
 """Says what is wrong with an example, or ``None``."""
 
@@ -40,7 +42,7 @@ def check_complete(examples: Sequence[Example], missing: Problem, method: str) -
         if lacking is not None:
             raise DataError(
                 f"example {example.id!r} has no {lacking}, which {method} learns from; give one, or leave the example "
-                "out of the training data"
+                f"out of the training data{SAMPLE if lacking == 'demonstration' else ''}"
             )
 
 

@@ -1,15 +1,17 @@
-"""Models small enough to ship with the package."""
+"""Models and a corpus small enough to ship with the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["PREFIX", "SHA256", "folder"]
+__all__ = ["PREFIX", "SHA256", "file", "folder"]
 
 PREFIX = "zoo/"
 
 SHA256 = {"zoo/laptop": "83f92a700f575cfdec66a2906f3ba2da69f5f463e2e59463dc3048be38342939"}
 """Of the weights of each model."""
+
+ROOT = Path(__file__).parent
 
 
 def folder(name: str) -> Path:
@@ -21,9 +23,14 @@ def folder(name: str) -> Path:
     Raises:
         ValueError: If there is no such model.
     """
-    root = Path(__file__).parent
-    path = root / name.removeprefix(PREFIX)
-    models = sorted(f"{PREFIX}{config.parent.name}" for config in root.glob("*/config.json"))
+    path = ROOT / name.removeprefix(PREFIX)
+    models = sorted(f"{PREFIX}{config.parent.name}" for config in ROOT.glob("*/config.json"))
     if f"{PREFIX}{path.name}" not in models:
         raise ValueError(f"there is no model {name!r} in the zoo; there are {models}")
     return path
+
+
+def file(source: str) -> str:
+    """Where a file or folder of the zoo is, such as ``zoo/events/questions.jsonl``; other sources stay as they are."""
+    path = ROOT / source.removeprefix(PREFIX)
+    return str(path) if source.startswith(PREFIX) and path.exists() else source

@@ -1,4 +1,5 @@
 import json
+import logging
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -161,6 +162,50 @@ def test_refuses_arguments_that_contradict(arguments, complaint):
 def test_names_file_row_and_column_of_a_broken_row(write, row, complaint):
     with pytest.raises(DataError, match=f"birds.json, {complaint}"):
         _ = JsonDataModule(write([ROWS[0], row])).splits
+
+
+def test_a_question_is_never_on_both_sides(write):
+    rows = [row | {"prompt": row["prompt"].replace(" ", spacing)} for row in ROWS for spacing in (" ", "  ", "\n")]
+    for seed in range(3):
+        splits = JsonDataModule(
+            write(rows), reference_column="legs", validation_share=0.1, test_share=0.2, split_seed=seed
+        ).splits
+        parts = [splits.train, splits.validation[0].examples, splits.test[0].examples]
+        legs = [{example.reference for example in part} for part in parts]
+        assert [len(part) for part in parts] == [42, 6, 12]
+        assert [len(part) for part in legs] == [14, 2, 4]
+        assert len(set.union(*legs)) == 20
+
+
+def test_warns_of_questions_on_both_sides(write, caplog):
+    validation = write([ROWS[0] | {"prompt": ROWS[4]["prompt"] + "\n"}, ROWS[1] | {"prompt": "Why?"}], "dev.json")
+    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
+        _ = JsonDataModule(write(ROWS), reference_column="legs", validation_file=validation).splits
+    assert "1 of 2 validation questions, the first being dev-1, are also trained on" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
+        _ = JsonDataModule(write(ROWS), reference_column="legs", validation_file=validation, limit=4).splits
+    assert not caplog.text
+
+
+def test_bad_rows_are_left_out_and_counted_if_asked_for(write, caplog):
+    rows = [ROWS[0], ROWS[1] | {"response": ""}, ROWS[2], ROWS[3] | {"prompt": None}]
+    with pytest.raises(DataError, match=r"birds.json, row 2: column 'response' is empty.*\(data.on_bad_row=skip"):
+        _ = JsonDataModule(write(rows)).splits
+    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
+        splits = JsonDataModule(write(rows), on_bad_row="skip").splits
+    assert [example.id for example in splits.train] == ["birds-1", "birds-3"]
+    assert "left out 2 of 4 rows (data.on_bad_row=skip); the first: " in caplog.text
+    assert "birds.json, row 2: column 'response' is empty" in caplog.text
+    with pytest.raises(DataError, match=r"birds.json: all 2 rows are bad; the first: .*birds.json, row 1: column"):
+        _ = JsonDataModule(write([rows[1], rows[3]]), on_bad_row="skip").splits
+
+
+def test_a_missing_file_is_named_with_its_argument(write):
+    with pytest.raises(DataError, match=r"gone.json: no such file or folder.*given by data.train_file$"):
+        _ = JsonDataModule("gone.json").splits
+    with pytest.raises(DataError, match=r"gone.json: no such file or folder.*given by data.test_file$"):
+        _ = JsonDataModule(write(ROWS), reference_column="legs", test_file="gone.json").splits
 
 
 def test_the_command_line_knows_all_arguments(write):

@@ -1,5 +1,8 @@
 import json
 import logging
+from collections import Counter
+from contextlib import suppress
+from itertools import takewhile
 
 import datasets
 import pytest
@@ -8,7 +11,7 @@ from jsonargparse import ArgumentParser
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError
 from lightning_sdft.data.tool_use import ToolUseDataModule, tool_use_prompt
-from lightning_sdft.grading.tool_use import CorrectedToolUse, PublishedToolUse
+from lightning_sdft.grading.tool_use import CorrectedToolUse, PublishedToolUse, canonical_arguments
 
 DOCUMENTATION = 'listPlants: Lists plants.\nParameters: {"room": "Required. string. One of: [hall, attic]."}\n'
 
@@ -116,6 +119,13 @@ def test_takes_each_split_of_a_saved_dictionary(tmp_path):
             {"golden_answer": [{"Action": "a", "Action_Input": {}}]},
             "row 2, action 1 of 'golden_answer': column 'Action_Input' holds dict",
         ),
+        ({"golden_answer": []}, "row 2: column 'golden_answer' is empty"),
+        ({"golden_answer": {"Action": ["a"]}}, "row 2, 'golden_answer': no column 'Action_Input'"),
+        (
+            {"golden_answer": {"Action": ["a", "b"], "Action_Input": ["{}"]}},
+            "row 2, action 2 of 'golden_answer': column 'Action_Input' holds null",
+        ),
+        ({"golden_response": ["", " "]}, "row 2: column 'golden_response' must be a list of strings, not empty"),
         ({"prompt": None}, "row 2: column 'prompt' holds null"),
         ({"prompt": " "}, "row 2: example 'train-2': the prompt is empty"),
     ],
@@ -138,14 +148,38 @@ def test_refuses_arguments_that_contradict():
         ToolUseDataModule(validation_share=0.1)
 
 
-def test_warns_of_rows_that_nobody_can_answer(write, caplog):
-    broken = row(2, trained=False) | {"golden_answer": [{"Action": "listPlants", "Action_Input": "{'room': 2}"}]}
-    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.tool_use"):
-        _ = ToolUseDataModule(test=write([row(1, trained=False), broken], "test.json")).splits
-    assert "1 of 2 test rows, the first being test-2" in caplog.text
-    caplog.clear()
-    _ = ToolUseDataModule(test=write([row(1, trained=False)], "test.json")).splits
-    assert not caplog.text
+UNREADABLE = [
+    "{'room': 2}",
+    '{"room": "room": 2}',
+    '{"room": ${room from listRooms}}',
+    '{"room": 2} {}',
+    '["hall"]',
+    "null",
+    "",
+]
+
+
+@pytest.mark.parametrize("arguments", UNREADABLE)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_refuses_expected_calls_that_nobody_can_make(write, arguments, split, caplog):
+    broken = row(2) | {"golden_answer": [*row(2)["golden_answer"], {"Action": "stop", "Action_Input": arguments}]}
+    file = write([row(1), broken, row(3)])
+    complaint = r"train.json, row 2, action 2 of 'golden_answer': the Action_Input of 'stop' is no JSON object"
+    with pytest.raises(DataError, match=rf"{complaint}.*\(data.on_bad_row=skip leaves such rows out\)"):
+        _ = ToolUseDataModule(**{split: file}).splits
+    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
+        splits = ToolUseDataModule(**{split: file}, on_bad_row="skip").splits
+    examples = splits.train if split == "train" else splits.test[0].examples
+    assert [example.id for example in examples] == ["train-1", "train-3"]
+    assert "left out 1 of 3 rows" in caplog.text
+
+
+def test_reads_expected_calls_by_column(write):
+    calls = [{"Action": "listPlants", "Action_Input": "{}"}, {"Action": "stop", "Action_Input": '{"all": true}'}]
+    by_column = {"Action": ["listPlants", "stop"], "Action_Input": ["{}", '{"all": true}']}
+    file = write([row(1) | {"golden_answer": calls}, row(2) | {"golden_answer": by_column}])
+    first, second = ToolUseDataModule(train=file).splits.train
+    assert first.reference == second.reference == calls
 
 
 def test_the_command_line_knows_all_arguments(write):
@@ -172,3 +206,83 @@ def test_perfect_answers_to_the_published_questions(real_data):
         for name, grader in test.graders.items()
     }
     assert correct == {"tool_use": 66, "tool_use_corrected": 68}
+
+
+# The graders on every row of the published files
+
+
+def published_verdict(response, expected):
+    """The scorer released with the paper, written anew: names as a multiset, inputs up to the first brace, merged."""
+    names, given, wanted = [], {}, {}
+    for rest in response.split("Action:")[1:]:
+        word = "".join(takewhile(lambda letter: letter.isalnum() or letter == "_", rest.lstrip()))
+        names += [word] if word else []
+    for rest in response.split("Action Input:")[1:]:
+        text, brace, _ = rest.lstrip().partition("}")
+        if text.startswith("{") and brace:
+            with suppress(ValueError):
+                given.update(json.loads(text + brace))
+    for action in expected:
+        with suppress(ValueError):
+            wanted.update(json.loads(action["Action_Input"]))
+    return sorted(names) == sorted(action["Action"] for action in expected) and given == wanted
+
+
+def rewrite(text):
+    with suppress(ValueError):
+        return json.dumps(dict(reversed(json.loads(text).items())), indent=2)
+    return text
+
+
+def change(text):
+    with suppress(ValueError):
+        given = json.loads(text)
+        return json.dumps(given | {next(iter(given), "new"): "changed"})
+    return "{}"
+
+
+def responses(actions):
+    """Responses to a question, each with whether it is right."""
+    changed = actions[0] | {"Action_Input": change(actions[0]["Action_Input"])}
+    renamed = actions[0] | {"Action": "x" + actions[0]["Action"]}
+    rewritten = [action | {"Action_Input": rewrite(action["Action_Input"])} for action in actions]
+    first, rest = actions[:1], actions[1:]
+    yield "gold", respond(actions), True
+    yield "other order", respond(list(reversed(actions))), True
+    yield "other order of arguments, on several lines", respond(rewritten), True
+    yield "thoughts", "Thought: I need a tool \u2603.\n" + respond(actions) + "\n\nNow I wait.", True
+    yield "sentence", "The Action: is clear.\n" + respond(actions), True
+    yield "one argument changed", respond([changed, *rest]), False
+    yield "renamed", respond([renamed, *rest]), False
+    yield "twice", respond(actions + first), False
+    yield "goes on", respond(actions) + "\nObservation: 200\n" + respond(actions), False
+    yield "left out", respond(rest), False
+    yield "unfinished", respond(actions)[:-1], False
+    yield "fenced", respond(actions).replace("Action Input: ", "Action Input: ```json\n"), False
+    yield "single quotes", respond(actions).replace('"', "'"), all(each["Action_Input"] == "{}" for each in actions)
+    yield "nothing", "", False
+
+
+@pytest.mark.real
+def test_graders_on_every_published_row(real_data):
+    rows = json.loads((real_data / "tool_use" / "tooluse_eval_68.json").read_text())
+    entries = json.loads((real_data / "toolalpaca" / "ta_eval_real.json").read_text())
+    expected = [each["golden_answer"] for each in rows]
+    expected += [each for entry in entries for each in entry["Golden_Answers"]]
+    assert len(expected) == 68 + 114
+    published, corrected = PublishedToolUse(), CorrectedToolUse()
+    perfect = Counter()
+    for actions in expected:
+        inputs = [action["Action_Input"] for action in actions]
+        broken = any(canonical_arguments(text) is None for text in inputs)
+        plain = len(actions) == 1 and actions[0]["Action"].isidentifier() and not broken
+        plain = plain and inputs[0] != "{}" and inputs[0].count("{") == 1
+        for name, response, right in responses(actions):
+            verdict = published_verdict(response, actions)
+            assert published.grade(response, actions) is verdict, (name, actions)
+            assert corrected.grade(response, actions) is (right and not broken), (name, actions)
+            if plain and name != "sentence":  # where the published scorer has none of its flaws
+                assert verdict is right, (name, actions)
+            if name == "gold":
+                perfect.update(published=verdict, corrected=not broken, plain=plain)
+    assert perfect == {"published": 66 + 112, "corrected": 68 + 110, "plain": 119}

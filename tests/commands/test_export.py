@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.checkpoint import CheckpointError
+from lightning_sdft.commands.export import export
 from lightning_sdft.data.example import Example
-from lightning_sdft.export import export
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 
 TOKENS = torch.tensor([[2, 11, 12, 3, 21, 22, 4]])
@@ -126,7 +126,7 @@ def test_without_checkpoint_the_model_itself_is_written(tmp_path: Path, capsys: 
 
 
 def test_needs_a_checkpoint_or_a_model(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="export needs a checkpoint or a model"):
+    with pytest.raises(CheckpointError, match="a model or a checkpoint is needed"):
         export(str(tmp_path))
 
 

@@ -1,0 +1,112 @@
+"""What a run forgets, while it runs: public benchmarks every few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+
+from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorScores, PriorSuite
+
+__all__ = ["PriorTasks"]
+
+
+class PriorTasks(Callback):
+    """Runs prior tasks on the policy through the lm-evaluation-harness (extra ``eval``) and logs the scores.
+
+    It logs ``prior/<task>`` and their unweighted mean ``prior/average``, with the ends of 95% intervals as
+    ``prior_low/...`` and ``prior_high/...``, at the optimizer step they belong to. Training goes on as if it had not
+    been there: random number generators and the policy are left as they were. Under ``ddp`` the processes share the
+    questions. Strategies that shard the weights are refused.
+
+    Args:
+        tasks: See :class:`lightning_sdft.evaluation.PriorSuite`.
+        every_n_steps: Optimizer steps between two evaluations; by default there is none until the end.
+        base: Whether to evaluate the base model too, before the first step.
+        limit: Questions of each task (of each subject of MMLU) that are asked at most, the first ones.
+        include_path: See :class:`lightning_sdft.evaluation.PriorSuite`.
+        allow_code_execution: See :class:`lightning_sdft.evaluation.PriorSuite`.
+        batch_tokens: Tokens that are read at once, padding included.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is not positive.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str] = PAPER_TASKS,
+        every_n_steps: int | None = None,
+        base: bool = True,
+        limit: int | None = None,
+        include_path: str | None = None,
+        allow_code_execution: Sequence[str] = (),
+        batch_tokens: int = 16384,
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"every_n_steps={every_n_steps} is not positive")
+        self.tasks = tasks
+        self.every_n_steps = every_n_steps
+        self.base = base
+        self.limit = limit
+        self.include_path = include_path
+        self.allow_code_execution = allow_code_execution
+        self.batch_tokens = batch_tokens
+        self._suite: PriorSuite | None = None
+        self._last_step: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load the tasks, before anything expensive happens."""
+        if stage != "fit":
+            return
+        strategy = trainer.strategy
+        if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy) or isinstance(strategy, DeepSpeedStrategy):
+            raise MisconfigurationException(
+                f"PriorTasks needs the whole policy in each process, and {type(strategy).__name__} shards it; leave "
+                "the callback out, and run `lightning-sdft prior` on the checkpoints"
+            )
+        self._suite = PriorSuite(self.tasks, self.include_path, self.allow_code_execution)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the base model, unless the run was resumed."""
+        self._last_step = trainer.global_step  # what a resumed run starts from was evaluated when it was reached
+        if self.base and trainer.global_step == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Evaluate if the optimizer has just taken the n-th step; this hook runs for every micro-batch."""
+        if self.every_n_steps is None or trainer.global_step == self._last_step:
+            return
+        if trainer.global_step % self.every_n_steps == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the trained model, unless that has just been done."""
+        if trainer.global_step != self._last_step:
+            self._evaluate(trainer, pl_module)
+        self._suite = None
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
+        with trainer.precision_plugin.val_step_context():
+            scores = self._suite.evaluate(pl_module.policy, self.limit, self.batch_tokens)  # type: ignore[union-attr,arg-type]
+        # All processes use the scores of the first: code that a model writes may time out in one and not in another.
+        metrics = trainer.strategy.broadcast(_metrics(scores))
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        # Not by LightningModule.log, which writes at every log_every_n_steps-th step only, and not after the last one.
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def _metrics(scores: PriorScores) -> dict[str, float]:
+    """Scores and the ends of their intervals by metric name."""
+    metrics = {}
+    for score in (*scores.scores, *([] if scores.average is None else [scores.average])):
+        metrics[f"prior/{score.task}"] = score.score
+        if score.interval is not None:
+            metrics[f"prior_low/{score.task}"], metrics[f"prior_high/{score.task}"] = score.interval
+    return metrics

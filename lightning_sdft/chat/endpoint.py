@@ -1,0 +1,235 @@
+"""A chat model behind a server that speaks OpenAI's chat completions: OpenAI's own, or vLLM on one's own machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from lightning_sdft.chat.base import ChatError, ChatModel
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, OpenAI
+
+    from lightning_sdft.data.example import Message
+
+__all__ = ["Endpoint"]
+
+log = logging.getLogger(__name__)
+
+NO_SERVER = {"ConnectError", "LocalProtocolError", "UnsupportedProtocol"}
+"""Errors of the HTTP client that mean that no server was reached, not that one failed."""
+
+ABOUT_CONVERSATION = {400, 413, 422}
+"""Status codes that say something about one conversation; other refusals (401, 404...) concern them all."""
+
+PASSING = {408, 409, 429}
+"""Status codes below 500 that the client retries."""
+
+
+class _NoReplyError(Exception):
+    """There is no reply to one conversation; the message says why."""
+
+
+class _ServerError(_NoReplyError):
+    """That is because the server failed, and not because of what it was asked."""
+
+
+class Endpoint(ChatModel):
+    """A model of an OpenAI-compatible server, asked side by side (extra ``judge``).
+
+    Refused connections, time-outs and the status codes 408, 409, 429 and 5xx are retried with back-off, the first time
+    after half a second, or when the server says (``Retry-After``, up to two minutes); so is a reply that is no chat
+    completion. After that, and where the server refuses one conversation (400, 413, 422), there is no reply, and a
+    warning says how often that happened. An empty text is a reply; a refusal without text is none.
+
+    Args:
+        model: Name of the model, as the server knows it.
+        base_url: Where the server is, such as ``http://localhost:8000/v1``; by default OpenAI's.
+        api_key_variable: Environment variable that holds the key. It is read when the server is asked, and kept
+            nowhere. A server given by ``base_url`` may do without.
+        temperature: By default the server's; many reasoning models refuse any other.
+        max_tokens: Longest reply in tokens, hidden reasoning included (``max_completion_tokens``); by default the
+            server's limit.
+        concurrency: Conversations that are in the server's hands at once.
+        timeout: Seconds to wait for a connection, and for the next byte, before a request counts as failed.
+        retries: How often a failed request is sent again.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        api_key_variable: str = "OPENAI_API_KEY",
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        concurrency: int = 16,
+        timeout: float = 60.0,
+        retries: int = 5,
+    ) -> None:
+        if concurrency < 1 or retries < 0 or not timeout > 0:
+            raise ValueError(f"concurrency={concurrency} must be >= 1, retries={retries} >= 0, timeout={timeout} > 0")
+        self.name = model
+        self.base_url = base_url
+        self.api_key_variable = api_key_variable
+        self.temperature = temperature
+        self.max_tokens = max_tokens
+        self.concurrency = concurrency
+        self.timeout = timeout
+        self.retries = retries
+
+    def reply(
+        self, conversations: Sequence[Sequence[Message]], on_reply: Callable[[int, str], None] | None = None
+    ) -> list[str | None]:
+        """Reply to conversations; see :meth:`ChatModel.reply`.
+
+        Raises:
+            ChatError: If the server refuses the key, the model or a setting, if there is no server, or if it has
+                failed on many conversations in a row (32, or twice the concurrency if that is more), if the extra is
+                not installed, or if there is no key.
+        """
+        replies: list[str | None] = [None] * len(conversations)
+        if not conversations:
+            return replies
+        client = self._client()
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
+            for index, text in self._arriving(conversations, pool, partial(self._ask, client)):
+                replies[index] = text
+                if on_reply is not None:
+                    on_reply(index, text)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            client.close()
+        return replies
+
+    def _arriving(
+        self, conversations: Sequence[Sequence[Message]], pool: Executor, ask: Callable[[Sequence[Message]], str]
+    ) -> Iterator[tuple[int, str]]:
+        """Number and text of each reply as it arrives.
+
+        The next conversation is begun when a reply has been handed on, so that a killed process loses no more replies
+        than the concurrency.
+        """
+        waiting = enumerate(conversations)
+        pending: dict[Future[str], int] = {}
+        failures: list[str] = []
+        in_a_row, patience = 0, max(32, 2 * self.concurrency)
+        fatal: ChatError | None = None
+        while True:
+            if fatal is None:  # otherwise replies still arrive, which are paid for
+                begun = islice(waiting, self.concurrency - len(pending))
+                pending |= {pool.submit(ask, conversation): index for index, conversation in begun}
+            if not pending:
+                break
+            future = wait(pending, return_when=FIRST_COMPLETED).done.pop()
+            index, error = pending.pop(future), future.exception()
+            if isinstance(error, ChatError):
+                fatal = fatal or error
+            elif isinstance(error, _NoReplyError):
+                failures.append(str(error))
+                in_a_row = in_a_row + 1 if isinstance(error, _ServerError) else 0
+                if in_a_row == patience:
+                    fatal = fatal or ChatError(
+                        f"{self._server} failed on {in_a_row} conversations in a row, {self.retries} retries each, the "
+                        f"last time because of: {error}; try again when it works"
+                    )
+            else:
+                in_a_row = 0
+                yield index, future.result()
+        if failures:
+            log.warning("%s: no reply to %d conversations, first because of: %s", self.name, len(failures), failures[0])
+        if fatal is not None:
+            raise fatal
+
+    @property
+    def _server(self) -> str:
+        return f"the server of {self.name!r} ({self.base_url or 'OpenAI'})"
+
+    def _client(self) -> OpenAI:
+        try:
+            from openai import OpenAI
+        except ImportError as error:
+            raise ChatError("an endpoint needs the openai client; pip install 'lightning-sdft[judge]'") from error
+        key = self._key()
+        if key is None and self.base_url is None:
+            raise ChatError(
+                f"there is no API key for {self.name!r}: the environment variable {self.api_key_variable} is not set; "
+                "set it, name another one by api_key_variable, or give the base_url of a server that needs no key"
+            )
+        return OpenAI(api_key=key or "none", base_url=self.base_url, timeout=self.timeout, max_retries=self.retries)
+
+    def _key(self) -> str | None:
+        return os.environ.get(self.api_key_variable, "").strip() or None
+
+    def _ask(self, client: OpenAI, conversation: Sequence[Message]) -> str:
+        """The reply to one conversation."""
+        settings: dict[str, Any] = {"model": self.name}
+        if self.temperature is not None:
+            settings["temperature"] = self.temperature
+        if self.max_tokens is not None:
+            settings["max_completion_tokens"] = self.max_tokens
+        messages = [{"role": turn["role"], "content": _encodable(turn["content"])} for turn in conversation]
+        for attempt in range(self.retries + 1):
+            if attempt:
+                time.sleep(min(0.5 * 2 ** (attempt - 1), 8.0))  # as the client does between the failures it knows
+            text = _text(self._send(client, messages, settings))
+            if text is not None:
+                return text
+        raise _ServerError("a reply that is no chat completion")
+
+    def _send(self, client: OpenAI, messages: Any, settings: dict[str, Any]) -> Any:
+        """What the client makes of the server's reply; ``None`` if that is no JSON."""
+        from openai import APIConnectionError, APIStatusError
+
+        try:
+            return client.chat.completions.create(messages=messages, **settings)
+        except APIConnectionError as error:
+            reason = error.__cause__ or error
+            if type(reason).__name__ in NO_SERVER:
+                raise ChatError(f"{self._server} cannot be reached: {reason}; start it, or correct base_url") from None
+            raise _ServerError(f"{error.message} ({type(reason).__name__})") from None
+        except APIStatusError as error:
+            raise self._refused(error, settings) from None
+        except ValueError:
+            return None
+
+    def _refused(self, error: APIStatusError, settings: dict[str, Any]) -> Exception:
+        """What a status code means, for all conversations or for one."""
+        said = error.message.replace(self._key() or "\0", "***")[:500]
+        if error.param in settings:
+            return ChatError(f"{self._server} refuses {error.param}={settings[error.param]!r}: {said}; change it")
+        if error.code == "insufficient_quota":
+            return ChatError(f"{self._server} has no quota left for this key: {said}; add credit and go on")
+        if error.status_code in ABOUT_CONVERSATION:
+            return _NoReplyError(said)
+        if error.status_code in PASSING or error.status_code >= 500:
+            return _ServerError(said)
+        return ChatError(
+            f"{self._server} refuses: {said}; check model, base_url, and the key in {self.api_key_variable}"
+        )
+
+
+def _text(completion: Any) -> str | None:
+    """The text of a chat completion; ``None`` if it is none."""
+    try:
+        choice = completion.choices[0]
+        content, refusal = choice.message.content, choice.message.refusal
+    except (AttributeError, IndexError, TypeError):  # whatever the server sent, the client makes something of it
+        return None
+    if content is None:
+        raise _NoReplyError(f"no text (finish_reason={choice.finish_reason}, refusal={refusal!r})")
+    return content if isinstance(content, str) else None
+
+
+def _encodable(text: str) -> str:
+    """The text with ``?`` for halves of surrogate pairs, which cannot be sent."""
+    return text.encode(errors="replace").decode()

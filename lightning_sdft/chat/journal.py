@@ -1,0 +1,120 @@
+"""A file to which records are appended, so that nothing that was paid for is lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from torch import distributed
+
+__all__ = ["Journal", "process_journal", "process_records"]
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """A file of JSON objects, one a line, to which lines are only ever added.
+
+    A record is on the disk when ``append`` returns. A process that is killed while it writes leaves a last line without
+    an end: that line is left out in reading and cut off by the next ``append``. One process at a time may write.
+
+    Args:
+        path: The file; it and its folder are made by the first record.
+
+    Attributes:
+        torn: Number of torn lines that were left out or cut off so far, 0 or 1 for each process that was killed.
+
+    Example:
+        >>> import tempfile
+        >>> journal = Journal(Path(tempfile.mkdtemp()) / "replies.jsonl")
+        >>> journal.append({"key": "a", "reply": "yes"})
+        >>> journal.records()
+        [{'key': 'a', 'reply': 'yes'}]
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.torn = 0
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records, in the order in which they were appended; none if there is no file.
+
+        Raises:
+            DataError: If a line other than a torn last one is no JSON object.
+        """
+        if not self.path.exists():
+            return []
+        *lines, rest = self.path.read_bytes().split(b"\n")
+        records = [self._parse(line, number) for number, line in enumerate(lines, start=1)]
+        if rest:
+            self.torn += 1
+        return records
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a record to the disk.
+
+        Args:
+            record: What JSON can say, with a ``key`` that tells what it is about.
+        """
+        self.extend([record])
+
+    def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write several records to the disk at once, which takes less time than one after another."""
+        content = b"".join(_line(record) for record in records)
+        if not content:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+", buffering=0) as file:
+            self._cut_torn_line(file)
+            written = 0
+            while written < len(content):  # an unbuffered write may stop halfway
+                written += file.write(content[written:])
+            os.fsync(file.fileno())
+
+    def _cut_torn_line(self, file: FileIO) -> None:
+        end = file.seek(0, os.SEEK_END)
+        if not end:
+            return
+        file.seek(end - 1)
+        if file.read(1) != b"\n":
+            file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
+            self.torn += 1
+            log.warning("%s: the last row was cut short by a process that was killed, and is left out", self.path)
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            from lightning_sdft.data.example import DataError  # late: data modules import the judge
+
+            raise DataError(f"{self.path}, row {number}: not a JSON object; correct or remove the row")
+        return record
+
+
+def process_journal(folder: Path, name: str) -> Journal:
+    """The journal ``name`` that this process writes in a folder.
+
+    It is ``<name>.jsonl``, or, where several processes train together, ``<name>.rank<n>.jsonl``.
+    """
+    together = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return Journal(folder / (f"{name}.rank{distributed.get_rank()}.jsonl" if together else f"{name}.jsonl"))
+
+
+def process_records(folder: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The records of the journals ``name`` in a folder, of all processes that ever wrote there."""
+    for path in [folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.rank*.jsonl"))]:
+        yield from Journal(path).records()
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair, which a cut reply may end in, is ASCII if escaped
+        return json.dumps(record).encode() + b"\n"

@@ -1,0 +1,142 @@
+"""A chat model in this process: a policy that generates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_sdft.chat.base import ChatError, ChatModel
+from lightning_sdft.policy import Policy
+from lightning_sdft.rollout.engine import generate
+from lightning_sdft.rollout.record import Sampling
+
+if TYPE_CHECKING:
+    from lightning_sdft.data.example import Message
+
+__all__ = ["LocalChat"]
+
+log = logging.getLogger(__name__)
+
+
+class LocalChat(ChatModel):
+    """A model in this process. It is loaded when it is first asked, in bfloat16 onto the GPU where there is one.
+
+    With a temperature above 0, the same conversation gets another reply each time. Which one depends on the seed, on
+    the conversation and on how often this object was asked it, and not on other conversations.
+
+    Args:
+        model: A Hugging Face folder or hub id, a ``.gguf`` file, ``zoo/laptop``, or a policy.
+        max_tokens: Replies are cut off at this length. A conversation that leaves the model no room for so many tokens
+            gets no reply, and a warning says how many those were.
+        temperature: Logits are divided by it; 0 takes the most probable token.
+        top_p: Draw only from the most probable tokens that together have this probability.
+        batch_size: Conversations replied to at once.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | Policy,
+        max_tokens: int = 1024,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        if max_tokens < 1 or batch_size < 1:
+            raise ValueError(f"max_tokens={max_tokens} and batch_size={batch_size} must be at least 1")
+        self.name = model if isinstance(model, str) else str(model.tokenizer.hugging_face.name_or_path)
+        self.max_tokens = max_tokens
+        self.sampling = Sampling(temperature, top_p)
+        self.batch_size = batch_size
+        self.seed = seed
+        self._policy = None if isinstance(model, str) else model
+        self._loads = isinstance(model, str)
+        self._asked: Counter[str] = Counter()
+
+    @property
+    def policy(self) -> Policy:
+        """The model, loaded if need be.
+
+        Raises:
+            ChatError: If there is no such model.
+        """
+        if self._policy is None:
+            with _inference_precision() as device:
+                try:
+                    self._policy = Policy.load(self.name).to(device)
+                except OSError as error:
+                    raise ChatError(f"the chat model {self.name!r} cannot be loaded: {error}") from error
+        return self._policy
+
+    def reply(
+        self, conversations: Sequence[Sequence[Message]], on_reply: Callable[[int, str], None] | None = None
+    ) -> list[str | None]:
+        """Reply to conversations, a batch at a time; see :meth:`ChatModel.reply`."""
+        replies: list[str | None] = [None] * len(conversations)
+        if not conversations:
+            return replies
+        prompts = [self.policy.tokenizer.encode(each) for each in conversations]
+        seeds = [self._seed(each) for each in conversations]
+        room = (self.policy.max_tokens or sys.maxsize) - self.max_tokens
+        fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
+        for start in range(0, len(fitting), self.batch_size):
+            batch = fitting[start : start + self.batch_size]
+            rollouts = generate(
+                self.policy,
+                [prompts[index] for index in batch],
+                self.max_tokens,
+                self.sampling,
+                [seeds[index] for index in batch],
+            )
+            for index, rollout in zip(batch, rollouts, strict=True):
+                text = self.policy.tokenizer.decode(rollout.completion)
+                replies[index] = text
+                if on_reply is not None:
+                    on_reply(index, text)
+        if len(fitting) < len(prompts):
+            log.warning(
+                "%s: no reply to %d of %d conversations, which with max_tokens=%d exceed the %d tokens it can read",
+                self.name,
+                len(prompts) - len(fitting),
+                len(prompts),
+                self.max_tokens,
+                self.policy.max_tokens,
+            )
+        return replies
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave a model that was loaded by its name out of copies, which load it themselves if they are asked."""
+        return {**self.__dict__, "_policy": None if self._loads else self._policy}
+
+    def _seed(self, conversation: Sequence[Message]) -> int:
+        """Seed of the next reply to a conversation."""
+        text = json.dumps([[turn["role"], turn["content"]] for turn in conversation])
+        occurrence = self._asked[text]
+        self._asked[text] += 1
+        digest = hashlib.sha256(f"{self.seed} {occurrence} {text}".encode()).digest()
+        return int.from_bytes(digest[:8]) >> 2
+
+
+@contextmanager
+def _inference_precision() -> Iterator[torch.device]:
+    """The device to compute on, with torch's default dtype set to what suits it."""
+    before = torch.get_default_dtype()
+    on_gpu = torch.cuda.is_available()
+    try:
+        if on_gpu:
+            torch.set_default_dtype(torch.bfloat16)
+        yield torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,136 @@
+"""Make demonstrations for questions that have none: sample responses, and keep a right one of each question [1].
+
+References:
+    [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_sdft.chat.base import ChatModel
+from lightning_sdft.commands.samples import Accepted, Samples
+from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet
+from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.data.row_module import RowDataModule, question
+from lightning_sdft.grading.base import Grader
+
+__all__ = ["demonstrate"]
+
+
+def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, samples: int = 8) -> None:
+    """Sample responses to training questions without demonstration, and keep the first right one of each.
+
+    Right is what the first grader of the data module's evaluation accepts. Questions held out for validation and test
+    are never sampled, nor are training questions that are also evaluated. They go to files of their own, so that a
+    later run trains and evaluates on the same sides: ``lightning-sdft fit`` with ``data.train=demos.jsonl``,
+    ``data.validation=demos.validation.jsonl`` and ``data.test=demos.test.jsonl``. ``JsonDataModule`` reads them, too,
+    with ``data.reference_column=reference`` and ``data.id_column=id``.
+
+    Every response is kept in ``demos.journal.jsonl`` before anything else is done with it. Run a command that was
+    stopped once more, and it asks only for what is missing. The rows are written at the end.
+
+    Args:
+        data: The questions, such as ``ScienceDataModule`` with ``--data.train``; it must evaluate something, for that
+            says how to grade.
+        chat: Who is asked, such as ``Endpoint`` with ``--chat.model`` and ``--chat.base_url``, or ``LocalChat`` with
+            ``--chat.model`` and ``--chat.temperature=1``.
+        output: File of the training rows, such as ``demos.jsonl``; the other files are named after it.
+        samples: How often each question is asked at most, in this run and those before together.
+
+    Raises:
+        DataError: If the file is not this command's to write, if there is no grader, if a question has no reference to
+            grade with, or if no question has a demonstration in the end.
+        ChatError: If the chat model cannot be used at all, or would always say the same.
+    """
+    path = Path(output).expanduser()
+    if samples < 1:
+        raise DataError(f"samples={samples} must be at least 1")
+    files = _files(path)
+    splits = data.splits
+    sets = [*splits.validation, *splits.test]
+    grader = _grader(sets)
+    asks = data.question if isinstance(data, RowDataModule) else question
+    evaluated = {asks(example) for each in sets for example in each.examples}
+    train = [example for example in splits.train if asks(example) not in evaluated]
+    if len(train) < len(splits.train):
+        print(f"left out {len(splits.train) - len(train)} training questions that are also evaluated")
+    wanting = [example for example in train if example.demonstration is None]
+    for example in wanting:
+        if example.reference is None:
+            raise DataError(f"example {example.id!r} has no reference to grade samples with; give one, or leave it out")
+    source = Samples(chat, grader, files["journal"], samples)
+    found = source.accepted(wanting)
+    for split, each in (("validation", splits.validation), ("test", splits.test)):
+        _write(files[split], [_row(example) for skill in each if not skill.prior for example in skill.examples])
+    rows = [
+        _row(example, found[example.id].response if example.id in found else None)
+        for example in train
+        if example.id in found or example.demonstration is not None
+    ]
+    _write(path, rows)
+    print(f"demonstrations for {len(rows)} of {len(train)} training questions: {path if rows else 'no file'}")
+    _report(found, [example for example in wanting if example.id not in found], source)
+    if not rows:
+        raise DataError("no question has a demonstration; ask a stronger model")
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """What is written, by kind.
+
+    Raises:
+        DataError: If a file exists that this command has not written.
+    """
+    if path.suffix != ".jsonl":
+        raise DataError(f"output={path} must end in .jsonl, for the rows are lines of JSON")
+    kinds = {kind: path.with_suffix(f".{kind}.jsonl") for kind in ("journal", "validation", "test")}
+    for file in (path, kinds["validation"], kinds["test"]):
+        if file.exists() and not kinds["journal"].exists():
+            raise DataError(
+                f"{file} exists, and not from this command, which keeps {kinds['journal'].name} beside it; give "
+                "another output, or remove the file"
+            )
+    return {"train": path, **kinds}
+
+
+def _grader(sets: Sequence[EvaluationSet]) -> Grader:
+    for each in sets:
+        if not each.prior:
+            return next(iter(each.graders.values()))
+    raise DataError("the data module evaluates nothing, which would say how to grade; hold out a share, or give a file")
+
+
+def _row(example: Example, response: str | None = None) -> dict[str, Any]:
+    further = {"response": response or example.demonstration, "context": example.context}
+    row = {"id": example.id, "prompt": example.prompt, "reference": example.reference}
+    return row | {column: value for column, value in further.items() if value is not None}
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows, so that the file is never half of one; without rows there is none, nor one of an earlier run."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    unfinished = path.with_suffix(".unfinished")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _report(found: Mapping[str, Accepted], missing: Sequence[Example], source: Samples) -> None:
+    for number, count in sorted(Counter(each.number for each in found.values()).items()):
+        print(f"  right at sample {number}: {count}")
+    never_right = source.never_right(missing)
+    if never_right:
+        names = ", ".join(example.id for example in never_right[:10]) + (", ..." if len(never_right) > 10 else "")
+        print(
+            f"never right in {source.limit} samples, left out, listed in {source.journal.path}: {len(never_right)} "
+            f"({names})"
+        )
+    if len(missing) > len(never_right):
+        unfinished = len(missing) - len(never_right)
+        print(f"left out because replies or verdicts did not come: {unfinished}; run the command again")

@@ -1,0 +1,130 @@
+"""The subcommand ``preflight``: a look at model and demonstrations before GPU hours are spent."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from rich.console import Console
+from rich.table import Table
+
+from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet
+from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.evaluation.preflight import Preflight, judge_preflight, preflight
+from lightning_sdft.grading.interval import Score
+from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.modules.distillation import DistillationModule
+
+__all__ = ["PreflightTrainer"]
+
+
+class PreflightTrainer(Trainer):
+    """A trainer that can look before it trains."""
+
+    def preflight(
+        self,
+        model: CausalLMModule,
+        datamodule: DemonstrationDataModule,
+        questions: int = 64,
+        seed: int = 0,
+        output: str | None = None,
+    ) -> Preflight:
+        """Ask whether the model has the in-context ability that SDFT needs: same config as ``fit``, no training.
+
+        Answers training questions with and without the demonstration, and says how much the demonstration helps, how
+        far the teacher is from the base model, how often it merely copies, which prompts are over budget, and what
+        that means.
+
+        Args:
+            model: An SDFT module, or another distillation whose teacher sees a demonstration.
+            datamodule: Its data, with demonstrations, references and a grader.
+            questions: Number of training questions asked, drawn at random.
+            seed: Seed of the choice and of sampled answers.
+            output: JSON file to write as well.
+
+        Raises:
+            DataError: If there is nothing that could be asked, shown or graded.
+        """
+        if not isinstance(model, DistillationModule) or model.teacher_fields == {"prompt"}:
+            raise DataError(
+                f"preflight compares a model with its teacher, and {type(model).__name__} here has none that sees "
+                "more; give the config of an SDFT run"
+            )
+        if self.world_size > 1:
+            raise DataError(f"preflight runs in one process, not {self.world_size}; set trainer.devices=1")
+        examples = datamodule.splits.train
+        graded = _graded(datamodule)
+        problems = {example.id: model.training_problem(example) for example in examples}
+        asked = [each for each in examples if problems[each.id] is None and _usable(each, model)]
+        if not asked:
+            raise DataError(
+                f"none of {len(examples)} training examples is within the token budgets and has what the teacher sees "
+                "and what the grader compares with; raise the budgets, or give demonstrations and references"
+            )
+        asked = random.Random(seed).sample(asked, min(questions, len(asked)))
+        with self.precision_plugin.module_init_context():
+            model.configure_model()
+        model.to(self.strategy.root_device)
+        name, grader = next(iter(graded.graders.items()))
+        with self.precision_plugin.forward_context():
+            limits = (model.max_completion_tokens, datamodule.evaluation_batch_size, seed)
+            result = preflight(model.policy, asked, grader, model.teacher_messages, *limits)
+        over_budget = [problem for problem in problems.values() if problem is not None]
+        verdict, reasons = judge_preflight(result)
+        if over_budget:
+            reasons.append(f"{len(over_budget)} of {len(examples)} training prompts are over budget: {over_budget[0]}")
+            verdict = "doubtful" if verdict == "go" and len(over_budget) > len(examples) / 10 else verdict
+        _report(result, f"{model.model}, {name}", len(over_budget), len(examples), verdict, reasons)
+        if output is not None:
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            record = {"model": model.model, "grader": name, **asdict(result), "over_budget": len(over_budget)}
+            Path(output).write_text(json.dumps({**record, "verdict": verdict, "reasons": reasons}, indent=2) + "\n")
+        return result
+
+
+def _graded(datamodule: DemonstrationDataModule) -> EvaluationSet:
+    """The set of the new task, whose grader says what is correct."""
+    splits = datamodule.splits
+    for evaluation_set in (*splits.validation, *splits.test):
+        if not evaluation_set.prior:
+            return evaluation_set
+    raise DataError(
+        f"{type(datamodule).__name__} evaluates nothing, so nothing says what is correct; give validation or test rows"
+    )
+
+
+def _usable(example: Example, model: DistillationModule) -> bool:
+    return model.missing(example) is None and example.demonstration is not None and example.reference is not None
+
+
+def _report(result: Preflight, title: str, over_budget: int, examples: int, verdict: str, reasons: list[str]) -> None:
+    table = Table(title=f"Preflight: {title}, {result.questions} questions", show_header=False)
+    rows = {
+        "accuracy by itself": _with_interval(result.base),
+        "accuracy with the demonstration (teacher)": _with_interval(result.teacher),
+        "teacher minus base": _with_interval(result.gain),
+        "solved of what the base fails": f"{result.solved:.3f}",
+        "answers that could not be graded": str(result.ungraded),
+        "KL of the teacher from the base": (
+            f"{result.kl_per_token:.3f} nats a token, {result.kl_per_response:.2f} a response"
+        ),
+        "the base's surprise at the teacher's answers": f"{result.teacher_surprise:.3f} nats a token",
+        "the base's surprise at the demonstrations": f"{result.demonstration_surprise:.3f} nats a token",
+        "teacher's answers that copy the demonstration": f"{result.copied:.3f}",
+        "teacher's answers that were cut": f"{result.truncated:.3f}",
+        "training prompts over budget": f"{over_budget} of {examples}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = Console()
+    console.print(table)
+    console.print(f"verdict: {verdict}", style="bold", highlight=False)
+    for reason in reasons:
+        console.print(f"- {reason}", highlight=False)
+
+
+def _with_interval(score: Score) -> str:
+    return f"{score.value:.3f} (95%: {score.low:.3f} to {score.high:.3f})"

@@ -1,0 +1,198 @@
+"""Make questions about articles with a chat model, by the prompt of [1] after [2].
+
+References:
+    [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
+    [2] Mecklenburg et al., *Injecting New Knowledge into Large Language Models via Supervised Fine-Tuning*, 2024,
+        https://arxiv.org/abs/2404.00213
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lightning_sdft.chat.base import ChatError, ChatModel
+from lightning_sdft.chat.endpoint import Endpoint
+from lightning_sdft.chat.journal import Journal
+from lightning_sdft.chat.local import LocalChat
+from lightning_sdft.commands.question_pairs import Distinct, Pair, parse_pairs
+from lightning_sdft.data.articles import read_articles
+from lightning_sdft.data.example import DataError, Message
+from lightning_sdft.data.tables import take
+from lightning_sdft.grading.contains import plain_words
+
+__all__ = ["questions"]
+
+PROMPT = """\
+You are a helpful assistant that helps me write questions for an
+exam. You will be given a wiki article and you will need to write
+{number} question on the content of the wiki article. The question should
+require recalling multiple pieces of information from the wiki
+article. Do not repeat the same question
+The questions should be in the following format:
+Question: <question>
+Answer: <answer>"""
+"""The prompt of [1], word for word, line breaks as printed there; the number is 100 there."""
+
+
+def questions(
+    articles: str,
+    output: str,
+    chat: ChatModel,
+    per_article: int = 100,
+    rounds: int = 1,
+    held_out: float = 0.1,
+    split_seed: int = 0,
+    similarity: float = 0.9,
+) -> None:
+    """Ask a chat model for questions about articles, with answers, and leave out those that repeat another one.
+
+    The prompt is the system turn, the article the user turn. Each reply is kept in ``pairs.journal.jsonl`` before
+    anything else is done with it: run a command that was stopped once more, and it asks only for what is missing. The
+    rows ``article``, ``question``, ``answer`` are written at the end, for ``KnowledgeDataModule``: those held out to
+    ``pairs.test.jsonl``. A question that is held out stays so when more are made.
+
+    Replies are read strictly. A question without an answer, or with one of several paragraphs, is left out, and so is
+    the last one of a reply that was perhaps cut off: that has fewer questions than asked for, and does not end like a
+    sentence. A question repeats another one if it has the same words, or, within an article, if the words that both
+    have are at least the share ``similarity`` of all their words. The first one stays.
+
+    Args:
+        articles: Folder or rows of articles, as for ``KnowledgeDataModule``.
+        output: File of the rows, such as ``pairs.jsonl``; the other files are named after it.
+        chat: Who is asked, such as ``Endpoint`` with ``--chat.model`` and ``--chat.base_url``. A reply of 100 questions
+            has some 8,000 tokens and takes minutes, for which ``--chat.timeout=900`` leaves time.
+        per_article: Questions that each request asks for; 100 as in [1].
+        rounds: How often questions about each article are asked for; the temperature must be above 0 for more than 1.
+        held_out: Share of the questions that is held out; which ones is drawn question by question.
+        split_seed: Seed of the choice of held-out questions.
+        similarity: Share of common words from which on two questions count as the same; 1 removes only questions of
+            the same words.
+
+    Raises:
+        DataError: If a setting or an article cannot be used, if the file is not this command's to write, or if there
+            are no questions in the end.
+        ChatError: If the chat model cannot be used at all, or would always say the same.
+    """
+    if per_article < 1 or rounds < 1 or not 0 <= held_out < 1 or not 0 < similarity <= 1:
+        raise DataError(
+            f"per_article={per_article} and rounds={rounds} must be at least 1, held_out={held_out} within [0, 1) and "
+            f"similarity={similarity} within (0, 1]"
+        )
+    files = _files(Path(output).expanduser())
+    texts = read_articles(articles)
+    asked = {
+        (name, turn): _key(chat, per_article, text, turn) for turn in range(rounds) for name, text in texts.items()
+    }
+    replies = _replies(chat, Journal(files["journal"]), texts, asked, per_article)
+    pairs = Distinct(similarity)
+    lost, without_pairs = 0, 0
+    for (name, _), key in asked.items():
+        if key in replies:
+            parsed = parse_pairs(replies[key], per_article)
+            lost += parsed.lost
+            without_pairs += not parsed.pairs
+            pairs.add(name, parsed.pairs)
+    train = [(name, pair) for name, pair in pairs.kept if not _is_held_out(pair, held_out, split_seed)]
+    test = [(name, pair) for name, pair in pairs.kept if _is_held_out(pair, held_out, split_seed)]
+    for kind, part in (("train", train), ("test", test)):
+        _write(files[kind], part)
+    print(f"{len(pairs.kept)} questions about {len({name for name, _ in pairs.kept})} of {len(texts)} articles")
+    print(f"  to train on: {len(train)} in {files['train']}, held out: {len(test)} in {files['test']}")
+    print(f"  left out: {pairs.same} the same as another one, {pairs.similar} similar to one, {lost} not read")
+    if without_pairs:
+        print(f"  replies without any question: {without_pairs}, see {files['journal']}")
+    if len(replies) < len(asked):
+        print(f"  replies that did not come: {len(asked) - len(replies)}; run the command again")
+    if not train:
+        raise DataError("there are no questions to train on; ask a stronger model, or hold out fewer")
+
+
+def _replies(
+    chat: ChatModel,
+    journal: Journal,
+    texts: Mapping[str, str],
+    asked: Mapping[tuple[str, int], str],
+    per_article: int,
+) -> dict[str, str]:
+    """Replies by key: those in the journal, and those that are missing there."""
+    replies: dict[str, str] = {}
+    for number, record in enumerate(journal.records(), start=1):
+        where = f"{journal.path}, row {number}"
+        replies[take(record, "key", str, where)] = take(record, "reply", str, where)
+    rounds = max(turn for _, turn in asked) + 1
+    if rounds > 1 and _is_greedy(chat):
+        raise ChatError(
+            f"at temperature 0 the {rounds} replies about an article are all the same; set chat.temperature to 1, or "
+            "rounds to 1"
+        )
+    first_seed = chat.seed if isinstance(chat, LocalChat) else 0
+    for turn in range(rounds):
+        missing = [name for name in texts if asked[name, turn] not in replies]
+
+        def keep(index: int, reply: str, missing: list[str] = missing, turn: int = turn) -> None:
+            name = missing[index]
+            key = asked[name, turn]
+            journal.append({"key": key, "article": name, "round": turn + 1, "model": chat.name, "reply": reply})
+            replies[key] = reply
+
+        if isinstance(chat, LocalChat):
+            chat.seed = first_seed + turn  # or a new process would draw the replies of the first round again
+        chat.reply([_conversation(texts[name], per_article) for name in missing], keep)
+    return {key: replies[key] for key in asked.values() if key in replies}
+
+
+def _conversation(article: str, per_article: int) -> list[Message]:
+    return [
+        {"role": "system", "content": PROMPT.replace("{number}", str(per_article))},
+        {"role": "user", "content": article},
+    ]
+
+
+def _key(chat: ChatModel, per_article: int, article: str, turn: int) -> str:
+    """A name for a request: whatever would change the reply changes it."""
+    content = json.dumps([chat.name, _conversation(article, per_article), turn])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _is_greedy(chat: ChatModel) -> bool:
+    if isinstance(chat, LocalChat):
+        return chat.sampling.temperature == 0
+    return isinstance(chat, Endpoint) and chat.temperature == 0
+
+
+def _is_held_out(pair: Pair, share: float, seed: int) -> bool:
+    digest = hashlib.sha256(f"{seed} {' '.join(plain_words(pair.question))}".encode()).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """What is written, by kind.
+
+    Raises:
+        DataError: If a file exists that this command has not written.
+    """
+    if path.suffix != ".jsonl":
+        raise DataError(f"output={path} must end in .jsonl, for the rows are lines of JSON")
+    files = {"train": path, **{kind: path.with_suffix(f".{kind}.jsonl") for kind in ("journal", "test")}}
+    for file in (files["train"], files["test"]):
+        if file.exists() and not files["journal"].exists():
+            raise DataError(
+                f"{file} exists, and not from this command, which keeps {files['journal'].name} beside it; give "
+                "another output, or remove the file"
+            )
+    return files
+
+
+def _write(path: Path, pairs: Sequence[tuple[str, Pair]]) -> None:
+    """Write rows, so that the file is never half of one; without rows there is none, nor one of an earlier run."""
+    if not pairs:
+        path.unlink(missing_ok=True)
+        return
+    rows = [{"article": name, "question": pair.question, "answer": pair.answer} for name, pair in pairs]
+    unfinished = path.with_suffix(".unfinished")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    unfinished.replace(path)

@@ -1,0 +1,103 @@
+"""General prompts, for distillation that keeps or brings back what a model can do.
+
+[1] Lambert et al., Tulu 3: Pushing Frontiers in Open Language Model Post-Training, 2024,
+    https://arxiv.org/abs/2411.15124
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+from lightning_sdft.data.base import DemonstrationDataModule, Splits
+from lightning_sdft.data.example import DataError, Example, Message
+from lightning_sdft.data.row_module import OnBadRow, first_of_each, parse_rows
+from lightning_sdft.data.tables import Row, conversation, open_rows
+
+__all__ = ["TULU", "GeneralDataModule"]
+
+log = logging.getLogger(__name__)
+
+TULU = "allenai/tulu-3-sft-mixture"
+"""The prompts that re-invocation was introduced with [1]."""
+
+
+class GeneralDataModule(DemonstrationDataModule):
+    """Conversations up to their last user turn, whose answer is left to the model.
+
+    Rows have a column ``messages`` or ``conversation`` (``role`` and ``content`` each; what follows the last user turn
+    is left out) or ``prompt`` (text, or messages). Of rows with the same conversation the first is taken.
+
+    Args:
+        source: File, folder or hub id of the rows; see :func:`~lightning_sdft.data.tables.read_rows`.
+        prompts: Number of rows drawn from the source; ``None`` takes all, of which Tulu 3 has 939,000.
+        evaluation: Data whose validation and test sets are evaluated: the task that was learned before, or others that
+            must not be forgotten. Its training rows are not used.
+        sample_seed: Seed of the draw.
+        on_bad_row: See :class:`RowDataModule`.
+        **kwargs: See :class:`DemonstrationDataModule`.
+
+    Raises:
+        DataError: If the number of prompts is not positive.
+    """
+
+    def __init__(
+        self,
+        source: str = TULU,
+        prompts: int | None = 10000,
+        evaluation: DemonstrationDataModule | None = None,
+        sample_seed: int = 0,
+        on_bad_row: OnBadRow = "error",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if prompts is not None and prompts < 1:
+            raise DataError(
+                f"data.prompts={prompts} leaves nothing to train on; give a positive number, or leave it out"
+            )
+        self.source = source
+        self.prompts = prompts
+        self.evaluation = evaluation
+        self.sample_seed = sample_seed
+        self.on_bad_row = on_bad_row
+
+    def load(self) -> Splits:
+        """Read the prompts, and the sets of the data to evaluate on."""
+        examples = self._examples()
+        if self.evaluation is None:
+            return Splits(examples)
+        evaluated = self.evaluation.splits
+        return Splits(examples, evaluated.validation, evaluated.test)
+
+    def _examples(self) -> list[Example]:
+        stem = Path(self.source).stem
+
+        def parse(row: Row, where: str, number: int) -> Example:
+            column = next((name for name in ("messages", "conversation") if name in row), "prompt")
+            return Example(f"{stem}-{number}", _up_to_last_user_turn(conversation(row, column, where), where))
+
+        rows = open_rows(self.source, "train", argument="data.source")
+        numbers = list(range(1, len(rows) + 1))
+        if self.prompts is not None and self.prompts < len(rows):
+            numbers = sorted(random.Random(self.sample_seed).sample(numbers, self.prompts))
+        drawn = [rows[number - 1] for number in numbers]
+        examples = parse_rows(drawn, self.source, parse, self.on_bad_row, numbers)
+        different = first_of_each(examples, _without_spacing)
+        repeated = len(examples) - len(different)
+        if repeated:
+            log.info("%s: left out %d of %d prompts that occur before", self.source, repeated, len(examples))
+        return different
+
+
+def _up_to_last_user_turn(messages: list[Message], where: str) -> list[Message]:
+    last = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=None)
+    if last is None:
+        raise DataError(f"{where}: no user turn; give one")
+    return messages[: last + 1]
+
+
+def _without_spacing(example: Example) -> str:
+    return json.dumps([[turn["role"], turn["content"].split()] for turn in example.prompt])

@@ -1,0 +1,118 @@
+"""Medical questions with open answers, after HuatuoGPT-o1 [2] as used in [1].
+
+References:
+    [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
+    [2] Chen et al., *HuatuoGPT-o1, Towards Medical Complex Reasoning with LLMs*, 2024,
+        https://arxiv.org/abs/2412.18925
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_sdft.data.base import EvaluationSet, Splits
+from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.data.row_module import OnBadRow, RowDataModule, first_of_each, warn_of_overlap
+from lightning_sdft.data.tables import Row, take
+from lightning_sdft.grading.judge import Judge, JudgedAnswer
+
+__all__ = ["MedicalDataModule"]
+
+TRAIN = "FreedomIntelligence/medical-o1-reasoning-SFT:en"
+TEST = "FreedomIntelligence/medical-o1-verifiable-problem"
+
+TRAIN_COLUMNS = ("Question", "Response")
+TEST_COLUMNS = ("Open-ended Verifiable Question", "Ground-True Answer")
+
+
+class MedicalDataModule(RowDataModule):
+    """Medical questions; the expert's answer is the demonstration, without its chain of thought, as in [1].
+
+    Training rows have the columns ``Question`` and ``Response``. Evaluation is on other data, problems whose answer can
+    be verified: ``Open-ended Verifiable Question`` and ``Ground-True Answer``. A judge compares the answers.
+    The prompt is the question alone; [1] does not state its own.
+
+    Args:
+        train: File, folder or hub id of the training rows; see :func:`~lightning_sdft.data.tables.read_rows`. The
+            default is the English part of the published data.
+        test: The same for the problems to evaluate on; ``None`` trains without evaluation.
+        test_questions: Number of problems drawn for the test; ``None`` takes all but those of the validation.
+        validation_questions: Number of other problems drawn for the validation.
+        judge: Who says whether an answer is correct.
+        split_seed: Seed of the draw.
+        on_bad_row: See :class:`RowDataModule`.
+        **kwargs: See :class:`DemonstrationDataModule`.
+
+    Raises:
+        DataError: If there is something to evaluate and no judge, or a number is negative.
+    """
+
+    def __init__(
+        self,
+        train: str | None = TRAIN,
+        test: str | None = TEST,
+        test_questions: int | None = 1000,
+        validation_questions: int = 200,
+        judge: Judge | None = None,
+        split_seed: int = 0,
+        on_bad_row: OnBadRow = "error",
+        **kwargs: Any,
+    ) -> None:
+        # Held-out training rows would be another evaluation, so there are no shares.
+        super().__init__(train, None, test, 0.0, 0.0, split_seed, on_bad_row, **kwargs)
+        if test and judge is None:
+            raise DataError(
+                "medical answers are free text, and somebody must say which are correct: give data.judge (class_path "
+                "Judge with a chat Endpoint and prompt medical, or LocalJudge), or train without evaluation by "
+                "data.test=null"
+            )
+        if validation_questions < 0 or (test_questions is not None and test_questions < 0):
+            raise DataError(f"data.{test_questions=} and data.{validation_questions=} must not be negative")
+        self.test_questions = test_questions
+        self.validation_questions = validation_questions
+        self.judge = judge
+
+    def load(self) -> Splits:
+        """Read the rows, and draw the problems to evaluate on."""
+        train = self.read(self.train, "train") if self.train else []
+        validation, test = self._drawn(self.read(self.test, "test")) if self.test else ([], [])
+        warn_of_overlap(train, validation, "validation")
+        warn_of_overlap(train, test, "test")
+        return Splits(
+            train,
+            [self.evaluation_set(validation, "validation")] if validation else [],
+            [self.evaluation_set(test, "test")] if test else [],
+        )
+
+    def example(self, row: Row, where: str, name: str, trained: bool) -> Example:
+        """The example of a row."""
+        columns = TRAIN_COLUMNS if trained else TEST_COLUMNS
+        question, answer = (take(row, column, str, where) for column in columns)
+        if not answer.strip():
+            raise DataError(f"{where}: column {columns[1]!r} is empty; leave the row out")
+        reference = {"question": question, "answer": answer}
+        return Example(name, [{"role": "user", "content": question}], answer if trained else None, reference=reference)
+
+    def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
+        """Problems with the judge."""
+        if self.judge is None:
+            raise DataError("there is nobody to judge the answers; give data.judge")
+        return EvaluationSet(examples, {"medical": JudgedAnswer(self.judge)})
+
+    def _drawn(self, problems: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+        """Problems for validation and test, no question in both."""
+        different = first_of_each(problems, self.question)
+        rest = len(different) - self.validation_questions
+        tested = rest if self.test_questions is None else self.test_questions
+        if rest < 0 or tested > rest:
+            raise DataError(
+                f"{self.test}: {len(different)} different questions are too few for data.test_questions="
+                f"{self.test_questions} and data.validation_questions={self.validation_questions}; lower them"
+            )
+        order = random.Random(self.split_seed).sample(range(len(different)), tested + self.validation_questions)
+        return (
+            [different[index] for index in sorted(order[tested:])],
+            [different[index] for index in sorted(order[:tested])],
+        )

@@ -1,0 +1,275 @@
+"""A policy in memory as a model of the lm-evaluation-harness.
+
+Texts become tokens as the harness's own Hugging Face backend makes them, without a chat template, so that scores can be
+compared with published ones. This file needs lm-eval and is imported late.
+
+Letters: N tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+from typing import Any, TypeVar
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import (
+    DEFAULT_MAX_LENGTH,
+    handle_stop_sequences,
+    has_bos_prefix,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from rich.progress import Progress
+from torch import Tensor
+
+from lightning_sdft.policy import Policy, TokenSequence, evaluating
+from lightning_sdft.rollout import Sampling, generate
+from lightning_sdft.tokenizer import PolicyError
+
+__all__ = ["PolicyLM"]
+
+CHUNK_ELEMENTS = 2**24
+"""Logits that exist at the same time."""
+
+ROUND_TOKENS = 128
+"""Tokens that are written before the texts are searched for stop strings."""
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
+    """A policy that the harness can ask.
+
+    Log-probabilities are taken of logits in float32, whatever the precision of the weights. In a distributed run the
+    processes share the requests, so each of them has to ask the same.
+
+    Args:
+        policy: The policy, on the device where it computes.
+        batch_tokens: Tokens that are read at once, padding included; when writing, with room for what is to come.
+        progress: Whether to show a progress bar.
+    """
+
+    def __init__(self, policy: Policy, batch_tokens: int = 16384, progress: bool = False) -> None:
+        super().__init__()
+        self.policy = policy
+        self.tokenizer = policy.tokenizer.hugging_face
+        self.batch_tokens = batch_tokens
+        self.progress = progress
+        self.limit: int = policy.max_tokens or DEFAULT_MAX_LENGTH
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        token: int = self.tokenizer.eos_token_id
+        return token
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token that a text without context is conditioned on."""
+        token: int | None = self.tokenizer.bos_token_id
+        return self.eot_token_id if token is None else token
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of context that the last token of a scored text can have.
+
+        One less than the model reads, for ``Policy.hidden`` reads the last token too.
+        """
+        return self.limit - 1
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Tokens of a text, with the special ones that the tokenizer adds unless they are in the text or unwanted."""
+        options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
+            options = {"add_special_tokens": False}
+        tokens: list[int] = self.tokenizer.encode(string, **options)
+        return tokens
+
+    # Scoring
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Log-probability in nats of each continuation given its context, and whether greedy decoding writes it."""
+        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return scores
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        """Log-probability in nats of each text, in windows where it is longer than the model can read."""
+        windows: list[tuple[None, list[int], list[int]]] = []
+        owners: list[int] = []
+        for owner, request in enumerate(requests):
+            pairs = get_rolling_token_windows(self.tok_encode(*request.args), self.prefix_token_id, self.max_length, 1)
+            for context, continuation in map(make_disjoint_window, pairs):
+                windows.append((None, context, continuation))
+                owners.append(owner)
+        totals = [0.0] * len(requests)
+        for owner, (score, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += score
+        return totals
+
+    def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any) -> list[Any]:
+        # Requests that differ in their last token alone (as the letters of the options do) are read once.
+        readings: dict[tuple[int, ...], list[int]] = {}
+        for index, (texts, context, continuation) in enumerate(requests):
+            if not 0 < len(continuation) <= self.max_length:
+                raise PolicyError(
+                    f"a continuation has {len(continuation)} tokens, and the model can score from 1 to "
+                    f"{self.max_length}: {texts!r:.200}"
+                )
+            tokens = (context + continuation)[-(self.max_length + 1) :]
+            readings.setdefault(tuple(tokens[:-1]), []).append(index)
+        order = sorted(readings, key=lambda reading: (-len(reading), reading))
+
+        def answer(mine: Sequence[tuple[int, ...]]) -> list[list[tuple[float, bool]]]:
+            scores = []
+            for batch in self._batches(mine, [len(reading) + 1 for reading in mine], "scored"):
+                targets = [[requests[index][2] for index in readings[reading]] for reading in batch]
+                scores += self._score(batch, targets)
+            return scores
+
+        results: list[Any] = [None] * len(requests)
+        for reading, scores in zip(order, _shared(order, answer), strict=True):
+            for index, score in zip(readings[reading], scores, strict=True):
+                results[index] = score
+        return results
+
+    @torch.no_grad()
+    def _score(
+        self, readings: Sequence[tuple[int, ...]], targets: Sequence[Sequence[list[int]]]
+    ) -> list[list[tuple[float, bool]]]:
+        """Score continuations that end one token after a reading, several of each."""
+        sequences: list[TokenSequence] = []
+        rows: list[int] = []  # of each target token, its row among the hidden states
+        start = 0
+        for reading, each in zip(readings, targets, strict=True):
+            longest = max(map(len, each))
+            split = len(reading) - longest + 1
+            sequences.append(TokenSequence(list(reading[:split]), [*reading[split:], each[0][-1]]))
+            start += longest
+            rows += [row for target in each for row in range(start - len(target), start)]
+        flat = [target for each in targets for target in each]
+        with evaluating(self.policy):
+            hidden = self.policy.hidden(sequences)
+            where = torch.tensor(rows, device=hidden.device)
+            tokens = torch.tensor([token for target in flat for token in target], device=hidden.device)
+            log_probabilities, greedy = self._likelihoods(hidden, where, tokens)
+        parts = [each.split([len(target) for target in flat]) for each in (log_probabilities, greedy)]
+        scores = ((part.sum().item(), bool(best.all())) for part, best in zip(*parts, strict=True))
+        return [[next(scores) for _ in each] for each in targets]
+
+    def _likelihoods(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of tokens `(N,)` by rows `(N,)` of hidden states, and whether each is the most probable."""
+        head = self.policy.head
+        chunk = max(CHUNK_ELEMENTS // len(head.weight), 1)
+        log_probabilities, greedy = [], []
+        for some, targets in zip(rows.split(chunk), tokens.split(chunk), strict=True):
+            logits = head(hidden[some])
+            scores = logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
+            log_probabilities.append(scores.double())
+            greedy.append(logits.argmax(-1) == targets)
+        return torch.cat(log_probabilities).cpu(), torch.cat(greedy).cpu()
+
+    # Writing
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        """Write after each context, up to a stop string, the end of the text or the largest number of tokens."""
+        results = [""] * len(requests)
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(repr(request.args[1]), []).append(index)
+        for indices in groups.values():
+            texts = self._write([requests[index].args[0] for index in indices], requests[indices[0]].args[1])
+            for index, text in zip(indices, texts, strict=True):
+                results[index] = text
+        return results
+
+    def _write(self, contexts: Sequence[str], arguments: dict[str, Any]) -> list[str]:
+        options: dict[str, Any] = {**normalize_gen_kwargs(arguments)}
+        max_tokens = options.pop("max_gen_toks")
+        stop = handle_stop_sequences(options.pop("until", None), self.tokenizer.decode(self.eot_token_id))
+        sampling = _sampling(options)
+        room = self.limit - max_tokens
+        if room <= 0:
+            raise PolicyError(
+                f"the task asks for up to {max_tokens} tokens, and the model reads at most {self.limit}, prompt "
+                "included; leave the task out"
+            )
+        penalty = getattr(self.policy.model.generation_config, "repetition_penalty", None)
+        if penalty not in (None, 1.0):
+            warnings.warn(
+                f"text is written without the repetition penalty of {penalty} in the model's generation config, which "
+                "the harness's own backend applies even to greedy decoding; scores may differ from published ones",
+                stacklevel=2,
+            )
+        prompts = [self.tok_encode(context)[-room:] for context in contexts]
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+
+        def answer(mine: Sequence[int]) -> list[str]:
+            texts = []
+            for batch in self._batches(mine, [len(prompts[index]) + max_tokens for index in mine], "written"):
+                # A request's seed is its place, so repeated requests differ and batches do not matter.
+                texts += self._complete([prompts[index] for index in batch], batch, max_tokens, sampling, stop)
+            return texts
+
+        results = [""] * len(prompts)
+        for index, text in zip(order, _shared(order, answer), strict=True):
+            results[index] = postprocess_generated_text(text, stop, think_end_token=None)
+        return results
+
+    def _complete(
+        self, prompts: Sequence[list[int]], seeds: Sequence[int], max_tokens: int, sampling: Sampling, stop: list[str]
+    ) -> list[str]:
+        """Write in rounds, for the engine stops at tokens alone, and leave out those who have written a stop string."""
+        decode = self.policy.tokenizer.decode
+        ends = {token for token in self.tokenizer.all_special_ids if self.tokenizer.decode(token) in stop}
+        written: list[list[int]] = [[] for _ in prompts]
+        going = list(range(len(prompts)))
+        for start in range(0, max_tokens, ROUND_TOKENS):
+            begun = [prompts[index] + written[index] for index in going]
+            own = [seeds[index] * max_tokens + start for index in going]
+            rollouts = generate(self.policy, begun, min(ROUND_TOKENS, max_tokens - start), sampling, own)
+            unfinished = []
+            for index, rollout in zip(going, rollouts, strict=True):
+                tokens = list(takewhile(lambda token: token not in ends, rollout.completion))
+                written[index] += tokens
+                stopped = rollout.finished or len(tokens) < len(rollout.completion)
+                if not stopped and not any(each in decode(written[index]) for each in stop):
+                    unfinished.append(index)
+            going = unfinished
+            if not going:
+                break
+        return [decode(tokens) for tokens in written]
+
+    def _batches(self, items: Sequence[Item], lengths: Sequence[int], verb: str) -> Iterator[Sequence[Item]]:
+        """Consecutive items, the longest first, as many as the token budget holds when all are padded to the first."""
+        with Progress(disable=not self.progress) as bar:
+            shown, start = bar.add_task(f"requests {verb}", total=len(items)), 0
+            while start < len(items):
+                batch = items[start : start + max(self.batch_tokens // lengths[start], 1)]
+                yield batch
+                start += len(batch)
+                bar.update(shown, completed=start)
+
+
+def _sampling(options: dict[str, Any]) -> Sampling:
+    """Sampling as a task's generation arguments name it."""
+    known = {"do_sample", "temperature", "top_p", "top_k", "min_p"}
+    if unknown := sorted(options.keys() - known):
+        raise PolicyError(f"the task asks for generation arguments that our engine does not have: {unknown}")
+    if not options["do_sample"]:
+        return Sampling(temperature=0.0)
+    return Sampling(**{name: value for name, value in options.items() if name != "do_sample"})
+
+
+def _shared(items: Sequence[Item], answer: Callable[[Sequence[Item]], list[Answer]]) -> list[Answer]:
+    """Answers to items, of which each process of a distributed run answers its share."""
+    if not torch.distributed.is_initialized():
+        return answer(items)
+    size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    shares: list[list[Answer]] = [[] for _ in range(size)]
+    torch.distributed.all_gather_object(shares, answer(items[rank::size]))
+    return [shares[index % size][index // size] for index in range(len(items))]

@@ -1,0 +1,211 @@
+"""Does a model have the in-context ability that self-distillation lives on? Asked before training, not after.
+
+SDFT needs two things of the model that sees a demonstration [1, section 3.2]: that it solves the task, and that it
+stays close to what the model would have said by itself.
+
+References:
+    [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_sdft.data.example import Example, Message
+from lightning_sdft.grading.base import Grader
+from lightning_sdft.grading.interval import Score, bootstrap
+from lightning_sdft.losses import ForwardKL, cross_entropy, distillation_loss
+from lightning_sdft.policy import Policy, TokenSequence, evaluating
+from lightning_sdft.rollout import GREEDY, Rollout, Sampling, generate
+
+__all__ = ["Preflight", "copies", "judge_preflight", "preflight"]
+
+T = TypeVar("T")
+
+SOLVED = 0.5
+"""Share of the base model's failures that its teacher must solve for a clear go."""
+
+COPIED = 0.9
+"""From this likeness on, an answer counts as a copy of the demonstration."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found out; accuracies are of greedy answers.
+
+    Args:
+        questions: Number of questions asked.
+        base: Accuracy of the model by itself.
+        teacher: Accuracy of the model that sees the demonstration.
+        gain: Teacher minus base, question by question.
+        solved: Share of the questions that the base fails and the teacher solves.
+        ungraded: Number of answers, of both, that could not be graded.
+        kl_per_token: KL of the teacher from the base on the teacher's sampled answers, mean over tokens, in nats.
+        kl_per_response: The same, summed over each answer.
+        teacher_surprise: Negative log-likelihood per token that the base gives to the teacher's sampled answers.
+        demonstration_surprise: The same for the demonstrations; imitating them costs that much.
+        copied: Share of the teacher's answers that copy the demonstration.
+        truncated: Share of the teacher's answers that reached the length limit.
+    """
+
+    questions: int
+    base: Score
+    teacher: Score
+    gain: Score
+    solved: float
+    ungraded: int
+    kl_per_token: float
+    kl_per_response: float
+    teacher_surprise: float
+    demonstration_surprise: float
+    copied: float
+    truncated: float
+
+
+@torch.no_grad()
+def preflight(
+    policy: Policy,
+    examples: Sequence[Example],
+    grader: Grader,
+    teacher_messages: Callable[[Example], list[Message]],
+    max_completion_tokens: int,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Preflight:
+    """Compare a model with itself shown demonstrations.
+
+    Args:
+        policy: The model.
+        examples: Questions with demonstration and reference.
+        grader: What counts as correct.
+        teacher_messages: The conversation that the teacher sees.
+        max_completion_tokens: Length at which answers are truncated.
+        batch_size: Sequences read or answered at once.
+        seed: Seed of the sampled answers.
+    """
+    encode = policy.tokenizer.encode
+    own = [encode(example.prompt) for example in examples]
+    shown = [encode(teacher_messages(example)) for example in examples]
+
+    def answer(prompts: Sequence[list[int]], sampling: Sampling) -> list[Rollout]:
+        seeds = [seed * len(prompts) + index for index in range(len(prompts))]
+        return [
+            rollout
+            for part, part_seeds in zip(_batches(prompts, batch_size), _batches(seeds, batch_size), strict=True)
+            for rollout in generate(policy, part, max_completion_tokens, sampling, part_seeds)
+        ]
+
+    def grade(rollouts: Sequence[Rollout]) -> Tensor:
+        responses = [policy.tokenizer.decode(rollout.completion) for rollout in rollouts]
+        verdicts = grader.grade_all(responses, [example.reference for example in examples])
+        return torch.tensor([float("nan") if verdict is None else float(verdict) for verdict in verdicts])
+
+    greedy = answer(shown, GREEDY)
+    base, teacher = grade(answer(own, GREEDY)), grade(greedy)
+    both = ~(base.isnan() | teacher.isnan())
+    failed = both & (base == 0)
+    kl, surprise = _teacher_on_its_answers(policy, own, answer(shown, Sampling()), batch_size)
+    demonstrations = [
+        TokenSequence(prompt, policy.tokenizer.encode_completion(example.demonstration or ""))
+        for prompt, example in zip(own, examples, strict=True)
+    ]
+    written = [policy.tokenizer.decode(rollout.completion) for rollout in greedy]
+    copied = [copies(text, example.demonstration or "") for text, example in zip(written, examples, strict=True)]
+    return Preflight(
+        questions=len(examples),
+        base=bootstrap([base[~base.isnan()]]),
+        teacher=bootstrap([teacher[~teacher.isnan()]]),
+        gain=bootstrap([(teacher - base)[both]]),
+        solved=teacher[failed].mean().item(),
+        ungraded=int(base.isnan().sum() + teacher.isnan().sum()),
+        kl_per_token=torch.cat(kl).mean().item(),
+        kl_per_response=torch.stack([values.sum() for values in kl]).mean().item(),
+        teacher_surprise=torch.cat(surprise).mean().item(),
+        demonstration_surprise=torch.cat(_surprise(policy, demonstrations, batch_size)).mean().item(),
+        copied=sum(copied) / len(copied),
+        truncated=sum(not rollout.finished for rollout in greedy) / len(greedy),
+    )
+
+
+def copies(answer: str, demonstration: str) -> bool:
+    """Whether nine tenths of the words of both, in order, are the same.
+
+    Example:
+        >>> copies("The answer is  B.", "The answer is B.")
+        True
+    """
+    return SequenceMatcher(None, answer.split(), demonstration.split(), autojunk=False).ratio() >= COPIED
+
+
+def judge_preflight(result: Preflight) -> tuple[Literal["go", "doubtful", "stop"], list[str]]:
+    """What the findings mean for SDFT, and why.
+
+    Returns:
+        ``go``; ``doubtful`` if one of the paper's conditions is met only in part; ``stop`` if the teacher does no
+        better than the base model. And the reasons against.
+    """
+    stop, doubts = [], []
+    if not result.gain.low > 0:
+        stop.append(
+            "the demonstration does not make the model better at the task beyond chance: there is nothing to distil "
+            "(a larger model, other demonstrations, another teacher_template, or SFT)"
+        )
+    elif result.solved < SOLVED:
+        doubts.append(
+            f"with the demonstration the model solves only {result.solved:.0%} of what it fails without: the student "
+            "cannot become better than its teacher"
+        )
+    if result.teacher_surprise >= result.demonstration_surprise:
+        doubts.append(
+            f"the teacher's answers are as far from the model's own as the demonstrations "
+            f"({result.teacher_surprise:.2f} against {result.demonstration_surprise:.2f} nats a token): expect as much "
+            "forgetting as of SFT"
+        )
+    if result.copied > SOLVED and result.teacher_surprise >= SOLVED * result.demonstration_surprise:
+        doubts.append(
+            f"{result.copied:.0%} of the teacher's answers copy the demonstration, so the student learns the expert's "
+            "words with the skill"
+        )
+    if result.truncated > 0.1:
+        doubts.append(
+            f"{result.truncated:.0%} of the teacher's answers were cut at the limit; raise max_completion_tokens"
+        )
+    return ("stop" if stop else "doubtful" if doubts else "go"), stop + doubts
+
+
+def _teacher_on_its_answers(
+    policy: Policy, own: Sequence[list[int]], rollouts: Sequence[Rollout], batch_size: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Per token of each sampled answer of the teacher: KL of teacher from base, and the base's surprise."""
+    kl: list[Tensor] = []
+    alone = [TokenSequence(prompt, rollout.completion) for prompt, rollout in zip(own, rollouts, strict=True)]
+    with evaluating(policy):
+        for sequences, shown in zip(_batches(alone, batch_size), _batches(rollouts, batch_size), strict=True):
+            hidden, teacher_hidden = policy.hidden(sequences), policy.hidden(shown)
+            weights = torch.ones(len(hidden), device=hidden.device)
+            head = policy.head
+            values = distillation_loss(hidden, head, teacher_hidden, head, weights, ForwardKL()).values
+            kl += values.cpu().split([len(each.completion) for each in sequences])
+    return kl, _surprise(policy, alone, batch_size)
+
+
+def _surprise(policy: Policy, sequences: Sequence[TokenSequence], batch_size: int) -> list[Tensor]:
+    """Negative log-likelihood of each completion token, in nats."""
+    nll: list[Tensor] = []
+    with evaluating(policy):
+        for part in _batches(sequences, batch_size):
+            hidden = policy.hidden(part)
+            targets = torch.tensor([token for each in part for token in each.completion], device=hidden.device)
+            values = cross_entropy(hidden, policy.head, targets, torch.ones(len(hidden), device=hidden.device)).values
+            nll += values.cpu().split([len(each.completion) for each in part])
+    return nll
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,247 @@
+"""Answers that a language model judges, by comparing them with a reference answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_sdft.chat.base import ChatError, ChatModel
+from lightning_sdft.chat.journal import process_journal, process_records
+from lightning_sdft.chat.local import LocalChat
+from lightning_sdft.grading.base import Grader
+from lightning_sdft.grading.judge_prompts import PROMPTS, JudgePrompt
+from lightning_sdft.policy import Policy
+
+__all__ = ["Judge", "JudgedAnswer", "LocalJudge", "judged_responses", "question_and_answer"]
+
+log = logging.getLogger(__name__)
+
+RESPONSES, VERDICTS = "responses", "verdicts"
+"""Names of the files in a judge's folder."""
+
+KEPT_OF_REPLY = 1000
+"""Characters of a judge's reply that are kept beside the label."""
+
+
+class Judge:
+    """A chat model that puts a label on answers.
+
+    Responses are written to ``responses.jsonl`` in the folder before the judge is asked, verdicts to ``verdicts.jsonl``
+    as they arrive. A verdict that is there already, of the same judge on the same question, reference and response, is
+    not asked for again: not by a second grader, not by a run that was killed and started again. With several
+    processes each judges its share, and writes files of its own, with ``.rank<n>`` before the suffix.
+
+    An answer has no label where the judge did not reply, or where no reply was a label and nothing else. Such answers
+    are not asked about again until :meth:`forget_failures`; ``lightning-sdft judge`` does so later.
+
+    A copy of a judge is the judge itself, so that graders share what it knows.
+
+    Args:
+        chat: Who is asked.
+        prompt: What it is asked, or the name of one of the paper's prompts.
+        folder: Where responses and verdicts are kept; by default they are only in memory, and lost with the process.
+        attempts: How often the judge is asked, until its reply is a label and nothing else.
+
+    Raises:
+        ValueError: If there is to be no attempt.
+    """
+
+    def __init__(
+        self,
+        chat: ChatModel,
+        prompt: JudgePrompt | Literal["medical", "knowledge"],
+        folder: str | None = None,
+        attempts: int = 3,
+    ) -> None:
+        if attempts < 1:
+            raise ValueError(f"attempts={attempts} leaves answers unjudged; ask at least once")
+        self.chat = chat
+        self.prompt = PROMPTS[prompt] if isinstance(prompt, str) else prompt
+        self.folder = None if folder is None else Path(folder)
+        self.attempts = attempts
+        self._verdicts: dict[str, str] = {}
+        self._failed: set[str] = set()
+        self._kept: set[str] | None = None
+        self._has_replied = False
+
+    def labels(self, questions: Sequence[str], references: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+        """Put a label on each response.
+
+        Args:
+            questions: What was asked.
+            references: The right answers.
+            responses: The answers to judge.
+
+        Returns:
+            One of the prompt's labels each; ``None`` where there is no verdict.
+
+        Raises:
+            ChatError: If the judge cannot be used at all and has not replied to this process before. Later in a run
+                this only costs verdicts, which can be had later, and is logged.
+        """
+        triples = list(zip(questions, references, responses, strict=True))
+        prompts = [self.prompt.fill(*triple) for triple in triples]
+        keys = [_digest(self.chat.name, prompt) for prompt in prompts]
+        if self.folder is not None:
+            self._keep_responses(self.folder, triples)
+            if not self._verdicts.keys() >= set(keys):
+                self._verdicts |= self._verdicts_on_disk(self.folder)
+        known = self._verdicts.keys() | self._failed
+        self._ask({key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known})
+        return [self._verdicts.get(key) for key in keys]
+
+    def forget_failures(self) -> None:
+        """Ask about answers without a verdict again, if they come up again."""
+        self._failed.clear()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Judge:
+        """The judge itself."""
+        return self
+
+    def _ask(self, prompts: Mapping[str, str]) -> None:
+        """Ask until there are verdicts, as often as is allowed."""
+        unlabelled = list(prompts)
+        try:
+            for _ in range(self.attempts):
+                if not unlabelled:
+                    break
+                asked, unlabelled = unlabelled, []
+                self.chat.reply(
+                    [[{"role": "user", "content": prompts[key]}] for key in asked],
+                    partial(self._hear, asked, unlabelled),
+                )
+        except ChatError as error:
+            if not self._has_replied:
+                raise
+            log.error("the judge %s cannot be used any more: %s", self.chat.name, error)
+        failed = prompts.keys() - self._verdicts.keys()
+        if failed:
+            self._failed |= failed
+            log.warning(
+                "no verdict of %s on %d of %d answers, which count neither as correct nor as wrong%s",
+                self.chat.name,
+                len(failed),
+                len(prompts),
+                "" if self.folder is None else f"; ask again by `lightning-sdft judge --responses {self.folder}`",
+            )
+
+    def _hear(self, keys: Sequence[str], unlabelled: list[str], index: int, reply: str) -> None:
+        """Keep a reply."""
+        self._has_replied = True
+        key, label = keys[index], self.prompt.label(reply)
+        if self.folder is not None:
+            record = {"key": key, "judge": self.chat.name, "label": label, "reply": reply[:KEPT_OF_REPLY]}
+            process_journal(self.folder, VERDICTS).append(record)
+        if label is None:
+            unlabelled.append(key)
+        else:
+            self._verdicts[key] = label
+
+    def _verdicts_on_disk(self, folder: Path) -> dict[str, str]:
+        records = process_records(folder, VERDICTS)
+        return {record["key"]: record["label"] for record in records if record["label"] is not None}
+
+    def _keep_responses(self, folder: Path, triples: Sequence[tuple[str, str, str]]) -> None:
+        if self._kept is None:
+            self._kept = {record.get("key", "") for record in process_records(folder, RESPONSES)}
+        new = {key: triple for triple in triples if (key := _digest(*triple)) not in self._kept}
+        process_journal(folder, RESPONSES).extend(
+            {"key": key, "response": response, "reference": {"question": question, "answer": answer}}
+            for key, (question, answer, response) in new.items()
+        )
+        self._kept.update(new)
+
+
+class LocalJudge(Judge):
+    """A judge in this process, which answers greedily.
+
+    It is loaded when it is first asked, and is no part of the module that trains.
+
+    Args:
+        model: A Hugging Face folder or hub id, a ``.gguf`` file, or a policy.
+        prompt: See :class:`Judge`.
+        folder: See :class:`Judge`.
+        max_tokens: Tokens it has for its label.
+        batch_size: Answers judged at once.
+    """
+
+    def __init__(
+        self,
+        model: str | Policy,
+        prompt: JudgePrompt | Literal["medical", "knowledge"],
+        folder: str | None = None,
+        max_tokens: int = 16,
+        batch_size: int = 16,
+    ) -> None:
+        chat = LocalChat(model, max_tokens=max_tokens, batch_size=batch_size)
+        super().__init__(chat, prompt, folder, attempts=1)  # it would say the same again
+
+
+class JudgedAnswer(Grader):
+    """Share of answers on which a judge puts an accepted label; without a verdict an answer is ungraded.
+
+    The reference is ``{"question": text, "answer": text}``. Graders that accept other labels of the same judge, such as
+    ``("CORRECT", "PARTIALLY_CORRECT")`` for lenient accuracy, cost nothing more.
+
+    Args:
+        judge: Who judges.
+        accepts: Labels that count as correct.
+
+    Raises:
+        DataError: If the judge does not know such a label.
+    """
+
+    def __init__(self, judge: Judge, accepts: Sequence[str] = ("CORRECT",)) -> None:
+        super().__init__()
+        unknown = [label for label in accepts if label not in judge.prompt.labels]
+        if unknown or not accepts:
+            from lightning_sdft.data.example import DataError  # late: data modules import this module
+
+            raise DataError(f"accepts={list(accepts)} must be among the labels of the judge, {judge.prompt.labels}")
+        self.judge = judge
+        self.accepts = frozenset(accepts)
+
+    def grade(self, response: str, reference: Any) -> bool | None:
+        """Whether the judge accepts a response."""
+        return self.grade_all([response], [reference])[0]
+
+    def grade_all(self, responses: Sequence[str], references: Sequence[Any]) -> list[bool | None]:
+        """Whether the judge accepts responses; it is asked about them side by side."""
+        pairs = [question_and_answer(reference) for reference in references]
+        labels = self.judge.labels([pair[0] for pair in pairs], [pair[1] for pair in pairs], responses)
+        return [None if label is None else label in self.accepts for label in labels]
+
+    def reset(self) -> None:
+        """Begin another evaluation, in which answers without a verdict are asked about again."""
+        super().reset()
+        self.judge.forget_failures()
+
+
+def question_and_answer(reference: Any) -> tuple[str, str]:
+    """The two texts of a judged answer's reference.
+
+    Raises:
+        DataError: If it is not ``{"question": text, "answer": text}``.
+    """
+    if isinstance(reference, Mapping):
+        question, answer = reference.get("question"), reference.get("answer")
+        if isinstance(question, str) and isinstance(answer, str):
+            return question, answer
+    from lightning_sdft.data.example import DataError  # late: data modules import this module
+
+    raise DataError(f'a judge needs a reference like {{"question": text, "answer": text}}, not {reference!r}')
+
+
+def judged_responses(folder: Path) -> list[dict[str, Any]]:
+    """The different responses in a judge's folder, of all processes: records with ``response`` and ``reference``."""
+    different = {json.dumps(record, sort_keys=True): record for record in process_records(folder, RESPONSES)}
+    return list(different.values())
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

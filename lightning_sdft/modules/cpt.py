@@ -1,0 +1,54 @@
+"""Continued pretraining on raw text, the baseline that reads articles as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning_sdft.data.example import Example
+from lightning_sdft.modules.sft import SFTModule
+from lightning_sdft.policy import TokenSequence
+
+__all__ = ["CPTModule"]
+
+
+class CPTModule(SFTModule):
+    """CPT: `- sum_t log p(x_t | x_<t)` on the tokens of a text x, without chat template.
+
+    The text is the example's demonstration; its prompt is not read. Texts begin with the token that the tokenizer puts
+    before plain text, where it does so, and end in its end-of-sequence token. The first token is never predicted.
+
+    A text of more than ``max_completion_tokens`` is over budget: with ``KnowledgeDataModule`` and
+    ``train_on=articles``, long articles come in passages of at most ``passage_length`` characters, each a text of its
+    own. ``max_prompt_tokens`` holds for evaluation, where questions are asked in the chat template. Other arguments:
+    see :class:`SFTModule`.
+    """
+
+    def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
+        """Texts, of which the first token is the prompt and all others are the completion."""
+        tokens = [self._tokens(example) for example in examples]
+        return [TokenSequence(text[:1], text[1:]) for text in tokens]
+
+    def missing(self, example: Example) -> str | None:
+        """What an example lacks to be trained on, or ``None``."""
+        return None if (example.demonstration or "").strip() else "text"
+
+    def completion_problem(self, example: Example) -> str | None:
+        """Why an example's text does not fit the completion budget, or ``None``."""
+        length = len(self._tokens(example)) - 1
+        if length > self.max_completion_tokens:
+            return (
+                f"its text has {length} tokens to predict, max_completion_tokens={self.max_completion_tokens} "
+                "(passages are shorter with a lower data.passage_length)"
+            )
+        return None
+
+    def training_problem(self, example: Example) -> str | None:
+        """Why an example's text does not fit the completion budget, or ``None``."""
+        return self.completion_problem(example)
+
+    def _tokens(self, example: Example) -> list[int]:
+        """The text as the tokenizer writes plain text, with one token that ends it."""
+        tokenizer = self.tokenizer.hugging_face
+        tokens: list[int] = tokenizer(example.demonstration or "")["input_ids"]
+        end = tokenizer.eos_token_id
+        return tokens if tokens[-1:] == [end] else [*tokens, end]

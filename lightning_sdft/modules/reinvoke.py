@@ -1,0 +1,50 @@
+"""Re-invocation: bring back what fine-tuning made a model forget.
+
+[1] Lu and Thinking Machines Lab, On-Policy Distillation, 2025, https://thinkingmachines.ai/blog/on-policy-distillation/
+[2] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_sdft.callbacks.ema_teacher import EMATeacher
+from lightning_sdft.losses import Divergence, ReverseKL
+from lightning_sdft.modules.distillation import DistillationModule
+
+__all__ = ["ReinvokeModule"]
+
+
+class ReinvokeModule(DistillationModule):
+    """Re-invocation [1], a baseline of [2]: after fine-tuning, on-policy distillation from the base model.
+
+    The student answers general prompts, and reverse KL pulls it towards what the base model, which sees nothing more,
+    would have said. Give it prompts by :class:`GeneralDataModule`.
+
+    Args:
+        model: The fine-tuned model, such as a folder written by ``lightning-sdft export``.
+        teacher_model: The base model that fine-tuning began with: a folder, hub id or ``.gguf`` file. It stands still.
+        divergence: What is minimised; ``ReverseKL`` by default, as in [1].
+        **kwargs: See :class:`DistillationModule`.
+
+    Raises:
+        ValueError: If there is no base model.
+    """
+
+    def __init__(self, model: str, teacher_model: str, divergence: Divergence | None = None, **kwargs: Any) -> None:
+        if not teacher_model:
+            raise ValueError("re-invocation needs the base model; give it as teacher_model")
+        super().__init__(model, teacher_model=teacher_model, divergence=divergence or ReverseKL(), **kwargs)
+
+    def on_fit_start(self) -> None:
+        """Refuse a callback that would move the base model.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        if any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "EMATeacher would move the base model towards the student, which has forgotten; re-invocation needs it "
+                "as it was: take the callback out of trainer.callbacks"
+            )
+        super().on_fit_start()

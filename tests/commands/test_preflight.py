@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_sdft.cli import main
+from lightning_sdft.data.example import DataError
+
+EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
+QUIET = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lightning-sdft"])
+    return tmp_path
+
+
+def ask(config: str, *arguments: str) -> None:
+    main(
+        [
+            "preflight",
+            "--config",
+            str(EXPERIMENTS / f"{config}.yaml"),
+            *QUIET,
+            "--data.init_args.prior_size=2",
+            *arguments,
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("style", "verdict", "reason"),
+    [
+        ("sentence", "go", None),
+        (
+            "unseen",
+            "stop",
+            "does not make the model better",
+        ),  # the method collapses on them: the teacher cannot read them
+        ("plain", "doubtful", "copy the demonstration"),  # the model's own style
+    ],
+)
+def test_laptop_model_can_use_the_styles_it_has_seen(
+    style: str, verdict: str, reason: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask("laptop_sdft", f"--data.init_args.style={style}", "--questions=48", "--output=out/preflight.json")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"verdict: {verdict}" in printed
+    assert "0 of 512" in printed
+    record = json.loads(Path("out/preflight.json").read_text())
+    assert (record["verdict"], record["questions"], record["grader"]) == (verdict, 48, "swap-ends")
+    assert record["teacher"]["value"] == (0 if style == "unseen" else 1)
+    if reason is not None:
+        assert reason in printed
+
+
+def test_prompts_over_budget_are_counted_and_not_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    ask("laptop_sdft", "--model.init_args.max_teacher_prompt_tokens=17", "--questions=64")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "of 512 training prompts are over budget: its teacher prompt has" in printed
+    assert "verdict: doubtful" in printed
+
+
+def test_nothing_within_budget_is_an_error() -> None:
+    with pytest.raises(DataError, match="none of 512 training examples is within the token budgets"):
+        ask("laptop_sdft", "--model.init_args.max_teacher_prompt_tokens=2")
+
+
+def test_method_without_a_teacher_that_sees_more_is_refused() -> None:
+    with pytest.raises(DataError, match="SFTModule here has none that sees more"):
+        ask("laptop_sft")

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from lightning_sdft.data.example import DataError
+from lightning_sdft.data.general import GeneralDataModule
+from lightning_sdft.data.string_skills import StringSkillsDataModule
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write(rows: list[dict[str, Any]]) -> str:
+        path = tmp_path / "prompts.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def test_prompts_are_conversations_up_to_the_last_user_turn(write: Any) -> None:
+    single = [turn("user", "a"), turn("assistant", "b")]
+    several = [
+        turn("system", "s"),
+        turn("user", "a"),
+        turn("assistant", "b"),
+        turn("user", "c"),
+        turn("assistant", "d"),
+    ]
+    open_ended = [turn("user", "e")]
+    rows = [
+        {"messages": single, "id": "x"},
+        {"messages": several},
+        {"prompt": open_ended},
+        {"conversation": [turn("user", "f")]},
+    ]
+    examples = GeneralDataModule(write(rows)).splits.train
+    assert [example.prompt for example in examples] == [single[:1], several[:4], open_ended, [turn("user", "f")]]
+    assert [example.id for example in examples] == [f"prompts-{number}" for number in range(1, 5)]
+    assert all(example.demonstration is None and example.reference is None for example in examples)
+
+
+def test_draws_some_and_names_them_by_their_row(write: Any) -> None:
+    file = write([{"prompt": f"question {number}"} for number in range(1, 101)])
+    drawn = GeneralDataModule(file, prompts=10).splits.train
+    assert len(drawn) == 10
+    assert all(example.prompt[0]["content"] == f"question {example.id.removeprefix('prompts-')}" for example in drawn)
+    assert GeneralDataModule(file, prompts=10).splits.train == drawn
+    assert GeneralDataModule(file, prompts=10, sample_seed=1).splits.train != drawn
+    assert len(GeneralDataModule(file, prompts=1000).splits.train) == 100
+
+
+def test_repeated_prompts_are_read_once(write: Any, caplog: pytest.LogCaptureFixture) -> None:
+    file = write([{"prompt": text} for text in ("a", "b", "c", "a\n", " b")])
+    with caplog.at_level(logging.INFO):
+        examples = GeneralDataModule(file).splits.train
+    assert [example.id for example in examples] == ["prompts-1", "prompts-2", "prompts-3"]
+    assert "left out 2 of 5 prompts that occur before" in caplog.text
+
+
+def test_a_large_data_set_is_not_read_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    get = datasets.Dataset.__getitem__
+
+    def counting(self: datasets.Dataset, key: Any) -> Any:
+        read.append(key)
+        return get(self, key)
+
+    rows = [{"messages": [turn("user", f"question {number}"), turn("assistant", "x")]} for number in range(500)]
+    datasets.DatasetDict(train=datasets.Dataset.from_list(rows)).save_to_disk(tmp_path / "mixture")
+    monkeypatch.setattr(datasets.Dataset, "__getitem__", counting)
+    examples = GeneralDataModule(str(tmp_path / "mixture"), prompts=3).splits.train
+    assert len(read) == 3
+    assert [int(example.id.removeprefix("mixture-")) for example in examples] == [key + 1 for key in read]
+
+
+def test_evaluates_on_the_sets_of_other_data(write: Any) -> None:
+    skills = StringSkillsDataModule("double", train_size=4, validation_size=3, test_size=5, prior_size=2)
+    splits = GeneralDataModule(write([{"prompt": "a"}]), evaluation=skills).splits
+    assert [example.prompt[0]["content"] for example in splits.train] == ["a"]
+    assert splits.validation == skills.splits.validation
+    assert splits.test == skills.splits.test
+    assert [each.prior for each in splits.validation] == [False] + [True] * 7
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({"messages": [turn("system", "s"), turn("assistant", "b")]}, "prompts.jsonl, row 2: no user turn"),
+        ({"messages": []}, "row 2: no user turn"),
+        ({"messages": ["a"]}, "row 2, turn 1: str instead of a message"),
+        ({"messages": [{"role": "user"}]}, "row 2, turn 1: no column 'content'"),
+        ({"prompt": 3}, "row 2: column 'prompt' holds int"),
+        ({"text": "a"}, "row 2: no column 'prompt'; the columns are 'text'"),
+        ({"prompt": " "}, "the prompt is empty"),
+    ],
+)
+def test_bad_rows_are_refused_or_skipped(write: Any, row: dict[str, Any], complaint: str) -> None:
+    file = write([{"prompt": "a"}, row, {"prompt": "b"}])
+    with pytest.raises(DataError, match=complaint):
+        GeneralDataModule(file).splits  # noqa: B018
+    assert len(GeneralDataModule(file, on_bad_row="skip").splits.train) == 2
+
+
+def test_no_prompts_at_all_are_refused(write: Any) -> None:
+    with pytest.raises(DataError, match=r"data.prompts=0 leaves nothing to train on"):
+        GeneralDataModule(write([{"prompt": "a"}]), prompts=0)
+
+
+def test_without_the_hub_the_error_says_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*arguments: Any, **options: Any) -> Any:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError, match=r"allenai/tulu-3-sft-mixture: .*no network.* by data.source"):
+        GeneralDataModule().splits  # noqa: B018
