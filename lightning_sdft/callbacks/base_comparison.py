@@ -30,6 +30,11 @@ class BaseComparison(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(self.base, step=0)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what other callbacks found out about the base model when training started, such as PriorTasks."""
+        if trainer.global_step == 0 and trainer.ckpt_path is None:
+            self.base = _accuracies(trainer) | self.base
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare with the last validation."""
         trained = _accuracies(trainer)

@@ -9,7 +9,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
-from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorScores, PriorSuite
+from lightning_sdft.evaluation.prior_scores import PriorScores
+from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorSuite
 
 __all__ = ["PriorTasks"]
 

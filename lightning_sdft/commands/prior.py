@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_sdft.checkpoint import load_policy
-from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorScore, PriorScores, PriorSuite
+from lightning_sdft.evaluation.prior_scores import PriorScore, PriorScores
+from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorSuite
 
 __all__ = ["prior"]
 

@@ -42,8 +42,8 @@ def divide_entry(entry: Row, where: str, trained: bool) -> list[Part]:
     if trained or entry.get("Golden_Answers") is None:
         if "Instances" not in entry:
             raise DataError(
-                f"{where}: {name!r} has no column 'Instances', the runs of which demonstrations are made; of ToolAlpaca's "
-                "files only train_data.json has it. Train on that one, and evaluate on one with 'Golden_Answers'"
+                f"{where}: {name!r} has no column 'Instances', the runs that demonstrations are made of; only "
+                "ToolAlpaca's train_data.json has it. Train on that one, and evaluate on one with 'Golden_Answers'"
             )
         questions = [{"Instances": [run]} for run in take(entry, "Instances", list, where)]
     else:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning_sdft.grading.base import Grader
@@ -47,7 +47,7 @@ class PublishedToolUse(Grader):
     def grade(self, response: str, reference: Sequence[Mapping[str, str]]) -> bool:
         """Whether the names and the merged arguments are the expected ones."""
         names = re.findall(r"Action:\s*(\w+)", response)
-        inputs = re.findall(r"Action Input:\s*({.*?})", response, re.DOTALL)
+        inputs = _inputs(response)
         expected_names = [action["Action"] for action in reference]
         expected_inputs = [action["Action_Input"] for action in reference]
         return Counter(names) == Counter(expected_names) and _merged(inputs) == _merged(expected_inputs)
@@ -105,6 +105,17 @@ def canonical_arguments(text: str) -> str | None:
     text = text.strip()
     parsed = _read_object(text, 0)
     return parsed[0] if parsed is not None and parsed[1] == len(text) else None
+
+
+_INPUT = re.compile(r"Action Input:\s*{")
+
+
+def _inputs(response: str) -> Iterator[str]:
+    r"""What ``Action Input:\s*({.*?})``, the pattern of the released scorer, finds; itself it takes quadratic time."""
+    position = 0
+    while (label := _INPUT.search(response, position)) and (end := response.find("}", label.end())) != -1:
+        yield response[label.end() - 1 : end + 1]
+        position = end + 1
 
 
 def _merged(texts: Iterable[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
@@ -86,6 +87,30 @@ def test_sanity_check_gives_the_base_and_the_last_validation_the_trained_model(
     point = dict(zip(header.split(","), first.split(","), strict=True))
     assert point["step"] == "0"
     assert {name: float(point[name]) for name in BASE} == pytest.approx(BASE)
+
+
+class Prior(Callback):
+    """Evaluates prior tasks by itself, before and after training."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.callback_metrics["prior/task"] = torch.tensor(0.25)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.callback_metrics["prior/task"] = torch.tensor(0.125)
+
+
+def test_base_accuracies_of_other_callbacks_are_compared_too(
+    sets: Any,
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 1, "max_steps": -1}
+    trainer = make_trainer(callbacks=[BaseComparison(), Prior()], **options)
+    trainer.fit(words_module(SFTModule), datamodule=words_data(validation=sets))
+    lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    assert "prior: task 0.250 0.125 - -0.125" in lines
 
 
 def test_resumed_run_still_compares_with_the_base(

@@ -68,6 +68,7 @@ def test_answers_stay_as_they_are(answer: str, read: str) -> None:
         ("Question: Who?\nAnswer:\nQuestion: When?\nAnswer: Now.", 1, 1),
         ("Question:\nAnswer: Ann.\nQuestion: When?\nAnswer: Now.", 1, 1),
         ("Question: <question>\nAnswer: <answer>\nQuestion: When?\nAnswer: Now.", 1, 1),
+        ("Question: <question>\nAnswer: Ann.\nQuestion: When?\nAnswer: <answer>", 0, 2),
         ("Question: Who?\nAnswer: Ann.\n\nShe was great.\nQuestion: When?\nAnswer: Now.", 1, 1),
         ("Question: Who?\nAnswer: Ann.\n\nI hope that these questions help!", 0, 1),
     ],
@@ -92,10 +93,10 @@ def test_a_last_answer_is_kept_if_it_is_whole() -> None:
     assert len(parse_pairs(f"{WHOLE}.", 3).pairs) == 2
 
 
-def test_a_megabyte_of_anything_is_read_in_linear_time() -> None:
+def test_long_replies_of_anything_are_read_in_linear_time() -> None:
     for unit in ("*", " ", "\n", "#", "1.", "question", "Question: ", "\n\n#", "**a", "- *_"):
         seconds = []
-        for size in (50_000, 400_000):
+        for size in (10_000, 80_000):
             began = time.perf_counter()
             parse_pairs("Question: a\nAnswer: b\n" + unit * (size // len(unit)) + "x", 5)
             seconds.append(time.perf_counter() - began)

@@ -1,8 +1,10 @@
+import random
+import re
 import time
 
 import pytest
 
-from lightning_sdft.grading.tool_use import CorrectedToolUse, PublishedToolUse, canonical_arguments
+from lightning_sdft.grading.tool_use import CorrectedToolUse, PublishedToolUse, _inputs, canonical_arguments
 
 PUBLISHED, CORRECTED = PublishedToolUse(), CorrectedToolUse()
 
@@ -154,21 +156,50 @@ def test_reference_without_json_is_skipped_by_one_and_never_met_in_the_other():
 
 @pytest.mark.parametrize("grader", [PUBLISHED, CORRECTED])
 @pytest.mark.parametrize(
-    "response",
+    ("begin", "piece", "end"),
     [
-        'Action: stop\nAction Input: {"a": ' + "7" * 10_000 + "}",
-        'Action: stop\nAction Input: {"a": ' + "[" * 100_000 + "}",
-        "Action: stop\nAction Input: " + '{"a": ' * 20_000,
-        "Action: stop" + " " * 100_000,
-        "Action: " * 10_000,
-        "Action Input: " * 10_000,
+        ('Action: stop\nAction Input: {"a": ', "7", "}"),
+        ('Action: stop\nAction Input: {"a": ', "[", "}"),
+        ("Action: stop\nAction Input: ", '{"a": ', ""),
+        ("Action: stop", " ", ""),
+        ("", "Action: ", ""),
+        ("", "Action Input: ", ""),
+        ("", "Action Input: {", ""),
+        ("", "Action: stop\nAction Input: {\n", ""),
+        ("", "```json\n{", ""),
+        ("", "é", ""),
     ],
-    ids=["digits", "brackets", "braces", "blanks", "labels", "input labels"],
+    ids=[
+        "digits",
+        "brackets",
+        "braces",
+        "blanks",
+        "labels",
+        "inputs",
+        "open inputs",
+        "open calls",
+        "fences",
+        "unicode",
+    ],
 )
-def test_degenerate_responses_are_wrong_soon(grader, response):
-    start = time.perf_counter()
-    assert not grader.grade(response, gold(("stop", '{"a": 1}')))
-    assert time.perf_counter() - start < 5
+def test_a_megabyte_of_nonsense_is_wrong_in_linear_time(grader, begin, piece, end):
+    def seconds(size):
+        response = begin + piece * (size // len(piece)) + end
+        start = time.process_time()
+        assert not grader.grade(response, gold(("stop", '{"a": 1}')))
+        return time.process_time() - start
+
+    # A quadratic search takes 64 times as long, and 64 times far more than a noisy moment.
+    assert seconds(2**20) < 30 * max(seconds(2**17), 0.05)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_inputs_are_those_of_the_released_pattern(seed):
+    pieces = ["Action Input:", " ", "\n", "{", "}", '"a": 1', "Action: stop", "Action Input: {}", "x"]
+    rng = random.Random(seed)
+    for _ in range(200):
+        response = "".join(rng.choices(pieces, k=rng.randrange(12)))
+        assert list(_inputs(response)) == re.findall(r"Action Input:\s*({.*?})", response, re.DOTALL)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sdft.callbacks import EMATeacher, RNGState
-from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, SDFTModule, SFTModule
 
 CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one
 STEPS = 11
@@ -32,7 +32,7 @@ def callbacks(method: type[CausalLMModule], folder: Path) -> tuple[list[Callback
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("method", [SFTModule, DFTModule, SDFTModule])
+@pytest.mark.parametrize("method", [SFTModule, CPTModule, DFTModule, SDFTModule])
 def test_resumed_run_equals_the_uninterrupted_one(
     method: type[CausalLMModule], workers: int, make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
 ) -> None:
