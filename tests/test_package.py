@@ -1,18 +1,11 @@
 from __future__ import annotations
 
-import importlib
 import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import lightning_sdft
-
-
-def test_every_module_imports() -> None:
-    for module in pkgutil.walk_packages(lightning_sdft.__path__, "lightning_sdft."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
 
 
 def test_every_module_can_be_the_first_that_is_imported() -> None:

@@ -25,7 +25,8 @@ __all__ = ["demonstrate"]
 def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, samples: int = 8) -> None:
     """Sample responses to training questions without demonstration, and keep the first right one of each.
 
-    Right is what the first grader of the data module's evaluation accepts. Questions held out for validation and test
+    Right is what all graders of the data module's evaluation accept: in science the right letter in the right form, in
+    tool use calls that both scorers accept. Questions held out for validation and test
     are never sampled, nor are training questions that are also evaluated. They go to files of their own, so that a
     later run trains and evaluates on the same sides: ``lightning-sdft fit`` with ``data.train=demos.jsonl``,
     ``data.validation=demos.validation.jsonl`` and ``data.test=demos.test.jsonl``. ``JsonDataModule`` reads them, too,
@@ -53,7 +54,7 @@ def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, sam
     files = _files(path)
     splits = data.splits
     sets = [*splits.validation, *splits.test]
-    grader = _grader(sets)
+    graders = _graders(sets)
     asks = data.question if isinstance(data, RowDataModule) else question
     evaluated = {asks(example) for each in sets for example in each.examples}
     train = [example for example in splits.train if asks(example) not in evaluated]
@@ -63,7 +64,7 @@ def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, sam
     for example in wanting:
         if example.reference is None:
             raise DataError(f"example {example.id!r} has no reference to grade samples with; give one, or leave it out")
-    source = Samples(chat, grader, files["journal"], samples)
+    source = Samples(chat, graders, files["journal"], samples)
     found = source.accepted(wanting)
     for split, each in (("validation", splits.validation), ("test", splits.test)):
         _write(files[split], [_row(example) for skill in each if not skill.prior for example in skill.examples])
@@ -76,7 +77,7 @@ def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, sam
     print(f"demonstrations for {len(rows)} of {len(train)} training questions: {path if rows else 'no file'}")
     _report(found, [example for example in wanting if example.id not in found], source)
     if not rows:
-        raise DataError("no question has a demonstration; ask a stronger model")
+        raise DataError("no question has a demonstration; see above, and perhaps ask a stronger model")
 
 
 def _files(path: Path) -> dict[str, Path]:
@@ -97,10 +98,10 @@ def _files(path: Path) -> dict[str, Path]:
     return {"train": path, **kinds}
 
 
-def _grader(sets: Sequence[EvaluationSet]) -> Grader:
+def _graders(sets: Sequence[EvaluationSet]) -> list[Grader]:
     for each in sets:
         if not each.prior:
-            return next(iter(each.graders.values()))
+            return list(each.graders.values())
     raise DataError("the data module evaluates nothing, which would say how to grade; hold out a share, or give a file")
 
 

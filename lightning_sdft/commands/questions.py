@@ -107,7 +107,7 @@ def questions(
     if len(replies) < len(asked):
         print(f"  replies that did not come: {len(asked) - len(replies)}; run the command again")
     if not train:
-        raise DataError("there are no questions to train on; ask a stronger model, or hold out fewer")
+        raise DataError("there are no questions to train on; see above, and perhaps ask a stronger model")
 
 
 def _replies(

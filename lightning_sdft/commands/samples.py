@@ -22,7 +22,7 @@ __all__ = ["Accepted", "Samples"]
 
 @dataclass(frozen=True)
 class Accepted:
-    """A response that the grader accepts.
+    """A response that the graders accept.
 
     Args:
         response: The response.
@@ -42,7 +42,7 @@ class Samples:
 
     Args:
         chat: Who is asked.
-        grader: Says which responses are right.
+        graders: Say which responses are right: those that all of them accept.
         journal: File of the journal.
         limit: How often the model is asked for each prompt, in this run and those before together.
 
@@ -54,14 +54,14 @@ class Samples:
         DataError: If the journal cannot be read.
     """
 
-    def __init__(self, chat: ChatModel, grader: Grader, journal: Path, limit: int) -> None:
+    def __init__(self, chat: ChatModel, graders: Sequence[Grader], journal: Path, limit: int) -> None:
         if limit > 1 and _is_greedy(chat):
             raise ChatError(
                 f"at temperature 0 the {limit} samples of a question are all the same; set chat.temperature to 1, or "
                 "samples to 1"
             )
         self.chat = chat
-        self.grader = grader
+        self.graders = graders
         self.journal = Journal(journal)
         self.limit = limit
         self.ungraded: set[str] = set()
@@ -144,12 +144,15 @@ class Samples:
             for number, response in enumerate(self._responses[_key(example)], start=1)
             if number > seen[example.id]
         ]
-        verdicts = self.grader.grade_all([each[2] for each in new], [each[0].reference for each in new])
-        for (example, number, response), verdict in zip(new, verdicts, strict=True):
+        responses, references = [each[2] for each in new], [each[0].reference for each in new]
+        verdicts = [grader.grade_all(responses, references) for grader in self.graders]
+        for (example, number, response), *given in zip(new, *verdicts, strict=True):
             seen[example.id] = number
-            if verdict is None:
+            if False in given:
+                continue
+            if None in given:
                 self.ungraded.add(example.id)
-            elif verdict and example.id not in found:
+            elif example.id not in found:
                 found[example.id] = Accepted(response, number)
 
 

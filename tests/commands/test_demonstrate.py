@@ -123,6 +123,19 @@ def test_keeps_the_first_right_sample_of_each_question(
     assert "never right" not in printed
 
 
+def test_a_letter_alone_is_right_and_no_demonstration(train: str, tmp_path: Path) -> None:
+    """The published scorer accepts it, and learning from it would teach nothing."""
+
+    def bare_at_first(prompt: str, before: int) -> Answer:
+        letter = KEY[number(prompt) % 4]
+        return says(letter if before == 0 else solution(letter))
+
+    output = tmp_path / "demos.jsonl"
+    with serving(bare_at_first) as server:
+        demonstrate(ScienceDataModule(train=train), endpoint(server), str(output), samples=2)
+    assert {len(row["response"]) for row in read_lines(output)} == {len(solution("A"))}
+
+
 def test_asks_the_open_questions_in_rounds_side_by_side(server: ChatServer, train: str, tmp_path: Path) -> None:
     demonstrate(ScienceDataModule(train=train), endpoint(server), str(tmp_path / "demos.jsonl"))
     asked: Counter[str] = Counter()

@@ -209,7 +209,7 @@ def test_without_any_question_there_is_an_error_and_no_file(articles: str, tmp_p
     output = tmp_path / "pairs.jsonl"
     with (
         serving(lambda prompt, before: says("No.")) as server,
-        pytest.raises(DataError, match="there are no questions to train on; ask a stronger model"),
+        pytest.raises(DataError, match="there are no questions to train on; see above"),
     ):
         questions(articles, str(output), endpoint(server))
     assert not output.exists()

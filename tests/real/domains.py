@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lightning_sdft.cli import main as command_line
 
@@ -80,7 +79,9 @@ def knowledge(data: Path, folder: Path) -> list[str]:
 PREPARE: dict[str, Prepare] = {"science": science, "tool_use": tool_use, "medical": medical, "knowledge": knowledge}
 
 
-def run(domain: str, method: str, model: str, judge: list[str], data: Path, folder: Path) -> dict[str, float]:
+def run(
+    domain: str, method: str, model: str, judge: list[str], data: Path, folder: Path, completion_tokens: int = 48
+) -> dict[str, float]:
     """Two steps of four prompts, and the evaluation of a few questions by the checkpoint.
 
     Args:
@@ -90,6 +91,7 @@ def run(domain: str, method: str, model: str, judge: list[str], data: Path, fold
         judge: Arguments that say who judges the medical and the knowledge answers.
         data: Folder of the real files.
         folder: Where rows and the run are written.
+        completion_tokens: Budget of demonstrations, and length at which answers are cut.
 
     Returns:
         What the evaluation logged.
@@ -97,8 +99,8 @@ def run(domain: str, method: str, model: str, judge: list[str], data: Path, fold
     folder.mkdir(parents=True, exist_ok=True)
     shared = ["--config", str(CONFIGS / f"{domain}_{method}.yaml"), *PREPARE[domain](data, folder)]
     shared += judge if domain in ("medical", "knowledge") else []
-    shared += [f"--model.model={model}", "--model.max_completion_tokens=48", "--model.over_budget=drop"]
-    shared += ["--model.max_prompt_tokens=2048", "--model.gradient_checkpointing=false"]
+    shared += [f"--model.model={model}", f"--model.max_completion_tokens={completion_tokens}"]
+    shared += ["--model.max_prompt_tokens=2048", "--model.gradient_checkpointing=false", "--model.over_budget=drop"]
     shared += ["--model.max_teacher_prompt_tokens=4096"] if method == "sdft" else []
     shared += ["--data.batch_size=4", "--data.micro_batch_size=2", "--data.evaluation_batch_size=4"]
     shared += ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.accumulate_grad_batches=2"]
@@ -123,15 +125,14 @@ def main() -> None:
         sys.exit(f"no real files at {DATA}; LIGHTNING_SDFT_DATA says where they are")
     sys.argv = sys.argv[:1]  # LightningCLI looks at it
     model = str(model_folder())
-    report: dict[str, Any] = {}
     for domain in arguments.domains:
         prompt = domain if domain in ("medical", "knowledge") else "medical"
         judge = f"{{class_path: LocalJudge, init_args: {{model: {model}, prompt: {prompt}}}}}"
         for method in ("sft", "sdft"):
             start = time.process_time()
-            metrics = run(domain, method, model, [f"--data.judge={judge}"], DATA, arguments.output)
-            report[f"{domain} {method}"] = {**metrics, "CPU seconds": time.process_time() - start}
-    print(json.dumps(report, indent=2))
+            metrics = run(domain, method, model, [f"--data.judge={judge}"], DATA, arguments.output, 160)
+            report = {"domain": domain, "method": method, **metrics, "CPU seconds": time.process_time() - start}
+            print(json.dumps(report, indent=2), flush=True)
 
 
 if __name__ == "__main__":
