@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jsonargparse import auto_cli
@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
 
 import lightning_sdft
 import lightning_sdft.callbacks
@@ -28,6 +29,7 @@ from lightning_sdft.commands.judge import judge
 from lightning_sdft.commands.preflight import PreflightTrainer
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
+from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError
 from lightning_sdft.evaluation.prior_tasks import PriorTaskError
@@ -76,6 +78,23 @@ class SDFTCLI(LightningCLI):
             idle += (ProgressBar,)
         config["callbacks"] = [each for each in config.get("callbacks") or [] if not isinstance(each, idle)]
         return super().instantiate_trainer(**kwargs)
+
+    def validate(self, verbose: bool = True, **arguments: Any) -> None:
+        """Evaluate on the validation sets, and print a table that can be read where Lightning's cannot."""
+        self.trainer.validate(verbose=False, **arguments)
+        if verbose:
+            self._print_results(arguments)
+
+    def test(self, verbose: bool = True, **arguments: Any) -> None:
+        """Evaluate on the test sets, and print a table."""
+        self.trainer.test(verbose=False, **arguments)
+        if verbose:
+            self._print_results(arguments)
+
+    def _print_results(self, arguments: Mapping[str, Any]) -> None:
+        metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        if metrics and self.trainer.is_global_zero:
+            Console().print(results_table(metrics, f"Accuracy of {arguments.get('ckpt_path') or self.model.model}"))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

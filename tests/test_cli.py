@@ -218,6 +218,21 @@ def test_help_explains_arguments_in_words(capsys: pytest.CaptureFixture[str]) ->
     assert "What is minimised" in text
 
 
+@pytest.mark.parametrize(("subcommand", "metric"), [("validate", "val/accuracy"), ("test", "test/accuracy")])
+def test_evaluation_prints_a_table_that_can_be_read(
+    subcommand: str, metric: str, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([subcommand, "--config", str(config_file)])
+    printed = capsys.readouterr().out
+    assert "Accuracy of zoo/laptop" in printed
+    assert "DataLoader" not in printed
+    lines = [" ".join(line.replace("│", " ").split()) for line in printed.splitlines()]
+    assert f"{metric}/swap-ends 0.000 0.000 to 0.000" in lines
+    assert f"{metric} 0.000 0.000 to 0.000" in lines
+    main([subcommand, "--config", str(config_file), "--verbose=false"])
+    assert "Accuracy" not in capsys.readouterr().out
+
+
 def test_export_is_a_subcommand(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main(["fit", "--config", str(config_file)])
     arguments = ["export", "--checkpoint", "runs/run/checkpoints/last.ckpt", "--output", "exported"]

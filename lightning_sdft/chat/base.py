@@ -26,6 +26,24 @@ class ChatModel(ABC):
 
     name: str
 
+    @property
+    @abstractmethod
+    def always_same(self) -> bool:
+        """Whether the same conversation always gets the same reply, as at temperature 0."""
+
+    def check_varied(self, what: str, setting: str) -> None:
+        """Refuse to ask the same several times if the replies are the same.
+
+        Args:
+            what: What is asked for, for the error.
+            setting: The setting that asks for several.
+
+        Raises:
+            ChatError: If the replies are the same.
+        """
+        if self.always_same:
+            raise ChatError(f"at temperature 0 {what} are all the same; set chat.temperature to 1, or {setting} to 1")
+
     @abstractmethod
     def reply(
         self, conversations: Sequence[Sequence[Message]], on_reply: Callable[[int, str], None] | None = None

@@ -86,6 +86,11 @@ class Endpoint(ChatModel):
         self.timeout = timeout
         self.retries = retries
 
+    @property
+    def always_same(self) -> bool:
+        """Whether the temperature is 0."""
+        return self.temperature == 0
+
     def reply(
         self, conversations: Sequence[Sequence[Message]], on_reply: Callable[[int, str], None] | None = None
     ) -> list[str | None]:

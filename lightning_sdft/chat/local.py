@@ -80,6 +80,11 @@ class LocalChat(ChatModel):
                     raise ChatError(f"the chat model {self.name!r} cannot be loaded: {error}") from error
         return self._policy
 
+    @property
+    def always_same(self) -> bool:
+        """Whether the temperature is 0."""
+        return self.sampling.temperature == 0
+
     def reply(
         self, conversations: Sequence[Sequence[Message]], on_reply: Callable[[int, str], None] | None = None
     ) -> list[str | None]:

@@ -6,13 +6,12 @@ References:
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning_sdft.chat.base import ChatModel
+from lightning_sdft.commands.files import output_files, write_rows
 from lightning_sdft.commands.samples import Accepted, Samples
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet
 from lightning_sdft.data.example import DataError, Example
@@ -48,10 +47,9 @@ def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, sam
             grade with, or if no question has a demonstration in the end.
         ChatError: If the chat model cannot be used at all, or would always say the same.
     """
-    path = Path(output).expanduser()
     if samples < 1:
         raise DataError(f"samples={samples} must be at least 1")
-    files = _files(path)
+    files = output_files(output, ["validation", "test"])
     splits = data.splits
     sets = [*splits.validation, *splits.test]
     graders = _graders(sets)
@@ -67,35 +65,17 @@ def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, sam
     source = Samples(chat, graders, files["journal"], samples)
     found = source.accepted(wanting)
     for split, each in (("validation", splits.validation), ("test", splits.test)):
-        _write(files[split], [_row(example) for skill in each if not skill.prior for example in skill.examples])
+        write_rows(files[split], [_row(example) for skill in each if not skill.prior for example in skill.examples])
     rows = [
         _row(example, found[example.id].response if example.id in found else None)
         for example in train
         if example.id in found or example.demonstration is not None
     ]
-    _write(path, rows)
-    print(f"demonstrations for {len(rows)} of {len(train)} training questions: {path if rows else 'no file'}")
+    write_rows(files["train"], rows)
+    print(f"demonstrations for {len(rows)} of {len(train)} training questions: {files['train'] if rows else 'no file'}")
     _report(found, [example for example in wanting if example.id not in found], source)
     if not rows:
         raise DataError("no question has a demonstration; see above, and perhaps ask a stronger model")
-
-
-def _files(path: Path) -> dict[str, Path]:
-    """What is written, by kind.
-
-    Raises:
-        DataError: If a file exists that this command has not written.
-    """
-    if path.suffix != ".jsonl":
-        raise DataError(f"output={path} must end in .jsonl, for the rows are lines of JSON")
-    kinds = {kind: path.with_suffix(f".{kind}.jsonl") for kind in ("journal", "validation", "test")}
-    for file in (path, kinds["validation"], kinds["test"]):
-        if file.exists() and not kinds["journal"].exists():
-            raise DataError(
-                f"{file} exists, and not from this command, which keeps {kinds['journal'].name} beside it; give "
-                "another output, or remove the file"
-            )
-    return {"train": path, **kinds}
 
 
 def _graders(sets: Sequence[EvaluationSet]) -> list[Grader]:
@@ -109,17 +89,6 @@ def _row(example: Example, response: str | None = None) -> dict[str, Any]:
     further = {"response": response or example.demonstration, "context": example.context}
     row = {"id": example.id, "prompt": example.prompt, "reference": example.reference}
     return row | {column: value for column, value in further.items() if value is not None}
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows, so that the file is never half of one; without rows there is none, nor one of an earlier run."""
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    unfinished = path.with_suffix(".unfinished")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _report(found: Mapping[str, Accepted], missing: Sequence[Example], source: Samples) -> None:

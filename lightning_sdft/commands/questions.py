@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
-from lightning_sdft.chat.base import ChatError, ChatModel
-from lightning_sdft.chat.endpoint import Endpoint
+from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.journal import Journal
 from lightning_sdft.chat.local import LocalChat
+from lightning_sdft.commands.files import output_files, write_rows
 from lightning_sdft.commands.question_pairs import Distinct, Pair, parse_pairs
 from lightning_sdft.data.articles import read_articles
 from lightning_sdft.data.example import DataError, Message
@@ -81,7 +80,7 @@ def questions(
             f"per_article={per_article} and rounds={rounds} must be at least 1, held_out={held_out} within [0, 1) and "
             f"similarity={similarity} within (0, 1]"
         )
-    files = _files(Path(output).expanduser())
+    files = output_files(output, ["test"])
     texts = read_articles(articles)
     asked = {
         (name, turn): _key(chat, per_article, text, turn) for turn in range(rounds) for name, text in texts.items()
@@ -98,7 +97,8 @@ def questions(
     train = [(name, pair) for name, pair in pairs.kept if not _is_held_out(pair, held_out, split_seed)]
     test = [(name, pair) for name, pair in pairs.kept if _is_held_out(pair, held_out, split_seed)]
     for kind, part in (("train", train), ("test", test)):
-        _write(files[kind], part)
+        rows = [{"article": name, "question": pair.question, "answer": pair.answer} for name, pair in part]
+        write_rows(files[kind], rows)
     print(f"{len(pairs.kept)} questions about {len({name for name, _ in pairs.kept})} of {len(texts)} articles")
     print(f"  to train on: {len(train)} in {files['train']}, held out: {len(test)} in {files['test']}")
     print(f"  left out: {pairs.same} the same as another one, {pairs.similar} similar to one, {lost} not read")
@@ -123,11 +123,8 @@ def _replies(
         where = f"{journal.path}, row {number}"
         replies[take(record, "key", str, where)] = take(record, "reply", str, where)
     rounds = max(turn for _, turn in asked) + 1
-    if rounds > 1 and _is_greedy(chat):
-        raise ChatError(
-            f"at temperature 0 the {rounds} replies about an article are all the same; set chat.temperature to 1, or "
-            "rounds to 1"
-        )
+    if rounds > 1:
+        chat.check_varied(f"the {rounds} replies about an article", "rounds")
     first_seed = chat.seed if isinstance(chat, LocalChat) else 0
     for turn in range(rounds):
         missing = [name for name in texts if asked[name, turn] not in replies]
@@ -157,42 +154,6 @@ def _key(chat: ChatModel, per_article: int, article: str, turn: int) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _is_greedy(chat: ChatModel) -> bool:
-    if isinstance(chat, LocalChat):
-        return chat.sampling.temperature == 0
-    return isinstance(chat, Endpoint) and chat.temperature == 0
-
-
 def _is_held_out(pair: Pair, share: float, seed: int) -> bool:
     digest = hashlib.sha256(f"{seed} {' '.join(plain_words(pair.question))}".encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
-
-
-def _files(path: Path) -> dict[str, Path]:
-    """What is written, by kind.
-
-    Raises:
-        DataError: If a file exists that this command has not written.
-    """
-    if path.suffix != ".jsonl":
-        raise DataError(f"output={path} must end in .jsonl, for the rows are lines of JSON")
-    files = {"train": path, **{kind: path.with_suffix(f".{kind}.jsonl") for kind in ("journal", "test")}}
-    for file in (files["train"], files["test"]):
-        if file.exists() and not files["journal"].exists():
-            raise DataError(
-                f"{file} exists, and not from this command, which keeps {files['journal'].name} beside it; give "
-                "another output, or remove the file"
-            )
-    return files
-
-
-def _write(path: Path, pairs: Sequence[tuple[str, Pair]]) -> None:
-    """Write rows, so that the file is never half of one; without rows there is none, nor one of an earlier run."""
-    if not pairs:
-        path.unlink(missing_ok=True)
-        return
-    rows = [{"article": name, "question": pair.question, "answer": pair.answer} for name, pair in pairs]
-    unfinished = path.with_suffix(".unfinished")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    unfinished.replace(path)

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_sdft.chat.base import ChatError, ChatModel
-from lightning_sdft.chat.endpoint import Endpoint
+from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.journal import Journal
 from lightning_sdft.chat.local import LocalChat
 from lightning_sdft.data.example import Example
@@ -55,11 +54,8 @@ class Samples:
     """
 
     def __init__(self, chat: ChatModel, graders: Sequence[Grader], journal: Path, limit: int) -> None:
-        if limit > 1 and _is_greedy(chat):
-            raise ChatError(
-                f"at temperature 0 the {limit} samples of a question are all the same; set chat.temperature to 1, or "
-                "samples to 1"
-            )
+        if limit > 1:
+            chat.check_varied(f"the {limit} samples of a question", "samples")
         self.chat = chat
         self.graders = graders
         self.journal = Journal(journal)
@@ -160,9 +156,3 @@ def _key(example: Example) -> str:
     """A name for the prompt."""
     text = json.dumps([[turn["role"], turn["content"]] for turn in example.prompt])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_greedy(chat: ChatModel) -> bool:
-    if isinstance(chat, LocalChat):
-        return chat.sampling.temperature == 0
-    return isinstance(chat, Endpoint) and chat.temperature == 0

@@ -96,11 +96,11 @@ def test_a_last_answer_is_kept_if_it_is_whole() -> None:
 def test_long_replies_of_anything_are_read_in_linear_time() -> None:
     for unit in ("*", " ", "\n", "#", "1.", "question", "Question: ", "\n\n#", "**a", "- *_"):
         seconds = []
-        for size in (10_000, 80_000):
+        for size in (8_000, 128_000):
             began = time.perf_counter()
             parse_pairs("Question: a\nAnswer: b\n" + unit * (size // len(unit)) + "x", 5)
             seconds.append(time.perf_counter() - began)
-        assert seconds[1] < 40 * seconds[0] + 0.5, unit
+        assert seconds[1] < 60 * seconds[0] + 0.5, unit
 
 
 def jaccard(one: str, other: str) -> float:

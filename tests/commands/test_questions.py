@@ -186,6 +186,15 @@ def test_a_killed_command_pays_only_for_the_rest(articles: str, tmp_path: Path) 
     assert len(read(output)) == 24
 
 
+def test_held_out_questions_of_an_earlier_run_do_not_stay(server: ChatServer, articles: str, tmp_path: Path) -> None:
+    output = tmp_path / "pairs.jsonl"
+    questions(articles, str(output), endpoint(server), held_out=0.5)
+    assert output.with_suffix(".test.jsonl").exists()
+    questions(articles, str(output), endpoint(server), held_out=0)
+    assert len(read(output)) == 24
+    assert not output.with_suffix(".test.jsonl").exists()
+
+
 def test_counts_what_cannot_be_used(articles: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     replies = {
         "Ara": "I cannot help with that.",

@@ -1,0 +1,43 @@
+"""The files of a command that makes rows: a journal of what was paid for, and rows that are never half written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_sdft.data.example import DataError
+
+__all__ = ["output_files", "write_rows"]
+
+
+def output_files(output: str, kinds: Sequence[str]) -> dict[str, Path]:
+    """Paths by kind: ``rows.jsonl`` to train on, ``rows.journal.jsonl``, and ``rows.<kind>.jsonl`` for each kind.
+
+    Raises:
+        DataError: If a file of rows exists that was not written by such a command, which keeps a journal beside it.
+    """
+    path = Path(output).expanduser()
+    if path.suffix != ".jsonl":
+        raise DataError(f"output={path} must end in .jsonl, for the rows are lines of JSON")
+    journal = path.with_suffix(".journal.jsonl")
+    rows = {"train": path, **{kind: path.with_suffix(f".{kind}.jsonl") for kind in kinds}}
+    for file in rows.values():
+        if file.exists() and not journal.exists():
+            raise DataError(
+                f"{file} exists, and not from this command, which keeps {journal.name} beside it; give another output, "
+                "or remove the file"
+            )
+    return {**rows, "journal": journal}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows, so that the file is never half of one; without rows there is none, nor one of an earlier run."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    unfinished = path.with_suffix(".unfinished")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    unfinished.replace(path)
