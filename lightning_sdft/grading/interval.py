@@ -42,10 +42,12 @@ def bootstrap(sets: Sequence[Tensor], level: float = 0.95, resamples: int = 2000
         seed: Seed of the draws: the same values always have the same interval.
 
     Example:
-        >>> bootstrap([torch.tensor([1.0] * 60 + [0.0] * 40)])
-        Score(value=0.6, low=0.5, high=0.7)
+        >>> score = bootstrap([torch.tensor([1.0] * 60 + [0.0] * 40)])
+        >>> print(f"{score.value:.1f}, {score.low:.1f} to {score.high:.1f}")
+        0.6, 0.5 to 0.7
     """
-    values = [each.double().cpu() for each in sets if len(each)]
+    # In order of size, for processes that share the questions gather them in another order than one process.
+    values = [each.double().cpu().sort().values for each in sets if len(each)]
     if not values:
         return Score(float("nan"), float("nan"), float("nan"))
     generator = torch.Generator().manual_seed(seed)

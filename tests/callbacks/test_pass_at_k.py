@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,22 @@ def test_ungraded_responses_are_no_samples(run: Any) -> None:
     metrics = run(PassAtK(samples=8), ["?", "w1", "?"])
     assert 0 < metrics["test/pass_at_k_ungraded/words"] < 16
     assert metrics["test/pass_at_8/words"] in (0, 1)  # of the one question with 8
+
+
+def test_two_processes_share_the_questions_and_report_the_same(tmp_path: Path) -> None:
+    config = Path(__file__).parents[2] / "configs" / "experiment" / "laptop_sdft.yaml"
+    sizes = {"prior_size": 4, "test_size": 12, "validation_size": 4, "evaluation_batch_size": 2}
+    command = [sys.executable, "-m", "lightning_sdft", "test", "--config", str(config), "--trainer.logger=false"]
+    command += [f"--data.{name}={value}" for name, value in sizes.items()]
+    command += ["--trainer.callbacks+=PassAtK", "--trainer.callbacks.samples=4", "--trainer.enable_progress_bar=false"]
+    tables = []
+    for processes in (["--trainer.devices=1"], ["--trainer.devices=2", "--trainer.strategy=ddp"]):
+        printed = subprocess.run(
+            [*command, *processes], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+        tables.append([line for line in printed.splitlines() if "│" in line])
+    assert "test/pass_at_4/swap-ends" in str(tables[0])
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.parametrize("arguments", [{"samples": 0}, {"batch_size": 0}])

@@ -46,6 +46,7 @@ def test_the_same_values_always_have_the_same_interval_and_no_other_draws_are_di
     first = bootstrap([values])
     assert torch.rand(1) == expected
     assert bootstrap([values]) == first
+    assert bootstrap([values.flip(0)]) == first
 
 
 def test_a_wider_level_is_a_wider_interval() -> None:
