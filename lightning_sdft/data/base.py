@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
@@ -178,11 +179,24 @@ class DemonstrationDataModule(LightningDataModule):
             DataLoader(
                 evaluation_set.examples,  # type: ignore[arg-type]  # a sequence is all that a map-style loader asks for
                 batch_size=self.evaluation_batch_size,
+                sampler=self._evaluation_sampler(evaluation_set),
                 num_workers=self.workers,
                 collate_fn=identity,
             )
             for evaluation_set in sets
         ]
+
+    def _evaluation_sampler(self, evaluation_set: EvaluationSet) -> UnrepeatedDistributedSampler | None:
+        """This process's share: Lightning's own sampler would ask some questions twice, and count them twice."""
+        share = self._share()
+        if share["num_replicas"] == 1:
+            return None
+        if len(evaluation_set.examples) < share["num_replicas"]:
+            raise DataError(
+                f"{len(evaluation_set.examples)} examples of {evaluation_set.name} cannot be shared by "
+                f"{share['num_replicas']} processes; evaluate in fewer processes, or on more examples"
+            )
+        return UnrepeatedDistributedSampler(evaluation_set.examples, shuffle=False, **share)
 
 
 def _is_plain(value: object) -> bool:

@@ -109,7 +109,7 @@ def test_ungraded_responses_are_no_samples(run: Any) -> None:
 
 def test_two_processes_share_the_questions_and_report_the_same(tmp_path: Path) -> None:
     config = Path(__file__).parents[2] / "configs" / "experiment" / "laptop_sdft.yaml"
-    sizes = {"prior_size": 4, "test_size": 12, "validation_size": 4, "evaluation_batch_size": 2}
+    sizes = {"prior_size": 3, "test_size": 9, "validation_size": 4, "evaluation_batch_size": 2}
     command = [sys.executable, "-m", "lightning_sdft", "test", "--config", str(config), "--trainer.logger=false"]
     command += [f"--data.{name}={value}" for name, value in sizes.items()]
     command += ["--trainer.callbacks+=PassAtK", "--trainer.callbacks.samples=4", "--trainer.enable_progress_bar=false"]

@@ -155,3 +155,22 @@ def test_settings_that_disagree_are_refused_in_setup_before_the_base_is_evaluate
     with pytest.raises(DataError, match="accumulate_grad_batches=3"):
         datamodule.setup("fit")
     datamodule.setup("test")
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_share_what_is_evaluated_and_ask_nothing_twice(processes):
+    asked = []
+    for rank in range(processes):
+        datamodule = module(processes=processes, rank=rank, evaluation_batch_size=2)
+        datamodule.given = Splits(examples(3), graded(examples(7)), graded(examples(5)))
+        (validation,), (test,) = datamodule.val_dataloader(), datamodule.test_dataloader()
+        asked.append((ids(validation), ids(test)))
+    for split, count in ((0, 7), (1, 5)):
+        assert sorted(name for each in asked for name in each[split]) == [str(number) for number in range(count)]
+
+
+def test_fewer_examples_than_processes_are_refused():
+    datamodule = module(processes=3)
+    datamodule.given = Splits(examples(3), graded(examples(2)))
+    with pytest.raises(DataError, match="2 examples of letters cannot be shared by 3 processes"):
+        datamodule.val_dataloader()
