@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
@@ -66,13 +67,53 @@ def check_checkpoint_file(path: str | Path) -> None:
 
 
 class CheckedCheckpointIO(TorchCheckpointIO):
-    """Lightning's reading and writing of checkpoint files, but refuses a torn file by its name."""
+    """Lightning's reading and writing of checkpoint files, but a file is whole or it is not there.
+
+    A local file is written beside its place, without a copy of the checkpoint in memory, and takes its place when it is
+    on the disk. A torn file is refused by its name.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            CheckpointError: If the disk does not take it; what was there before is as it was.
+        """
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+            _sync_folder(path.parent)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter for what the system refuses
+            raise CheckpointError(
+                f"the checkpoint {str(path)!r} could not be written ({error}); make room or choose another folder. "
+                "Checkpoints that were there before are good"
+            ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Check the file, where it is a local one, and read it."""
         if "://" not in str(path):
             check_checkpoint_file(path)
         return super().load_checkpoint(path, *args, **kwargs)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import pickle
+import random
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -86,3 +90,74 @@ def test_code_in_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path) -> No
         load_checkpoint(checkpoint)
     assert not (tmp_path / "ran").exists()
     assert zipfile.is_zipfile(checkpoint)
+
+
+# Writing
+
+WRITER = """
+import resource, sys, torch
+from lightning_sdft.checkpoint import CheckedCheckpointIO
+path, limit = sys.argv[1], int(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    import signal
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+writer = CheckedCheckpointIO()
+print("ready", flush=True)
+for number in range(10**9 if not limit else 1):
+    writer.save_checkpoint({"number": number, "state": torch.full((2**19,), float(number))}, path)
+"""
+
+
+def test_writes_what_it_reads_and_nothing_else(tmp_path: Path) -> None:
+    content = {"state_dict": {"x": torch.arange(1000)}, "number": 3}
+    CheckedCheckpointIO().save_checkpoint(content, tmp_path / "made" / "a.ckpt")
+    read = CheckedCheckpointIO().load_checkpoint(tmp_path / "made" / "a.ckpt")
+    assert torch.equal(read["state_dict"]["x"], content["state_dict"]["x"])
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["a.ckpt"]
+
+
+def test_a_disk_that_is_full_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    CheckedCheckpointIO().save_checkpoint({"number": -1, "state": torch.zeros(3)}, path)
+    before = path.read_bytes()
+    command = [sys.executable, "-c", WRITER, str(path), str(2**20)]  # half of what it is to write
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode
+    assert "last.ckpt' could not be written" in run.stderr
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    rng = random.Random(0)
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path), "0"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while not path.exists():
+            time.sleep(0.01)
+        for _ in range(20):  # whenever one looks, what is there is whole
+            time.sleep(rng.random() / 20)
+            read = load_checkpoint(path)
+            assert torch.equal(read["state"], torch.full((2**19,), float(read["number"])))
+        process.kill()
+    read = load_checkpoint(path)
+    assert read["number"] > 0
+    assert torch.equal(read["state"], torch.full((2**19,), float(read["number"])))
+    CheckedCheckpointIO().save_checkpoint({"number": 0}, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]  # what the killed process left is gone
+
+
+def test_no_copy_of_the_checkpoint_is_made_in_memory(tmp_path: Path) -> None:
+    script = """
+import resource, sys, torch
+from lightning_sdft.checkpoint import CheckedCheckpointIO
+checkpoint = {"state": torch.ones(2**25)}  # 128 MiB
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+CheckedCheckpointIO().save_checkpoint(checkpoint, sys.argv[1])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "large.ckpt")]
+    grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert float(grown) < 64
