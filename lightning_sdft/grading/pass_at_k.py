@@ -32,8 +32,8 @@ def pass_at_k(correct: Tensor, samples: Tensor, k: int) -> Tensor:
         raise ValueError(f"pass@{k} needs at least {k} responses to every question, one has {int(samples.min())}")
     wrong = (samples - correct).double().unsqueeze(1)
     tries = torch.arange(k, dtype=torch.float64, device=correct.device)
-    # C(w, k) / C(n, k) as a product of k ratios, each within [0, 1]; a question with fewer than k wrong ones has a 0.
-    ratios = (wrong - tries).clamp(min=0) / (samples.double().unsqueeze(1) - tries)
+    # C(w, k) / C(n, k) as a product of k ratios, one of which is 0 if fewer than k responses were wrong.
+    ratios = (wrong - tries) / (samples.double().unsqueeze(1) - tries)
     return 1 - ratios.prod(dim=1)
 
 
