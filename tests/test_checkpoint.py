@@ -133,15 +133,17 @@ def test_a_process_that_is_killed_while_it_writes_leaves_a_whole_checkpoint(tmp_
     path = tmp_path / "last.ckpt"
     rng = random.Random(0)
     with subprocess.Popen([sys.executable, "-c", WRITER, str(path), "0"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        while not path.exists():
-            time.sleep(0.01)
-        for _ in range(20):  # whenever one looks, what is there is whole
-            time.sleep(rng.random() / 20)
-            read = load_checkpoint(path)
-            assert torch.equal(read["state"], torch.full((2**19,), float(read["number"])))
-        process.kill()
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            while not path.exists():
+                time.sleep(0.01)
+            for _ in range(20):  # whenever one looks, what is there is whole
+                time.sleep(rng.random() / 20)
+                read = load_checkpoint(path)
+                assert torch.equal(read["state"], torch.full((2**19,), float(read["number"])))
+        finally:
+            process.kill()
     read = load_checkpoint(path)
     assert read["number"] > 0
     assert torch.equal(read["state"], torch.full((2**19,), float(read["number"])))
