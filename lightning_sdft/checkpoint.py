@@ -122,9 +122,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If there is no such file, or it is torn.
     """
-    check_checkpoint_file(path)
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return checkpoint
+    while True:
+        check_checkpoint_file(path)
+        version = _version(path)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # It is opened twice, for names and for numbers, and a run that is still going on may have put another between.
+        if _version(path) == version:
+            return checkpoint
+
+
+def _version(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns
 
 
 def load_policy(
