@@ -7,6 +7,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sdft.callbacks.trained_module import trained
 from lightning_sdft.teacher import CopiedTeacher
 
 __all__ = ["EMATeacher"]
@@ -57,11 +58,12 @@ class EMATeacher(Callback):
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
+        module = trained(pl_module)
         if trainer.global_step % self.every_n_steps == 0:
-            pl_module.teacher.update_(pl_module.policy, self.teacher_rate)  # type: ignore[union-attr,operator]
+            module.teacher.update_(module.policy, self.teacher_rate)
             self.updates += 1
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            pl_module.log("teacher/drift", pl_module.teacher.drift(pl_module.policy), batch_size=1)  # type: ignore[union-attr,operator]
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set outside of __init__
+            pl_module.log("teacher/drift", module.teacher.drift(module.policy), batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
         """The counter."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sdft.callbacks.trained_module import trained
 from lightning_sdft.losses import ReverseKL, distillation_loss
 from lightning_sdft.policy import Policy, TokenSequence, evaluating
 from lightning_sdft.rollout import Rollout
@@ -40,8 +41,9 @@ class KLToBase(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the base model."""
-        arguments = (pl_module.model, pl_module.pretrained, pl_module.attention, pl_module.trust_remote_code)
-        base = Policy.load(*arguments, tokenizer=pl_module.tokenizer)  # type: ignore[arg-type]
+        module = trained(pl_module)
+        arguments = (module.model, module.pretrained, module.attention, module.trust_remote_code)
+        base = Policy.load(*arguments, tokenizer=module.tokenizer)
         self._base = base.to(pl_module.device).requires_grad_(False).eval()
 
     def on_validation_batch_end(
@@ -54,10 +56,11 @@ class KLToBase(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Compare the answers of a batch of the new task."""
-        if self._base is None or pl_module.graded.sets[dataloader_idx].prior:  # type: ignore[index,union-attr]
+        module = trained(pl_module)
+        if self._base is None or module.graded.sets[dataloader_idx].prior:
             return
         rollouts: list[Rollout] = outputs["rollouts"]
-        self._values += sequence_kl(pl_module.policy, self._base, rollouts)  # type: ignore[arg-type]
+        self._values += sequence_kl(module.policy, self._base, rollouts)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the mean."""

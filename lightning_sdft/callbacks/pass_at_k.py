@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import CatMetric
 
+from lightning_sdft.callbacks.trained_module import TrainedModule, trained
 from lightning_sdft.data.example import Example
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.grading.pass_at_k import pass_at_k, powers_of_two
@@ -70,11 +71,12 @@ class PassAtK(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Sample and grade the prompts of a batch."""
+        module = trained(pl_module)
         for start in range(0, len(batch), self.batch_size):
             examples: Sequence[Example] = batch[start : start + self.batch_size]
             repeated = [example for example in examples for _ in range(self.samples)]
-            responses = self._respond(pl_module, examples, repeated)
-            for name, grader in pl_module.graded.of(dataloader_idx).items():  # type: ignore[operator,union-attr]
+            responses = self._respond(module, examples, repeated)
+            for name, grader in module.graded.of(dataloader_idx).items():
                 verdicts = grader.grade_all(responses, [example.reference for example in repeated])
                 for index in range(len(examples)):
                     given = verdicts[index * self.samples : (index + 1) * self.samples]
@@ -94,15 +96,11 @@ class PassAtK(Callback):
                 score = bootstrap([pass_at_k(correct[enough], graded[enough], k)])
                 self._log(trainer, pl_module, name, k, score)
 
-    def _respond(
-        self, pl_module: LightningModule, examples: Sequence[Example], repeated: Sequence[Example]
-    ) -> list[str]:
-        tokenizer: Any = pl_module.tokenizer
-        prompts = [tokenizer.encode(example.prompt) for example in repeated]
+    def _respond(self, module: TrainedModule, examples: Sequence[Example], repeated: Sequence[Example]) -> list[str]:
+        prompts = [module.tokenizer.encode(example.prompt) for example in repeated]
         seeds = [_seed(self.seed, example.id, number) for example in examples for number in range(self.samples)]
-        limit: Any = pl_module.max_completion_tokens
-        rollouts = generate(pl_module.policy, prompts, limit, self.sampling, seeds)  # type: ignore[arg-type]
-        return [tokenizer.decode(rollout.completion) for rollout in rollouts]
+        rollouts = generate(module.policy, prompts, module.max_completion_tokens, self.sampling, seeds)
+        return [module.tokenizer.decode(rollout.completion) for rollout in rollouts]
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, name: str, k: int, score: Score) -> None:
         for suffix, value in (("", score.value), ("_low", score.low), ("_high", score.high)):

@@ -9,6 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
+from lightning_sdft.callbacks.trained_module import trained
 from lightning_sdft.evaluation.prior_scores import PriorScores
 from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorSuite
 
@@ -93,8 +94,10 @@ class PriorTasks(Callback):
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
+        suite = self._suite
+        assert suite is not None  # setup comes first
         with trainer.precision_plugin.val_step_context():
-            scores = self._suite.evaluate(pl_module.policy, self.limit, self.batch_tokens)  # type: ignore[union-attr,arg-type]
+            scores = suite.evaluate(trained(pl_module).policy, self.limit, self.batch_tokens)
         # All processes use the scores of the first: code that a model writes may time out in one and not in another.
         metrics = trainer.strategy.broadcast(_metrics(scores))
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})

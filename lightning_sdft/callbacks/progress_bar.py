@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
+from lightning_sdft.callbacks.trained_module import trained
+
 __all__ = ["PhaseProgressBar"]
 
 SECONDS_BETWEEN_REFRESHES = 0.25
@@ -40,12 +42,12 @@ class PhaseProgressBar(RichProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to the module's clock."""
         super().on_train_start(trainer, pl_module)
-        pl_module.clock.listener = self._show  # type: ignore[union-attr]
+        trained(pl_module).clock.listener = self._show
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop listening."""
         super().on_train_end(trainer, pl_module)
-        pl_module.clock.listener = None  # type: ignore[union-attr]
+        trained(pl_module).clock.listener = None
         self._column.phase = ""
 
     def _show(self, phase: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_sdft.callbacks.trained_module import trained
 from lightning_sdft.data.example import Example
 from lightning_sdft.rollout import Rollout
 
@@ -42,9 +43,9 @@ class RolloutTable(Callback):
         if not rollouts or step == self._last_step or (step != 1 and step % self.every_n_steps):
             return
         self._last_step = step
-        decode: Callable[[list[int]], str] = pl_module.tokenizer.decode  # type: ignore[union-attr,assignment]
-        examples: Sequence[Example] = pl_module.group  # type: ignore[assignment]
-        table = self.table(examples, [decode(rollout.completion) for rollout in rollouts], rollouts)
+        module = trained(pl_module)
+        responses = [module.tokenizer.decode(rollout.completion) for rollout in rollouts]
+        table = self.table(module.group, responses, rollouts)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.add_text("rollouts", table, step)
