@@ -101,9 +101,12 @@ class CausalLMModule(AnsweringModule):
             drop_or_refuse(datamodule, self.training_problem, self.over_budget)
 
     def configure_model(self) -> None:
-        """Load the policy in the precision that Lightning asks for."""
-        if "policy" in self._modules:
-            return
+        """Load the models in the precision that Lightning asks for."""
+        if "policy" not in self._modules:
+            self.load_models()
+
+    def load_models(self) -> None:
+        """Load the policy."""
         self.policy = Policy.load(
             self.model, self.pretrained, self.attention, self.trust_remote_code, tokenizer=self.tokenizer
         )

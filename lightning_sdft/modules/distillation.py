@@ -169,11 +169,9 @@ class DistillationModule(CausalLMModule):
 
     # Before training
 
-    def configure_model(self) -> None:
+    def load_models(self) -> None:
         """Load student and teacher."""
-        super().configure_model()
-        if "teacher" in self.__dict__["_modules"]:
-            return
+        super().load_models()
         if self.teacher_kind == "live":
             self.teacher = LiveTeacher(self.policy)
         elif self.teacher_model is None:

@@ -1,0 +1,49 @@
+"""The teacher: a policy without gradient, whose weights follow the student's or stand still."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sdft.losses.head import Head
+from lightning_sdft.policy import Policy, TokenSequence, evaluating
+
+__all__ = ["LiveTeacher", "Teacher"]
+
+
+class Teacher(nn.Module):
+    """A policy that scores what the student wrote and is never trained by gradient."""
+
+    policy: Policy
+
+    @property
+    def head(self) -> Head:
+        """What turns the teacher's hidden states into logits."""
+        return self.policy.head
+
+    @torch.no_grad()
+    def hidden(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Hidden states `(N, D)` at the positions that predict completion tokens, without gradient or dropout."""
+        with evaluating(self.policy):
+            return self.policy.hidden(sequences)
+
+    def start_from(self, student: Policy) -> None:
+        """Take over the student's weights."""
+
+    def update_(self, student: Policy, rate: float) -> None:
+        """Move a step of the given rate towards the student."""
+
+    def drift(self, student: Policy) -> float:
+        """Distance to the student relative to the student's norm; 0 for one and the same weights."""
+        return 0.0
+
+
+class LiveTeacher(Teacher):
+    """The student itself, as it is at every step."""
+
+    def __init__(self, student: Policy) -> None:
+        super().__init__()
+        # Not registered as a submodule: its weights are the student's, and freezing the teacher must not freeze them.
+        object.__setattr__(self, "policy", student)
