@@ -12,6 +12,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 import lightning_sdft
 from lightning_sdft.policy import Policy
+from lightning_sdft.sharded_checkpoint import CheckpointError, is_sharded, read_sharded
 
 __all__ = [
     "CheckedCheckpointIO",
@@ -24,10 +25,6 @@ __all__ = [
 ]
 
 KEY = "lightning_sdft"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message says which file, why, and what to do."""
 
 
 def describe_method(method: str, model: str) -> dict[str, str]:
@@ -101,8 +98,10 @@ class CheckedCheckpointIO(TorchCheckpointIO):
             unfinished.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Check the file, where it is a local one, and read it."""
+        """Check the file, where it is a local one, and read it; of a folder of parts, weights alone."""
         if "://" not in str(path):
+            if is_sharded(path):
+                return read_sharded(path)
             check_checkpoint_file(path)
         return super().load_checkpoint(path, *args, **kwargs)
 
@@ -117,11 +116,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file as data, running no code from it.
+    """Read a checkpoint as data, running no code from it; of a folder of parts, all but the optimizer states.
 
     Raises:
         CheckpointError: If there is no such file, or it is torn.
     """
+    if is_sharded(path):
+        return read_sharded(path)
     while True:
         check_checkpoint_file(path)
         version = _version(path)

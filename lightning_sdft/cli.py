@@ -149,6 +149,7 @@ NOISE = [
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning calls it
     "Found .* module\\(s\\) in eval mode",  # the teacher, which is meant to be
     ".* does not have many workers",  # text is read in no time
+    "It is recommended to use `self.log\\(.*sync_dist=True",  # accuracies, which are the same in all processes
     "Total length of `list` across ranks is zero",  # a run without evaluation
 ]
 """Warnings of other packages that say nothing to our users."""

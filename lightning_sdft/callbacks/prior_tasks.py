@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
 from lightning_sdft.callbacks.trained_module import trained
 from lightning_sdft.evaluation.prior_scores import PriorScores
 from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorSuite
+from lightning_sdft.sharding import whole
 
 __all__ = ["PriorTasks"]
 
@@ -22,7 +21,7 @@ class PriorTasks(Callback):
     It logs ``prior/<task>`` and their unweighted mean ``prior/average``, with the ends of 95% intervals as
     ``prior_low/...`` and ``prior_high/...``, at the optimizer step they belong to. Training goes on as if it had not
     been there: random number generators and the policy are left as they were. Under ``ddp`` the processes share the
-    questions. Strategies that shard the weights are refused.
+    questions; under ``fsdp2`` the weights are gathered for it.
 
     Args:
         tasks: See :class:`lightning_sdft.evaluation.PriorSuite`.
@@ -63,12 +62,6 @@ class PriorTasks(Callback):
         """Load the tasks, before anything expensive happens."""
         if stage != "fit":
             return
-        strategy = trainer.strategy
-        if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy) or isinstance(strategy, DeepSpeedStrategy):
-            raise MisconfigurationException(
-                f"PriorTasks needs the whole policy in each process, and {type(strategy).__name__} shards it; leave "
-                "the callback out, and run `lightning-sdft prior` on the checkpoints"
-            )
         self._suite = PriorSuite(self.tasks, self.include_path, self.allow_code_execution)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,8 +89,9 @@ class PriorTasks(Callback):
         self._last_step = trainer.global_step
         suite = self._suite
         assert suite is not None  # setup comes first
-        with trainer.precision_plugin.val_step_context():
-            scores = suite.evaluate(trained(pl_module).policy, self.limit, self.batch_tokens)
+        policy = trained(pl_module).policy
+        with trainer.precision_plugin.val_step_context(), whole(policy):
+            scores = suite.evaluate(policy, self.limit, self.batch_tokens)
         # All processes use the scores of the first: code that a model writes may time out in one and not in another.
         metrics = trainer.strategy.broadcast(_metrics(scores))
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})

@@ -7,7 +7,7 @@ from lightning_sdft.losses.fused import HeadLoss, head_loss
 from lightning_sdft.losses.head import Head
 from lightning_sdft.losses.likelihood import cross_entropy, dynamic_fine_tuning
 from lightning_sdft.losses.top_k import TopK
-from lightning_sdft.losses.weights import Reduction, token_weights
+from lightning_sdft.losses.weights import Reduction, counted_tokens, token_weights
 
 __all__ = [
     "Distribution",
@@ -19,6 +19,7 @@ __all__ = [
     "Reduction",
     "ReverseKL",
     "TopK",
+    "counted_tokens",
     "cross_entropy",
     "distillation_loss",
     "dynamic_fine_tuning",

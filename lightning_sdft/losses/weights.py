@@ -8,9 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Reduction", "token_weights"]
+__all__ = ["Reduction", "counted_tokens", "token_weights"]
 
 Reduction = Literal["sequence", "token"]
+
+
+def counted_tokens(lengths: Sequence[int], skip_tokens: int = 0) -> int:
+    """How many tokens of completions of these lengths count, if so many leading ones of each do not."""
+    return sum(max(length - skip_tokens, 0) for length in lengths)
 
 
 def token_weights(
@@ -19,6 +24,7 @@ def token_weights(
     skip_tokens: int = 0,
     group_lengths: Sequence[int] | None = None,
     importance: Sequence[float] | None = None,
+    group_tokens: float | None = None,
 ) -> Tensor:
     """Weights of the tokens of a micro-batch, so that the mean over micro-batches is the mean over their group.
 
@@ -33,6 +39,8 @@ def token_weights(
         group_lengths: Completion tokens of all sequences of the optimizer step, of which the micro-batch holds an
             equal share of sequences; by default the micro-batch is the whole group.
         importance: Importance weight of each sequence.
+        group_tokens: Tokens that count in the optimizer step, per process on average; by default those of
+            ``group_lengths``. With it, the mean over processes is the mean over all of their tokens.
 
     Returns:
         Weights `(N,)`, N = sum of ``lengths``.
@@ -42,7 +50,7 @@ def token_weights(
     if reduction == "sequence":
         shares = [1 / (max(count, 1) * len(lengths)) for count in counted]
     else:
-        total = sum(max(length - skip_tokens, 0) for length in group_lengths)
+        total = counted_tokens(group_lengths, skip_tokens) if group_tokens is None else group_tokens
         shares = [len(group_lengths) / (len(lengths) * max(total, 1))] * len(lengths)
     if importance is not None:
         shares = [share * weight for share, weight in zip(shares, importance, strict=True)]

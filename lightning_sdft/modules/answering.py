@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -11,6 +12,7 @@ from lightning_sdft.data.example import Example
 from lightning_sdft.modules.evaluation import GradedSets
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout import GREEDY, Rollout, generate
+from lightning_sdft.sharding import whole
 from lightning_sdft.tokenizer import Tokenizer
 
 __all__ = ["AnsweringModule"]
@@ -23,6 +25,34 @@ class AnsweringModule(LightningModule):
     tokenizer: Tokenizer
     graded: GradedSets
     max_completion_tokens: int
+    _gathered: AbstractContextManager[None]
+
+    # Sharded weights are gathered once for an evaluation, of which processes may have different shares
+
+    def on_validation_start(self) -> None:
+        """Gather the weights where they are sharded."""
+        self._gathered = whole(self.policy)
+        self._gathered.__enter__()
+
+    def on_validation_end(self) -> None:
+        """Cut the weights again."""
+        self._gathered.__exit__(None, None, None)
+
+    def on_test_start(self) -> None:
+        """Gather the weights where they are sharded."""
+        self.on_validation_start()
+
+    def on_test_end(self) -> None:
+        """Cut the weights again."""
+        self.on_validation_end()
+
+    def on_predict_start(self) -> None:
+        """Gather the weights where they are sharded."""
+        self.on_validation_start()
+
+    def on_predict_end(self) -> None:
+        """Cut the weights again."""
+        self.on_validation_end()
 
     def respond(self, examples: Sequence[Example]) -> list[Rollout]:
         """Answer prompts greedily."""

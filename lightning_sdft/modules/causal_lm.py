@@ -11,17 +11,22 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision, TorchCheckpointIO
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from lightning_sdft.callbacks.rng_state import RNGState
 from lightning_sdft.checkpoint import CheckedCheckpointIO, check_method, describe_method
 from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch, identity
-from lightning_sdft.losses import HeadLoss
+from lightning_sdft.losses import HeadLoss, counted_tokens
 from lightning_sdft.modules.answering import AnsweringModule
 from lightning_sdft.modules.checks import NonFiniteLossError, OverBudget, check_budgets, check_complete, drop_or_refuse
 from lightning_sdft.modules.evaluation import GradedSets
 from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.policy import Policy
+from lightning_sdft.processes import process_count, sums_over_processes
+from lightning_sdft.sharding import shard_
+from lightning_sdft.strategy import check_strategy
 from lightning_sdft.timing import PhaseClock, peak_memory
 from lightning_sdft.tokenizer import PolicyError, load_tokenizer
 
@@ -78,12 +83,14 @@ class CausalLMModule(AnsweringModule):
         self.clock = PhaseClock()
         self.means = StepMeans()
         self.group: Sequence[Example] = ()  # that the running optimizer step is on
+        self.group_tokens = 0.0  # that count in it, per process on average
 
     # Before training
 
     def setup(self, stage: str) -> None:
         """Take the graders from the data module and check the examples, before anything expensive happens."""
         strategy = self.trainer.strategy
+        check_strategy(strategy)
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = CheckedCheckpointIO()
         # To cast tensors, Lightning would take batches apart and rebuild them; ours hold text and know their group.
@@ -104,6 +111,8 @@ class CausalLMModule(AnsweringModule):
         """Load the models in the precision that Lightning asks for."""
         if "policy" not in self._modules:
             self.load_models()
+            if self.device_mesh is not None:
+                self.shard_models(self.device_mesh["data_parallel"])
 
     def load_models(self) -> None:
         """Load the policy."""
@@ -113,6 +122,10 @@ class CausalLMModule(AnsweringModule):
         self.check_policy()
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
+
+    def shard_models(self, mesh: DeviceMesh) -> None:
+        """Cut the weights, each process keeping a part."""
+        shard_(self.policy, mesh)
 
     def check_policy(self) -> None:
         """Refuse a model that cannot read what the arguments ask for."""
@@ -180,6 +193,18 @@ class CausalLMModule(AnsweringModule):
 
     # Training
 
+    def start_group(self, group: Sequence[Example], lengths: Sequence[int], skip_tokens: int = 0) -> None:
+        """Begin an optimizer step: keep its examples, and count its tokens over all processes.
+
+        Args:
+            group: The examples of this process.
+            lengths: Completion tokens of each of them.
+            skip_tokens: Leading completion tokens that do not count.
+        """
+        self.group = group
+        (total,) = sums_over_processes([counted_tokens(lengths, skip_tokens)], self.device)
+        self.group_tokens = total / process_count()
+
     def finish_step(self, batch: MicroBatch, result: HeadLoss, weights: Tensor, names: dict[str, str]) -> Tensor:
         """Check the loss, and log the means over the optimizer step when its last micro-batch has come.
 
@@ -195,10 +220,10 @@ class CausalLMModule(AnsweringModule):
         self.means.add("train/loss", loss)
         counted = weights > 0
         for diagnostic, name in names.items():
-            if counted.any():
-                self.means.add(name, result.diagnostics[diagnostic][counted].mean(), float(counted.sum()))
+            values = result.diagnostics[diagnostic][counted] if counted.any() else weights.new_zeros(1)
+            self.means.add(name, values.mean(), float(counted.sum()))
         if batch.is_last:
-            for name, mean in self.means.read().items():
+            for name, mean in self.means.read(self.device).items():
                 self.log(name, mean, prog_bar=name == "train/loss", batch_size=1)
         return result.loss
 
@@ -214,6 +239,8 @@ class CausalLMModule(AnsweringModule):
         """Log the norm of the gradient, and stop before a step that would destroy the weights."""
         gradients = [each.grad for each in self.parameters() if each.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         self.log("train/gradient_norm", norm, batch_size=1)
         scaled = (
             getattr(self.trainer.precision_plugin, "scaler", None) is not None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft.callbacks.ema_teacher import EMATeacher
 from lightning_sdft.data.example import Example, Message
@@ -19,7 +20,9 @@ from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_
 from lightning_sdft.losses import Divergence, ForwardKL, Reduction, distillation_loss, token_weights
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.rollout import Rollout, Sampling, generate
+from lightning_sdft.processes import process_count, process_index
+from lightning_sdft.rollout import Rollout, Sampling, draw_seeds, generate
+from lightning_sdft.sharding import check_alike
 from lightning_sdft.teacher import CopiedTeacher, LiveTeacher, Teacher
 
 __all__ = ["DistillationModule"]
@@ -118,7 +121,8 @@ class DistillationModule(CausalLMModule):
             with self.clock.phase("rollout"):
                 rollouts = self.sample(batch.group)
             lengths = [len(sequence) for sequence in self.teacher_sequences(batch.group, rollouts)]
-            self.group, self.group_rollouts = batch.group, batch.sort_group(rollouts, lengths)
+            self.start_group(batch.group, [len(rollout.completion) for rollout in rollouts], self.skip_tokens)
+            self.group_rollouts = batch.sort_group(rollouts, lengths)
             self._log_rollouts()
         return self.group_rollouts[batch.start : batch.stop]
 
@@ -126,11 +130,14 @@ class DistillationModule(CausalLMModule):
         """One completion per example, by whom ``rollout_source`` says."""
         if self.rollout_source == "demonstration":
             return [self._demonstrated(example) for example in examples]
+        # Of the whole optimizer step, of which this process has every n-th example: so a rollout does not depend on how
+        # many processes there are, and all of them stay at the same place of the same stream of random numbers.
+        seeds = draw_seeds(len(examples) * process_count())[process_index() :: process_count()]
         if self.rollout_source == "teacher":
             prompts = [self.tokenizer.encode(self.teacher_messages(example)) for example in examples]
-            return generate(self.teacher.policy, prompts, self.max_completion_tokens, self.sampling)
+            return generate(self.teacher.policy, prompts, self.max_completion_tokens, self.sampling, seeds)
         prompts = [self.tokenizer.encode(example.prompt) for example in examples]
-        return generate(self.policy, prompts, self.max_completion_tokens, self.sampling)
+        return generate(self.policy, prompts, self.max_completion_tokens, self.sampling, seeds)
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The rollouts behind what the student sees."""
@@ -154,7 +161,8 @@ class DistillationModule(CausalLMModule):
         """Weights of the completion tokens of a micro-batch, `(N,)`."""
         lengths = [len(rollout.completion) for rollout in rollouts]
         group = [len(rollout.completion) for rollout in self.group_rollouts]
-        return token_weights(lengths, self.reduction, self.skip_tokens, group).to(self.device)
+        weights = token_weights(lengths, self.reduction, self.skip_tokens, group, group_tokens=self.group_tokens)
+        return weights.to(self.device)
 
     def _demonstrated(self, example: Example) -> Rollout:
         completion = self.tokenizer.encode_completion(example.demonstration or "")
@@ -179,6 +187,13 @@ class DistillationModule(CausalLMModule):
         else:
             options = (True, self.attention, self.trust_remote_code)
             self.teacher = CopiedTeacher(Policy.load(self.teacher_model, *options, tokenizer=self.tokenizer))
+
+    def shard_models(self, mesh: DeviceMesh) -> None:
+        """Cut the weights of student and teacher alike, so that the EMA combines parts."""
+        super().shard_models(mesh)
+        self.teacher.shard_(mesh)
+        if isinstance(self.teacher, CopiedTeacher):
+            check_alike(self.teacher.policy, self.policy)
 
     def on_fit_start(self) -> None:
         """Start the teacher from the student as it is now, unless training goes on from a checkpoint."""

@@ -60,7 +60,7 @@ class SFTModule(CausalLMModule):
         if self.group is not batch.group:
             sequences = self.demonstrations(batch.group)
             lengths = [len(sequence) for sequence in sequences]
-            self.group = batch.group
+            self.start_group(batch.group, [len(sequence.completion) for sequence in sequences])
             self.group_sequences = sequences if self.packing else batch.sort_group(sequences, lengths)
         return self.group_sequences[batch.start : batch.stop]
 
@@ -78,7 +78,8 @@ class SFTModule(CausalLMModule):
         """Weights of the demonstration tokens of a micro-batch, `(N,)`."""
         lengths = [len(sequence.completion) for sequence in sequences]
         group = [len(sequence.completion) for sequence in self.group_sequences]
-        return token_weights(lengths, self.reduction, group_lengths=group).to(self.device)
+        weights = token_weights(lengths, self.reduction, group_lengths=group, group_tokens=self.group_tokens)
+        return weights.to(self.device)
 
     def check_policy(self) -> None:
         """Refuse a model that cannot read what the arguments ask for."""

@@ -1,27 +1,35 @@
-"""Means over the micro-batches of an optimizer step."""
+"""Means over the micro-batches of an optimizer step, and over the processes that take it together."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
+import torch
 from torch import Tensor
+
+from lightning_sdft.processes import sums_over_processes
 
 __all__ = ["StepMeans"]
 
 
 class StepMeans:
-    """Collects weighted values under names until they are read."""
+    """Collects weighted values under names until they are read; every process has the same names."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def add(self, name: str, mean: Tensor | float, weight: float = 1.0) -> None:
-        """Count a value with a weight."""
-        self._sums[name][0] += float(mean) * weight
+        """Count a value with a weight; one of weight 0 only says that there is the name."""
+        self._sums[name][0] += float(mean) * weight if weight else 0.0
         self._sums[name][1] += weight
 
-    def read(self) -> dict[str, float]:
-        """The means since the last reading."""
-        means = {name: total / weight for name, (total, weight) in self._sums.items()}
+    def read(self, device: torch.device) -> dict[str, float]:
+        """The means since the last reading, over all processes; without names whose weights are all 0.
+
+        Args:
+            device: Where this process computes.
+        """
+        sums = sums_over_processes([value for pair in self._sums.values() for value in pair], device)
+        totals = dict(zip(self._sums, zip(sums[::2], sums[1::2], strict=True), strict=True))
         self._sums.clear()
-        return means
+        return {name: total / weight for name, (total, weight) in totals.items() if weight}

@@ -13,8 +13,9 @@ from torch import Tensor
 from lightning_sdft.policy import Policy, evaluating
 from lightning_sdft.rollout.drawing import sample
 from lightning_sdft.rollout.record import Rollout, Sampling
+from lightning_sdft.sharding import whole
 
-__all__ = ["generate"]
+__all__ = ["draw_seeds", "generate"]
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def generate(
     """Write a completion of each prompt. Equal prompts are read once, and rows that are finished leave the batch.
 
     The noise of a sequence's n-th token depends on its seed and n alone, so a rollout does not depend on who else is
-    in the batch (beyond floating point).
+    in the batch (beyond floating point). A sharded policy is gathered once for all of it.
 
     Args:
         policy: Who writes.
@@ -43,7 +44,7 @@ def generate(
     stop_ids = policy.tokenizer.stop_ids
     rows = list(range(len(prompts)))
     steps: list[tuple[list[int], list[int], Tensor]] = []
-    with evaluating(policy):
+    with whole(policy), evaluating(policy):
         state = policy.prefill(prompts)
         for step in range(max_tokens):
             tokens, scores = sample(state.logits, sampling, noise[:, step])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import Policy, TokenSequence, evaluating
@@ -28,6 +29,9 @@ class Teacher(nn.Module):
         """Hidden states `(N, D)` at the positions that predict completion tokens, without gradient or dropout."""
         with evaluating(self.policy):
             return self.policy.hidden(sequences)
+
+    def shard_(self, mesh: DeviceMesh) -> None:
+        """Cut weights that are the teacher's own, each process keeping a part."""
 
     def start_from(self, student: Policy) -> None:
         """Take over the student's weights."""

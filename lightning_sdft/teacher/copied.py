@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft.policy import Policy
+from lightning_sdft.processes import sums_over_processes
+from lightning_sdft.sharding import local_part, shard_
 from lightning_sdft.teacher.base import Teacher
 
 __all__ = ["CopiedTeacher", "ema_update_"]
@@ -40,6 +44,10 @@ class CopiedTeacher(Teacher):
         shared = {id(policy.tokenizer): policy.tokenizer}
         self.policy = copy.deepcopy(policy, shared).float().requires_grad_(False).eval()
 
+    def shard_(self, mesh: DeviceMesh) -> None:
+        """Cut the weights, each process keeping a part."""
+        shard_(self.policy, mesh)
+
     def start_from(self, student: Policy) -> None:
         """Take over the student's weights and buffers."""
         ours, theirs = self.policy.state_dict(), student.state_dict()
@@ -53,10 +61,13 @@ class CopiedTeacher(Teacher):
     @torch.no_grad()
     def drift(self, student: Policy) -> float:
         """Distance to the student relative to the student's norm."""
-        pairs = list(zip(self.policy.parameters(), student.parameters(), strict=True))
-        distance = sum((ours - theirs.to(ours.dtype)).square().sum() for ours, theirs in pairs)
-        norm = sum(theirs.to(ours.dtype).square().sum() for ours, theirs in pairs)
-        return float((torch.as_tensor(distance) / torch.as_tensor(norm)).sqrt())
+        distance = norm = 0.0
+        for teacher, weight in zip(self.policy.parameters(), student.parameters(), strict=True):
+            ours, theirs = local_part(teacher), local_part(weight).to(teacher.dtype)
+            distance += (ours - theirs).square().sum().item()
+            norm += theirs.square().sum().item()
+        distance, norm = sums_over_processes([distance, norm], student.device)
+        return math.sqrt(distance / norm)
 
     def train(self, mode: bool = True) -> CopiedTeacher:
         """Stay in eval mode."""

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from lightning_sdft.callbacks.prior_tasks import PriorTasks
 from lightning_sdft.evaluation import PriorSuite, PriorTaskError
@@ -151,18 +149,6 @@ def test_processes_share_the_questions_and_agree(
         results.append(logged(logger))
     assert results[0] == results[1]
     assert list(results[0]) == [0, 2]
-
-
-@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy])
-def test_sharding_strategies_are_refused_by_name(
-    strategy: Any, tasks: Any, words_module: Callable[..., CausalLMModule], make_trainer: Any
-) -> None:
-    trainer = make_trainer()
-    trainer.strategy.__class__ = type(strategy.__name__, (strategy,), {"__init__": lambda self: None})
-    with pytest.raises(
-        MisconfigurationException, match=f"whole policy in each process, and {strategy.__name__} shards"
-    ):
-        PriorTasks(**tasks).setup(trainer, words_module(SFTModule), "fit")
 
 
 def test_tasks_that_cannot_be_run_stop_before_the_model_is_loaded(
