@@ -26,7 +26,7 @@ from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.policy import Policy
 from lightning_sdft.processes import process_count, sums_over_processes
 from lightning_sdft.sharding import shard_
-from lightning_sdft.strategy import check_strategy
+from lightning_sdft.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.timing import PhaseClock, peak_memory
 from lightning_sdft.tokenizer import PolicyError, load_tokenizer
 
@@ -111,8 +111,9 @@ class CausalLMModule(AnsweringModule):
         """Load the models in the precision that Lightning asks for."""
         if "policy" not in self._modules:
             self.load_models()
-            if self.device_mesh is not None:
-                self.shard_models(self.device_mesh["data_parallel"])
+            strategy = self.trainer.strategy if self._trainer is not None else None
+            if isinstance(strategy, FSDP2Strategy):
+                self.shard_models(strategy.sharding_mesh)
 
     def load_models(self) -> None:
         """Load the policy."""
