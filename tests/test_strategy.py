@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lightning_sdft.callbacks import EMATeacher, KLToBase
+from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.checkpoint import CheckpointError, load_checkpoint, load_policy
-from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.base import EvaluationSet, Splits
 from lightning_sdft.grading import ExactMatch
-from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.sharded_checkpoint import is_sharded
 from lightning_sdft.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.tokenizer import PolicyError
@@ -47,8 +47,6 @@ class Run:
         return self.method(self.model, **{**own, "learning_rate": 1e-3, **self.arguments})
 
     def data(self, processes: int) -> WordsDataModule:
-        from lightning_sdft.data.base import Splits
-
         data = WordsDataModule(batch_size=4, micro_batch_size=2 // processes, evaluation_batch_size=1)
         examples = [question(index) for index in range(16)]
         graded = [EvaluationSet(questions(examples[:5]), {"words": ExactMatch()})]
@@ -76,8 +74,6 @@ class Run:
 
 
 def questions(examples: Sequence[Any]) -> list[Any]:
-    from dataclasses import replace
-
     return [replace(example, reference="w5") for example in examples]
 
 
