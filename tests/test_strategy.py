@@ -65,6 +65,7 @@ class Run:
             callbacks=[
                 *callbacks,
                 ModelCheckpoint(folder, filename="{step}", every_n_train_steps=CHECKPOINT_STEP, save_top_k=-1),
+                ModelCheckpoint(folder / "best", monitor="val/accuracy"),  # which saves at the end of an evaluation
                 *([EMATeacher(teacher_rate=0.1)] if issubclass(self.method, SDFTModule) else []),
             ],
             logger=False,
