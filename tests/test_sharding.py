@@ -84,6 +84,8 @@ def check_generation(folder: str) -> None:
         for _ in range(1 + 2 * process_index()):
             generate(policy, prompts, 6, sampling, seeds=range(len(prompts)))
             policy.hidden(SHARES[process_index()])
+    with torch.no_grad():  # as a teacher reads, which no backward pass cuts again
+        policy.hidden(SHARES[process_index()])
     assert all(isinstance(parameter, DTensor) for parameter in policy.parameters())
     loss(policy, SHARES[process_index()]).backward()  # type: ignore[no-untyped-call]
 
