@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher.base import Teacher
 
-__all__ = ["CopiedTeacher", "ema_update_"]
+__all__ = ["CopiedTeacher", "ema_update_", "relative_distance"]
 
 
 @torch.no_grad()
@@ -28,6 +28,20 @@ def ema_update_(teacher: Sequence[Tensor], student: Sequence[Tensor], rate: floa
     torch._foreach_lerp_(list(teacher), precise, rate)
 
 
+@torch.no_grad()
+def relative_distance(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> float:
+    """Distance of the teacher's weights to the student's, relative to the norm of the student's.
+
+    Args:
+        teacher: Weights of the teacher.
+        student: Weights of the student, tensor by tensor of the same shapes.
+    """
+    pairs = [(ours, theirs.to(ours.dtype)) for ours, theirs in zip(teacher, student, strict=True)]
+    distance = sum((ours - theirs).square().sum() for ours, theirs in pairs)
+    norm = sum(theirs.square().sum() for _, theirs in pairs)
+    return float((torch.as_tensor(distance) / torch.as_tensor(norm)).sqrt())
+
+
 class CopiedTeacher(Teacher):
     """A full copy of a policy in float32, frozen, in eval mode.
 
@@ -40,6 +54,11 @@ class CopiedTeacher(Teacher):
         shared = {id(policy.tokenizer): policy.tokenizer}
         self.policy = copy.deepcopy(policy, shared).float().requires_grad_(False).eval()
 
+    def can_follow(self, student: Policy) -> bool:
+        """Whether the student has weights of the same shapes; a teacher of another model may not."""
+        shapes = [[weight.shape for weight in policy.parameters()] for policy in (self.policy, student)]
+        return shapes[0] == shapes[1]
+
     def start_from(self, student: Policy) -> None:
         """Take over the student's weights and buffers."""
         ours, theirs = self.policy.state_dict(), student.state_dict()
@@ -50,13 +69,9 @@ class CopiedTeacher(Teacher):
         """See :func:`ema_update_`."""
         ema_update_(list(self.policy.parameters()), list(student.parameters()), rate)
 
-    @torch.no_grad()
     def drift(self, student: Policy) -> float:
-        """Distance to the student relative to the student's norm."""
-        pairs = list(zip(self.policy.parameters(), student.parameters(), strict=True))
-        distance = sum((ours - theirs.to(ours.dtype)).square().sum() for ours, theirs in pairs)
-        norm = sum(theirs.to(ours.dtype).square().sum() for ours, theirs in pairs)
-        return float((torch.as_tensor(distance) / torch.as_tensor(norm)).sqrt())
+        """See :func:`relative_distance`."""
+        return relative_distance(list(self.policy.parameters()), list(student.parameters()))
 
     def train(self, mode: bool = True) -> CopiedTeacher:
         """Stay in eval mode."""
