@@ -103,8 +103,7 @@ def test_hundred_updates_follow_the_formula(
 def test_product_of_the_averaged_factors_follows_the_average_of_products(
     words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
 ) -> None:
-    """TRL 1.16.0 starts both factors of its EMA teacher at 0: after these 10 steps they would be at 18% of the student's,
-    and their product at 3%."""
+    """Both factors of TRL 1.16.0 start at 0: after these 10 steps the teacher's product would be at 3% of the student's."""
 
     def product(module: Any, name: str) -> Tensor:
         down, up = list(adapter(module, name))[:2]
@@ -117,10 +116,8 @@ def test_product_of_the_averaged_factors_follows_the_average_of_products(
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
             self.average = 0.02 * product(pl_module, STUDENT) + 0.98 * self.average
 
-    module, products = (
-        words_module(SDFTModule, learning_rate=1e-3, lora=LoRA(rank=4, target_modules=["q_proj", "v_proj"])),
-        Products(),
-    )
+    lora, products = LoRA(rank=4, target_modules=["q_proj", "v_proj"]), Products()
+    module = words_module(SDFTModule, learning_rate=1e-3, lora=lora)
     trainer = make_trainer(callbacks=[products, EMATeacher(0.02)], max_steps=10, accumulate_grad_batches=1)
     trainer.fit(module, datamodule=words_data(batch_size=4, micro_batch_size=4))
     ours = product(module, TEACHER)
