@@ -37,6 +37,7 @@ class SavedModule(AnsweringModule):
         Raises:
             CheckpointError: If it has not, or has more.
         """
-        if self.lora is not None:
-            check_adapters(state_dict, self.policy)
-        return super().load_state_dict(state_dict, strict and self.lora is None, assign)
+        if self.lora is None:
+            return super().load_state_dict(state_dict, strict, assign)
+        check_adapters(state_dict, self.policy)
+        return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])

@@ -103,7 +103,7 @@ def test_hundred_updates_follow_the_formula(
 def test_product_of_the_averaged_factors_follows_the_average_of_products(
     words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
 ) -> None:
-    """Both factors of TRL 1.16.0 start at 0: after these 10 steps the teacher's product would be at 3% of the student's."""
+    """In TRL 1.16.0 both factors start at 0: after 10 steps the teacher's product would be at 3% of the student's."""
 
     def product(module: Any, name: str) -> Tensor:
         down, up = list(adapter(module, name))[:2]
