@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -45,5 +46,7 @@ def save_adapter(model: Any, folder: str | Path, dtype: torch.dtype | None = Non
 
     state = get_peft_model_state_dict(model, adapter_name=STUDENT, save_embedding_layers=False)
     state = {f"base_model.model.{name}": weight.to(dtype or weight.dtype) for name, weight in state.items()}
-    model.peft_config[STUDENT].save_pretrained(str(folder))
+    config = copy.copy(model.peft_config[STUDENT])
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
     save_file(state, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})

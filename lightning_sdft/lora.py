@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "adapter_state",
     "adapter_weights",
     "add_adapter",
+    "check_installed",
     "low_rank",
     "using_adapter",
 ]
@@ -79,6 +81,16 @@ class LoRA:
 torch.serialization.add_safe_globals([LoRA])  # a checkpoint may name it, and is loaded without pickle's freedom
 
 
+def check_installed() -> None:
+    """Refuse to go on without PEFT.
+
+    Raises:
+        PolicyError: If it is not installed.
+    """
+    if find_spec("peft") is None:
+        raise PolicyError("LoRA needs PEFT: pip install 'lightning-sdft[lora]'")
+
+
 def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None = None) -> None:
     """Put an adapter into a model, of which the student's adapter alone is trained and used from then on.
 
@@ -91,10 +103,9 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
     Raises:
         PolicyError: If PEFT is not installed, or the model cannot have such an adapter.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ModuleNotFoundError as error:
-        raise PolicyError("LoRA needs PEFT: pip install 'lightning-sdft[lora]'") from error
+    check_installed()
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,

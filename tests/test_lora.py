@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lightning_sdft.lora import (
     using_adapter,
 )
 from lightning_sdft.losses import cross_entropy
+from lightning_sdft.modules import SFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout import GREEDY, generate
 from lightning_sdft.rollout.reference import generate_with_transformers
@@ -255,10 +255,10 @@ def test_adapter_that_the_model_cannot_have_is_refused(arguments: dict[str, Any]
         add_adapter(llama.model, LoRA(**arguments))
 
 
-def test_says_what_to_install(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
+def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_sdft.lora.find_spec", lambda _: None)
     with pytest.raises(PolicyError, match=r"LoRA needs PEFT: pip install 'lightning-sdft\[lora\]'"):
-        add_adapter(llama.model, LoRA())
+        SFTModule("zoo/laptop", lora=LoRA())
 
 
 def test_settings_are_data_in_a_checkpoint(tmp_path: Path) -> None:

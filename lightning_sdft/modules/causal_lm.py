@@ -16,7 +16,7 @@ from lightning_sdft.callbacks.rng_state import RNGState
 from lightning_sdft.checkpoint import CheckedCheckpointIO
 from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch, identity
-from lightning_sdft.lora import LoRA, add_adapter
+from lightning_sdft.lora import LoRA, add_adapter, check_installed
 from lightning_sdft.losses import HeadLoss
 from lightning_sdft.modules.checks import NonFiniteLossError, OverBudget, check_budgets, check_complete, drop_or_refuse
 from lightning_sdft.modules.evaluation import GradedSets
@@ -69,8 +69,10 @@ class CausalLMModule(SavedModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        if lora is not None and not pretrained:
-            raise ValueError("lora needs pretrained=true: checkpoints hold the adapter, and not the weights under it")
+        if lora is not None:
+            check_installed()
+            if not pretrained:
+                raise ValueError("lora needs pretrained=true: checkpoints hold the adapter, not the weights under it")
         self.model = model
         self.pretrained = pretrained
         self.lora = lora
