@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_sdft.grading import Judge as Judge
     from lightning_sdft.grading import JudgedAnswer as JudgedAnswer
     from lightning_sdft.grading import LocalJudge as LocalJudge
+    from lightning_sdft.lora import LoRA as LoRA
     from lightning_sdft.losses import Divergence as Divergence
     from lightning_sdft.losses import ForwardKL as ForwardKL
     from lightning_sdft.losses import JensenShannon as JensenShannon
@@ -83,6 +84,7 @@ _HOMES = {
         "ToolUseDataModule",
     ),
     "grading": ("Grader", "Judge", "JudgedAnswer", "LocalJudge"),
+    "lora": ("LoRA",),
     "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL", "TopK"),
     "modules": (
         "CPTModule",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +13,15 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 import lightning_sdft
+from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_state, adapter_weights, add_adapter
 from lightning_sdft.policy import Policy
 from lightning_sdft.sharded_checkpoint import CheckpointError, is_sharded, read_sharded
 
 __all__ = [
     "CheckedCheckpointIO",
     "CheckpointError",
+    "adapters_alone",
+    "check_adapters",
     "check_checkpoint_file",
     "check_method",
     "describe_method",
@@ -26,25 +31,68 @@ __all__ = [
 
 KEY = "lightning_sdft"
 
-
-def describe_method(method: str, model: str) -> dict[str, str]:
-    """What a checkpoint says about itself: the method's class, the model training started from, our version."""
-    return {"method": method, "model": model, "version": lightning_sdft.__version__}
+MODELS = ("policy.", "teacher.policy.")
+"""What names of weights of the student and of a copied teacher begin with."""
 
 
-def check_method(checkpoint: dict[str, Any], method: str) -> None:
-    """Refuse to go on with a checkpoint of another method.
+def describe_method(method: str, model: str, lora: LoRA | None = None) -> dict[str, Any]:
+    """What a checkpoint says about itself: the method's class, the model training started from, our version, LoRA."""
+    about = {"method": method, "model": model, "version": lightning_sdft.__version__}
+    return about if lora is None else {**about, "lora": asdict(lora)}
+
+
+def check_method(checkpoint: dict[str, Any], method: str, lora: LoRA | None = None) -> None:
+    """Refuse to go on with a checkpoint of another method, or of another adapter.
 
     Raises:
-        CheckpointError: If the checkpoint is of another method or not of this package.
+        CheckpointError: If the checkpoint is of another method or adapter, or not of this package.
     """
-    saved = checkpoint.get(KEY, {}).get("method")
+    about = checkpoint.get(KEY, {})
+    saved = about.get("method")
     if saved != method:
         raise CheckpointError(
             f"the checkpoint was written by {saved or 'something other than lightning_sdft'}, not by {method}; go on "
             f"with that method, or export the checkpoint to a Hugging Face folder and start {method} from it "
             "(model=FOLDER)"
         )
+    settings = [None if each is None else replace(each, dropout=0.0) for each in (_lora(about), lora)]
+    if settings[0] != settings[1]:
+        raise CheckpointError(
+            f"the checkpoint was written with lora={_lora(about)}, and is to be read with lora={lora}, where its "
+            "weights would mean something else; set lora as it was"
+        )
+
+
+def _lora(about: dict[str, Any]) -> LoRA | None:
+    """The adapter of a checkpoint, of what it says about itself."""
+    return LoRA(**about["lora"]) if "lora" in about else None
+
+
+def adapters_alone(state: dict[str, Any], policy: Policy) -> dict[str, Any]:
+    """What a module with an adapter saves of its state: nothing that is in the models it started from.
+
+    Args:
+        state: The module's state.
+        policy: Its policy.
+    """
+    adapters = {f"policy.model.{name}" for name in adapter_weights(policy.model)}
+    return {name: value for name, value in state.items() if name in adapters or not name.startswith(MODELS)}
+
+
+def check_adapters(state: Mapping[str, Any], policy: Policy) -> None:
+    """Refuse a state that is not of the adapters that the policy has.
+
+    Raises:
+        CheckpointError: If weights are missing or left over; the message names the first.
+    """
+    names = {name for name in state if name.startswith(MODELS)}
+    adapters = {f"policy.model.{name}" for name in adapter_weights(policy.model)}
+    for problem, found in (("lacks", adapters - names), ("has left over", names - adapters)):
+        if found:
+            raise CheckpointError(
+                f"the checkpoint {problem} {len(found)} weights, the first is {min(found)!r}; it is of another model, "
+                "of other lora settings or of another teacher"
+            )
 
 
 def check_checkpoint_file(path: str | Path) -> None:
@@ -162,11 +210,18 @@ def load_policy(
     content = load_checkpoint(checkpoint)
     if KEY not in content:
         raise CheckpointError(f"{checkpoint!r} is not a checkpoint of lightning_sdft")
-    prefix = {"student": "policy.", "teacher": "teacher.policy."}[weights]
-    state = content["state_dict"].items()
-    state = {key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)}
+    lora, source = _lora(content[KEY]), model or content[KEY]["model"]
+    if lora is None:
+        prefix = {STUDENT: "policy.", TEACHER: "teacher.policy."}[weights]
+        state = {key: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
+    else:
+        prefix = "policy."
+        state = adapter_state(content["state_dict"], weights)
     if not state:
         raise CheckpointError(f"{checkpoint!r}, of {content[KEY]['method']}, has no weights of a {weights}")
-    policy = Policy.load(model or content[KEY]["model"], pretrained=False, trust_remote_code=trust_remote_code)
-    policy.load_state_dict(state)
+    policy = Policy.load(source, pretrained=lora is not None, trust_remote_code=trust_remote_code)
+    if lora is not None:
+        add_adapter(policy.model, lora, source=source)
+        check_adapters(state, policy)
+    policy.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()}, strict=lora is None)
     return policy

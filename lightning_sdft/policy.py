@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lightning_sdft import lora
 from lightning_sdft.decoding import DecodingState, buckets, call_tokens, shared_prefix
 from lightning_sdft.losses.head import Head
 from lightning_sdft.tokenizer import PolicyError, Tokenizer, generation_config, load_tokenizer, pretrained_source
@@ -93,7 +94,8 @@ class Policy(nn.Module):
         """What turns hidden states into logits."""
         layer, config = self.model.get_output_embeddings(), self.model.config
         scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1.0)
-        return Head(layer.weight, layer.bias, getattr(config, "final_logit_softcapping", None), scale)
+        soft_cap = getattr(config, "final_logit_softcapping", None)
+        return Head(layer.weight, layer.bias, soft_cap, scale, lora.low_rank(layer))
 
     @property
     def device(self) -> torch.device:
@@ -208,9 +210,15 @@ class Policy(nn.Module):
         self.tokenizer.hugging_face.save_pretrained(folder)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Policy:
-        """Cast no float32 buffers: rotary frequencies in bfloat16 would misplace tokens far from the start."""
+        """Cast no float32 buffers: rotary frequencies in bfloat16 would misplace tokens far from the start.
+
+        And no adapters: in bfloat16 a small update rounds to nothing.
+        """
         exact = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype == torch.float32}
+        adapters = [weight.data for weight in lora.adapter_weights(self.model).values()]
         super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        for weight, data in zip(lora.adapter_weights(self.model).values(), adapters, strict=True):
+            weight.data = data.to(weight.device)
         for name, buffer in exact.items():
             cast = self.get_buffer(name)
             if cast.dtype != buffer.dtype:

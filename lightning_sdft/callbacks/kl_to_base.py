@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sdft.adapter_view import AdapterView
 from lightning_sdft.callbacks.trained_module import trained
 from lightning_sdft.losses import ReverseKL, distillation_loss
 from lightning_sdft.policy import Policy, TokenSequence, evaluating
@@ -32,7 +33,8 @@ def sequence_kl(policy: Policy, base: Policy, sequences: Sequence[TokenSequence]
 class KLToBase(Callback):
     """Logs ``val/kl_to_base``: KL of the policy from the base model on the policy's own answers to the new task [1].
 
-    It is the mean over responses of the sum over tokens, in nats. A copy of the base model stays in memory.
+    It is the mean over responses of the sum over tokens, in nats. A copy of the base model stays in memory, unless it
+    is the policy itself without its adapter (LoRA).
     """
 
     def __init__(self) -> None:
@@ -40,8 +42,11 @@ class KLToBase(Callback):
         self._values: list[float] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Load the base model."""
+        """Load the base model, where the policy does not have it."""
         module = trained(pl_module)
+        if module.lora is not None:
+            self._base = AdapterView(module.policy, None)
+            return
         arguments = (module.model, module.pretrained, module.attention, module.trust_remote_code)
         base = Policy.load(*arguments, tokenizer=module.tokenizer)
         self._base = base.to(pl_module.device).requires_grad_(False).eval()

@@ -15,13 +15,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from lightning_sdft.callbacks.rng_state import RNGState
-from lightning_sdft.checkpoint import CheckedCheckpointIO, check_method, describe_method
+from lightning_sdft.checkpoint import CheckedCheckpointIO
 from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch, identity
+from lightning_sdft.lora import LoRA, add_adapter, check_installed
 from lightning_sdft.losses import HeadLoss, counted_tokens
-from lightning_sdft.modules.answering import AnsweringModule
 from lightning_sdft.modules.checks import NonFiniteLossError, OverBudget, check_budgets, check_complete, drop_or_refuse
 from lightning_sdft.modules.evaluation import GradedSets
+from lightning_sdft.modules.saved import SavedModule
 from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.policy import Policy
 from lightning_sdft.processes import process_count, sums_over_processes
@@ -33,12 +34,14 @@ from lightning_sdft.tokenizer import PolicyError, load_tokenizer
 __all__ = ["CausalLMModule"]
 
 
-class CausalLMModule(AnsweringModule):
+class CausalLMModule(SavedModule):
     """A policy that is trained and evaluated; a subclass says by which loss.
 
     Args:
         model: Where training starts: a Hugging Face folder or hub id, a ``.gguf`` file, or ``zoo/laptop``.
         pretrained: Whether to start from the model's weights; otherwise from random ones.
+        lora: Train an adapter instead of the model (extra ``lora``); learning rates are then some ten times higher.
+            Checkpoints hold the adapter alone.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         warmup_steps: Optimizer steps of linear warm-up, after which the rate falls to 0 along a cosine.
@@ -49,12 +52,16 @@ class CausalLMModule(AnsweringModule):
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         attention: Implementation of attention, as transformers names it; by default the best the model has.
         trust_remote_code: Whether code that comes with the model may be run.
+
+    Raises:
+        ValueError: If there is an adapter to train and random weights to train it on, which nobody could restore.
     """
 
     def __init__(
         self,
         model: str,
         pretrained: bool = True,
+        lora: LoRA | None = None,
         learning_rate: float = 1e-5,
         weight_decay: float = 0.0,
         warmup_steps: int = 10,
@@ -67,8 +74,14 @@ class CausalLMModule(AnsweringModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        if lora is not None:
+            check_installed()
+            if not pretrained:
+                raise ValueError("lora needs pretrained=true: checkpoints hold the adapter, not the weights under it")
         self.model = model
         self.pretrained = pretrained
+        self.lora = lora
+        self.strict_loading = lora is None  # Lightning's, in checkpoints; load_state_dict is strict about adapters
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
@@ -123,6 +136,8 @@ class CausalLMModule(AnsweringModule):
         self.check_policy()
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
+        if self.lora is not None:
+            add_adapter(self.policy.model, self.lora, source=self.model)
 
     def shard_models(self, mesh: DeviceMesh) -> None:
         """Cut the weights, each process keeping a part."""
@@ -255,13 +270,3 @@ class CausalLMModule(AnsweringModule):
             for phase, seconds in self.clock.read().items():
                 self.log(f"time/{phase}", seconds, batch_size=1)
             self.log("memory/peak", peak_memory(), batch_size=1)
-
-    # Checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which method the checkpoint is of."""
-        checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another method."""
-        check_method(checkpoint, type(self).__name__)

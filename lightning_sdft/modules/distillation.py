@@ -23,7 +23,7 @@ from lightning_sdft.policy import Policy, TokenSequence
 from lightning_sdft.processes import process_count, process_index
 from lightning_sdft.rollout import Rollout, Sampling, draw_seeds, generate
 from lightning_sdft.sharding import check_alike
-from lightning_sdft.teacher import CopiedTeacher, LiveTeacher, Teacher
+from lightning_sdft.teacher import AdapterTeacher, BaseModelTeacher, CopiedTeacher, LiveTeacher, Teacher
 
 __all__ = ["DistillationModule"]
 
@@ -40,8 +40,8 @@ class DistillationModule(CausalLMModule):
             (off-policy distillation), or the expert of the ``demonstration``.
         divergence: What is minimised: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``, or ``TopK`` of one of
             these.
-        teacher: ``copy`` is a copy of the student as it is when training starts, in float32; ``live`` the student as it
-            is at every step.
+        teacher: ``copy`` is a copy of the student as it is when training starts, in float32 (of its adapter, with
+            ``lora``); ``live`` the student as it is at every step; ``base`` the model without the adapter of ``lora``.
         teacher_model: Weights that a copied teacher starts from instead: a folder, hub id or ``.gguf`` file.
         privileged_context: What only the teacher sees: the example's ``demonstration``, its ``article``, ``both``, or
             ``none``.
@@ -54,6 +54,9 @@ class DistillationModule(CausalLMModule):
         reduction: ``sequence`` takes the mean over a rollout's tokens, then over rollouts; ``token`` the mean over all
             tokens of an optimizer step.
         **kwargs: See :class:`CausalLMModule`.
+
+    Raises:
+        ValueError: If there cannot be such a teacher.
     """
 
     teacher: Teacher
@@ -63,7 +66,7 @@ class DistillationModule(CausalLMModule):
         model: str,
         rollout_source: Literal["student", "teacher", "demonstration"] = "student",
         divergence: Divergence | None = None,
-        teacher: Literal["copy", "live"] = "copy",
+        teacher: Literal["copy", "live", "base"] = "copy",
         teacher_model: str | None = None,
         privileged_context: PrivilegedContext = "none",
         teacher_template: str | None = None,
@@ -74,8 +77,14 @@ class DistillationModule(CausalLMModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
-        if teacher == "live" and teacher_model is not None:
-            raise ValueError(f"teacher=live is the student itself and cannot start from teacher_model={teacher_model}")
+        if teacher != "copy" and teacher_model is not None:
+            itself = {"live": "the student itself", "base": "the student's own base"}[teacher]
+            raise ValueError(f"teacher={teacher} is {itself} and cannot start from teacher_model={teacher_model}")
+        if teacher == "base" and self.lora is None:
+            raise ValueError(
+                "teacher=base is the model without its adapter, and there is none: set lora, or use teacher=copy and "
+                "leave EMATeacher out, by which the copy stays as it is when training starts"
+            )
         self.rollout_source = rollout_source
         self.divergence = divergence or ForwardKL()
         self.teacher_kind = teacher
@@ -182,11 +191,15 @@ class DistillationModule(CausalLMModule):
         super().load_models()
         if self.teacher_kind == "live":
             self.teacher = LiveTeacher(self.policy)
-        elif self.teacher_model is None:
-            self.teacher = CopiedTeacher(self.policy)
-        else:
+        elif self.teacher_kind == "base":
+            self.teacher = BaseModelTeacher(self.policy)
+        elif self.teacher_model is not None:
             options = (True, self.attention, self.trust_remote_code)
             self.teacher = CopiedTeacher(Policy.load(self.teacher_model, *options, tokenizer=self.tokenizer))
+        elif self.lora is not None:
+            self.teacher = AdapterTeacher(self.policy, self.lora)
+        else:
+            self.teacher = CopiedTeacher(self.policy)
 
     def shard_models(self, mesh: DeviceMesh) -> None:
         """Cut the weights of student and teacher alike, so that the EMA combines parts."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,11 +11,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.processes import sums_over_processes
-from lightning_sdft.sharding import local_part, shard_
+from lightning_sdft.sharding import shard_
 from lightning_sdft.teacher.base import Teacher
 
-__all__ = ["CopiedTeacher", "ema_update_"]
+__all__ = ["CopiedTeacher", "ema_update_", "relative_distance"]
 
 
 @torch.no_grad()
@@ -30,6 +28,24 @@ def ema_update_(teacher: Sequence[Tensor], student: Sequence[Tensor], rate: floa
     """
     precise = [weight.detach().to(average.dtype) for average, weight in zip(teacher, student, strict=True)]
     torch._foreach_lerp_(list(teacher), precise, rate)
+
+
+@torch.no_grad()
+def relative_distance(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> float:
+    """Distance of the teacher's weights to the student's, relative to the norm of the student's.
+
+    Args:
+        teacher: Weights of the teacher.
+        student: Weights of the student, tensor by tensor of the same shapes. Where both are cut, each process has its
+            parts, and all of them call this.
+    """
+    distance = norm = 0.0
+    for average, weight in zip(teacher, student, strict=True):
+        ours, theirs = local_part(average), local_part(weight).to(average.dtype)
+        distance += (ours - theirs).square().sum().item()
+        norm += theirs.square().sum().item()
+    distance, norm = sums_over_processes([distance, norm], teacher[0].device)
+    return math.sqrt(distance / norm)
 
 
 class CopiedTeacher(Teacher):
@@ -48,6 +64,11 @@ class CopiedTeacher(Teacher):
         """Cut the weights, each process keeping a part."""
         shard_(self.policy, mesh)
 
+    def can_follow(self, student: Policy) -> bool:
+        """Whether the student has weights of the same shapes; a teacher of another model may not."""
+        shapes = [[weight.shape for weight in policy.parameters()] for policy in (self.policy, student)]
+        return shapes[0] == shapes[1]
+
     def start_from(self, student: Policy) -> None:
         """Take over the student's weights and buffers."""
         ours, theirs = self.policy.state_dict(), student.state_dict()
@@ -58,16 +79,9 @@ class CopiedTeacher(Teacher):
         """See :func:`ema_update_`."""
         ema_update_(list(self.policy.parameters()), list(student.parameters()), rate)
 
-    @torch.no_grad()
     def drift(self, student: Policy) -> float:
-        """Distance to the student relative to the student's norm."""
-        distance = norm = 0.0
-        for teacher, weight in zip(self.policy.parameters(), student.parameters(), strict=True):
-            ours, theirs = local_part(teacher), local_part(weight).to(teacher.dtype)
-            distance += (ours - theirs).square().sum().item()
-            norm += theirs.square().sum().item()
-        distance, norm = sums_over_processes([distance, norm], student.device)
-        return math.sqrt(distance / norm)
+        """See :func:`relative_distance`."""
+        return relative_distance(list(self.policy.parameters()), list(student.parameters()))
 
     def train(self, mode: bool = True) -> CopiedTeacher:
         """Stay in eval mode."""

@@ -11,10 +11,12 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sdft.callbacks import EMATeacher, RNGState
+from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, SDFTModule, SFTModule
 
 CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one
 STEPS = 11
+ADAPTER = {"pretrained": True, "lora": LoRA(rank=2, dropout=0.2, modules_to_save=["norm"])}
 
 
 class Losses(Callback):
@@ -34,11 +36,17 @@ def callbacks(method: type[CausalLMModule], folder: Path) -> tuple[list[Callback
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("method", [SFTModule, CPTModule, DFTModule, SDFTModule])
 def test_resumed_run_equals_the_uninterrupted_one(
-    method: type[CausalLMModule], workers: int, make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
+    method: type[CausalLMModule],
+    workers: int,
+    make_module: Any,
+    make_data: Any,
+    make_trainer: Any,
+    tmp_path: Path,
+    **arguments: Any,
 ) -> None:
     def fit(folder: str, ckpt_path: Path | None = None) -> tuple[CausalLMModule, Losses]:
         seed_everything(7 if ckpt_path is None else 8)  # a resumed process starts from another state
-        module = make_module(method)
+        module = make_module(method, **arguments)
         each, losses = callbacks(method, tmp_path / folder)
         options = {"max_epochs": 3, "max_steps": STEPS, "callbacks": each, "enable_checkpointing": True}
         make_trainer(**options).fit(module, datamodule=make_data(workers=workers), ckpt_path=ckpt_path)
@@ -53,6 +61,14 @@ def test_resumed_run_equals_the_uninterrupted_one(
     state = whole.state_dict()
     assert all(torch.equal(state[name], value) for name, value in resumed.state_dict().items())
     assert state.keys() == resumed.state_dict().keys()
+
+
+@pytest.mark.parametrize("method", [SFTModule, SDFTModule])
+def test_resumed_run_with_an_adapter_equals_the_uninterrupted_one(
+    method: type[CausalLMModule], make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    fixtures = (make_module, make_data, make_trainer, tmp_path)
+    test_resumed_run_equals_the_uninterrupted_one(method, 0, *fixtures, **ADAPTER)
 
 
 def test_without_the_state_of_the_generators_a_resumed_run_differs(
