@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.sharding import shard_
+from lightning_sdft.processes import sums_over_processes
+from lightning_sdft.sharding import local_part, shard_
 from lightning_sdft.teacher.base import Teacher
 
 __all__ = ["CopiedTeacher", "ema_update_", "relative_distance"]
