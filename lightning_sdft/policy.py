@@ -214,16 +214,14 @@ class Policy(nn.Module):
 
         And no adapters: in bfloat16 a small update rounds to nothing.
         """
-        exact = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype == torch.float32}
-        adapters = [weight.data for weight in lora.adapter_weights(self.model).values()]
-        super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
-        for weight, data in zip(lora.adapter_weights(self.model).values(), adapters, strict=True):
-            weight.data = data.to(weight.device)
-        for name, buffer in exact.items():
-            cast = self.get_buffer(name)
-            if cast.dtype != buffer.dtype:
-                owner, _, attribute = name.rpartition(".")
-                setattr(self.get_submodule(owner), attribute, buffer.to(cast.device))
+        buffers = (buffer for buffer in self.buffers() if buffer.dtype == torch.float32)
+        exact = {id(tensor): tensor for tensor in (*buffers, *lora.adapter_weights(self.model).values())}
+
+        def apply(tensor: Tensor) -> Tensor:
+            applied = fn(tensor)
+            return tensor.to(applied.device) if id(tensor) in exact and applied.dtype != tensor.dtype else applied
+
+        super()._apply(apply, *args, **kwargs)  # type: ignore[no-untyped-call]
         return self
 
     @torch.no_grad()

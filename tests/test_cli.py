@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lightning_sdft
-from lightning_sdft import EMATeacher, SDFTModule, StringSkillsDataModule
+from lightning_sdft import EMATeacher, LoRA, SDFTModule, StringSkillsDataModule
 from lightning_sdft.cli import entry_point, main
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 
@@ -119,10 +119,26 @@ def test_divergence_of_the_most_probable_tokens_and_its_checkpoint(config_file: 
     assert SDFTModule.load_from_checkpoint(tmp_path / "top_k.ckpt").divergence == expected
 
 
+def test_adapter_and_its_checkpoint(config_file: Path, tmp_path: Path) -> None:
+    arguments = ["--model.init_args.pretrained=true", "--model.init_args.lora.rank=2", "--trainer.max_steps=1"]
+    arguments.append("--model.init_args.lora.target_modules=[q_proj, lm_head]")
+    cli = main(["fit", "--config", str(config_file), *arguments])
+    expected = LoRA(rank=2, target_modules=["q_proj", "lm_head"], modules_to_save=[])
+    assert cli.model.lora == expected
+    cli.trainer.save_checkpoint(tmp_path / "adapter.ckpt")
+    restored = SDFTModule.load_from_checkpoint(tmp_path / "adapter.ckpt")
+    assert restored.lora == expected
+    state = cli.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in restored.state_dict().items())
+    tested = main(["test", "--config", str(config_file), *arguments, "--ckpt_path", str(tmp_path / "adapter.ckpt")])
+    assert "test/accuracy" in tested.trainer.callback_metrics
+
+
 @pytest.mark.parametrize(
     ("argument", "complaint"),
     [
         ("--model.init_args.divergence=Nonsense", "Nonsense"),
+        ("--model.init_args.lora.rank=0", "rank and alpha must be positive"),
         ("--trainer.callbacks.teacher_rate=0", "teacher_rate=0.0 is not within (0, 1]"),
         ("--model.init_args.learning_rte=1", "learning_rte"),
     ],

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 from lightning_sdft.callbacks import KLToBase
 from lightning_sdft.callbacks.kl_to_base import sequence_kl
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy, TokenSequence
 from tests.modules.conftest import question
@@ -83,18 +84,30 @@ class Answers(Callback):
             self.rollouts += outputs["rollouts"]
 
 
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2, modules_to_save=["norm"])])
 @pytest.mark.parametrize("method", [SFTModule, SDFTModule])
 def test_fit_logs_the_mean_over_answers_to_the_new_task(
-    method: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+    method: Any, lora: LoRA | None, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
 ) -> None:
     answers, callback = Answers(), KLToBase()
-    trainer = fit([answers, callback], words_module, words_data, make_trainer, method=method)
+    trainer = fit([answers, callback], words_module, words_data, make_trainer, method=method, lora=lora)
     base = Policy.load(trainer.lightning_module.model)
     assert len(answers.rollouts) == 2
     expected = sum(dense_kl(trainer.lightning_module.policy, base, rollout) for rollout in answers.rollouts) / 2
     assert expected > 0.1
     assert trainer.callback_metrics["val/kl_to_base"].item() == pytest.approx(expected, rel=1e-3)
     assert callback._base is None  # its memory is free again
+
+
+def test_base_of_an_adapter_is_the_policy_without_it(
+    words_module: Callable[..., CausalLMModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, callback = words_module(SFTModule, lora=LoRA(rank=2)), KLToBase()
+    module.configure_model()
+    monkeypatch.setattr(Policy, "load", None)  # nothing is loaded
+    callback.on_fit_start(Trainer(logger=False), module)
+    assert callback._base is not None
+    assert callback._base.model is module.policy.model
 
 
 def test_untrained_model_is_at_zero(

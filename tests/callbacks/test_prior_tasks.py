@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_sdft.callbacks.prior_tasks import PriorTasks
 from lightning_sdft.evaluation import PriorSuite, PriorTaskError
+from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from tests.distributed import in_processes
 from tests.evaluation.test_prior_tasks import write_task
@@ -123,14 +124,20 @@ def test_resumed_run_does_not_repeat_the_base(
     assert list(logged(logger)) == [8]
 
 
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2, dropout=0.1)])
 @pytest.mark.parametrize("method", [SFTModule, SDFTModule])
 def test_training_goes_on_as_if_it_had_not_been_there(
-    method: Any, tasks: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+    method: Any,
+    lora: LoRA | None,
+    tasks: Any,
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
 ) -> None:
     states, modes = [], []
     for callbacks in ([], [PriorTasks(**tasks, every_n_steps=1)]):
         seed_everything(3)
-        module = words_module(method)
+        module = words_module(method, lora=lora)
         make_trainer(callbacks=callbacks).fit(module, datamodule=words_data())
         states.append(module.policy.state_dict())
         modes.append([part.training for part in module.modules()])

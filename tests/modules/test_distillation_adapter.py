@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lightning_sdft.callbacks import EMATeacher
+from lightning_sdft.callbacks import BaseComparison, EMATeacher, KLToBase
 from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapted_layers, adapter_weights, using_adapter
 from lightning_sdft.modules import DistillationModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
@@ -152,6 +152,23 @@ def test_another_model_can_teach_a_student_with_an_adapter(
     assert moved == {f"policy.model.{name}" for name in adapter_weights(module.policy.model, STUDENT)}
     expected = Policy.load(str(tmp_path / "other")).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in module.teacher.policy.state_dict().items())
+
+
+def test_fit_evaluates_and_compares_with_the_base(
+    make_module: Any, make_data: Any, make_trainer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = make_module(SDFTModule, pretrained=True, lora=LoRA(rank=4), max_completion_tokens=24)
+    callbacks = [EMATeacher(0.05), KLToBase(), BaseComparison()]
+    options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 1, "max_steps": -1}
+    trainer = make_trainer(callbacks=callbacks, **options)
+    trainer.fit(module, datamodule=make_data())
+    table = capsys.readouterr().out
+    assert "SDFTModule after 4 steps" in table
+    assert "new task" in table
+    assert trainer.callback_metrics["val/kl_to_base"] > 1e-3
+    assert callbacks[2].base["prior/average"] > 0.8  # the base is the shipped model
+    first, *_ = trainer.predict(module, datamodule=make_data())[0]  # batches of the first set
+    assert all(record["response"] for record in first)
 
 
 # The choice of a teacher
