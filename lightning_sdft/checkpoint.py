@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+from torch import Tensor
 
 import lightning_sdft
 from lightning_sdft.policy import Policy
+from lightning_sdft.teacher.compensated import join
 
 __all__ = [
     "CheckedCheckpointIO",
@@ -162,10 +164,17 @@ def load_policy(
     if KEY not in content:
         raise CheckpointError(f"{checkpoint!r} is not a checkpoint of lightning_sdft")
     prefix = {"student": "policy.", "teacher": "teacher.policy."}[weights]
-    state = content["state_dict"].items()
-    state = {key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)}
+    state = _below(content["state_dict"], prefix)
+    if weights == "teacher":
+        for key, residual in _below(content["state_dict"], "teacher.residual.").items():
+            state[key] = join(state[key], residual)
     if not state:
         raise CheckpointError(f"{checkpoint!r}, of {content[KEY]['method']}, has no weights of a {weights}")
     policy = Policy.load(model or content[KEY]["model"], pretrained=False, trust_remote_code=trust_remote_code)
     policy.load_state_dict(state)
     return policy
+
+
+def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose name begins with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from lightning_sdft.callbacks.ema_teacher import EMATeacher
 from lightning_sdft.data.example import Example, Message
@@ -20,7 +22,7 @@ from lightning_sdft.losses import Divergence, ForwardKL, Reduction, distillation
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.policy import Policy, TokenSequence
 from lightning_sdft.rollout import Rollout, Sampling, generate
-from lightning_sdft.teacher import CopiedTeacher, LiveTeacher, Teacher
+from lightning_sdft.teacher import COPIED_TEACHERS, LiveTeacher, Teacher, TeacherMemory
 
 __all__ = ["DistillationModule"]
 
@@ -37,9 +39,15 @@ class DistillationModule(CausalLMModule):
             (off-policy distillation), or the expert of the ``demonstration``.
         divergence: What is minimised: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``, or ``TopK`` of one of
             these.
-        teacher: ``copy`` is a copy of the student as it is when training starts, in float32; ``live`` the student as it
-            is at every step.
+        teacher: ``copy`` is a copy of the student as it is when training starts; ``live`` the student as it is at every
+            step.
         teacher_model: Weights that a copied teacher starts from instead: a folder, hub id or ``.gguf`` file.
+        teacher_memory: How a copied teacher keeps its weights; its average is that of float32 in every form.
+            ``float32`` takes 4 bytes a parameter on the device. ``compensated`` takes as many, half of them for the
+            bfloat16 weights with which it reads, at the precision and the speed of a bfloat16 model: the form for
+            ``bf16-true``, where one in float32 would read in float32. ``offload`` takes 4 bytes a parameter of the
+            CPU's memory instead, and on the device those of the largest block or the head at a time: each micro-batch
+            sends the whole teacher there, and each update the whole student back.
         privileged_context: What only the teacher sees: the example's ``demonstration``, its ``article``, ``both``, or
             ``none``.
         teacher_template: How the teacher's user turn is made of ``{prompt}``, ``{demonstration}`` and ``{context}``
@@ -62,6 +70,7 @@ class DistillationModule(CausalLMModule):
         divergence: Divergence | None = None,
         teacher: Literal["copy", "live"] = "copy",
         teacher_model: str | None = None,
+        teacher_memory: TeacherMemory = "float32",
         privileged_context: PrivilegedContext = "none",
         teacher_template: str | None = None,
         max_teacher_prompt_tokens: int = 2048,
@@ -73,10 +82,21 @@ class DistillationModule(CausalLMModule):
         super().__init__(model, **kwargs)
         if teacher == "live" and teacher_model is not None:
             raise ValueError(f"teacher=live is the student itself and cannot start from teacher_model={teacher_model}")
+        if teacher == "live" and teacher_memory != "float32":
+            raise ValueError(
+                f"teacher=live is the student itself and keeps no weights as teacher_memory={teacher_memory}; leave "
+                "teacher_memory out, or take teacher=copy"
+            )
+        if rollout_source == "teacher" and teacher_memory == "offload":
+            raise ValueError(
+                "rollout_source=teacher would send a teacher with teacher_memory=offload to the device for every "
+                "token; take teacher_memory=compensated or float32"
+            )
         self.rollout_source = rollout_source
         self.divergence = divergence or ForwardKL()
         self.teacher_kind = teacher
         self.teacher_model = teacher_model
+        self.teacher_memory = teacher_memory
         self.teacher_template = TEMPLATES[privileged_context] if teacher_template is None else teacher_template
         self.teacher_fields = template_fields(self.teacher_template, privileged_context)
         self.max_teacher_prompt_tokens = max_teacher_prompt_tokens
@@ -174,11 +194,18 @@ class DistillationModule(CausalLMModule):
         super().load_models()
         if self.teacher_kind == "live":
             self.teacher = LiveTeacher(self.policy)
-        elif self.teacher_model is None:
-            self.teacher = CopiedTeacher(self.policy)
+            return
+        copied = COPIED_TEACHERS[self.teacher_memory]
+        if self.teacher_model is None:
+            self.teacher = copied(self.policy)
         else:
             options = (True, self.attention, self.trust_remote_code)
-            self.teacher = CopiedTeacher(Policy.load(self.teacher_model, *options, tokenizer=self.tokenizer))
+            with torch.device("cpu"):  # an offloaded teacher is nowhere else as a whole
+                self.teacher = copied(Policy.load(self.teacher_model, *options, tokenizer=self.tokenizer))
+        if self.teacher_memory == "offload":
+            # DDP would refuse weights on two kinds of device. It need not make these alike: the student's are.
+            names = [f"teacher.{name}" for name, _ in self.teacher.named_parameters(remove_duplicate=False)]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def on_fit_start(self) -> None:
         """Start the teacher from the student as it is now, unless training goes on from a checkpoint."""

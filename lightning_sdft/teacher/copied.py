@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher.base import Teacher
@@ -17,15 +18,17 @@ __all__ = ["CopiedTeacher", "ema_update_"]
 
 @torch.no_grad()
 def ema_update_(teacher: Sequence[Tensor], student: Sequence[Tensor], rate: float) -> None:
-    """`teacher <- rate * student + (1 - rate) * teacher`, in place and in the teacher's precision.
+    """`teacher <- rate * student + (1 - rate) * teacher`, in place, in the teacher's precision and where it lies.
+
+    One tensor after another, so that no more than one of the student's exists in another precision or place.
 
     Args:
         teacher: Weights of the teacher.
         student: Weights of the student, tensor by tensor of the same shapes.
         rate: Share of the student, in (0, 1].
     """
-    precise = [weight.detach().to(average.dtype) for average, weight in zip(teacher, student, strict=True)]
-    torch._foreach_lerp_(list(teacher), precise, rate)
+    for average, weight in zip(teacher, student, strict=True):
+        average.lerp_(weight.detach().to(average.device).to(average.dtype), rate)
 
 
 class CopiedTeacher(Teacher):
@@ -37,9 +40,16 @@ class CopiedTeacher(Teacher):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        shared = {id(policy.tokenizer): policy.tokenizer}
-        self.policy = copy.deepcopy(policy, shared).float().requires_grad_(False).eval()
+        copied: dict[int, Any] = {id(policy.tokenizer): policy.tokenizer}
+        for parameter in policy.parameters():  # by themselves, so that no weight is copied in a form it does not keep
+            copied[id(parameter)] = nn.Parameter(self.stored(parameter.detach()), requires_grad=False)
+        self.policy = copy.deepcopy(policy, copied).float().eval()
 
+    def stored(self, weight: Tensor) -> Tensor:
+        """A copy of a weight, in the precision and at the place where the teacher keeps it."""
+        return weight.to(torch.float32, copy=True)
+
+    @torch.no_grad()
     def start_from(self, student: Policy) -> None:
         """Take over the student's weights and buffers."""
         ours, theirs = self.policy.state_dict(), student.state_dict()
@@ -50,13 +60,19 @@ class CopiedTeacher(Teacher):
         """See :func:`ema_update_`."""
         ema_update_(list(self.policy.parameters()), list(student.parameters()), rate)
 
+    def weights(self) -> Iterator[Tensor]:
+        """The weights in float32, one after another in the order of the policy's parameters."""
+        yield from self.policy.parameters()
+
     @torch.no_grad()
     def drift(self, student: Policy) -> float:
         """Distance to the student relative to the student's norm."""
-        pairs = list(zip(self.policy.parameters(), student.parameters(), strict=True))
-        distance = sum((ours - theirs.to(ours.dtype)).square().sum() for ours, theirs in pairs)
-        norm = sum(theirs.to(ours.dtype).square().sum() for ours, theirs in pairs)
-        return float((torch.as_tensor(distance) / torch.as_tensor(norm)).sqrt())
+        distance = norm = 0.0
+        for ours, weight in zip(self.weights(), student.parameters(), strict=True):
+            theirs = weight.to(ours.device).to(ours.dtype)
+            distance += (ours - theirs).square().sum().item()
+            norm += theirs.square().sum().item()
+        return math.sqrt(distance / norm)
 
     def train(self, mode: bool = True) -> CopiedTeacher:
         """Stay in eval mode."""
