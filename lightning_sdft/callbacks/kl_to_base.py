@@ -32,7 +32,8 @@ def sequence_kl(policy: Policy, base: Policy, sequences: Sequence[TokenSequence]
 class KLToBase(Callback):
     """Logs ``val/kl_to_base``: KL of the policy from the base model on the policy's own answers to the new task [1].
 
-    It is the mean over responses of the sum over tokens, in nats. A copy of the base model stays in memory.
+    It is the mean over responses of all processes of the sum over tokens, in nats. A copy of the base model in the
+    policy's precision stays in memory.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,8 @@ class KLToBase(Callback):
         """Load the base model."""
         module = trained(pl_module)
         arguments = (module.model, module.pretrained, module.attention, module.trust_remote_code)
-        base = Policy.load(*arguments, tokenizer=module.tokenizer)
+        with trainer.precision_plugin.module_init_context():  # as Lightning asks for the policy
+            base = Policy.load(*arguments, tokenizer=module.tokenizer)
         self._base = base.to(pl_module.device).requires_grad_(False).eval()
 
     def on_validation_batch_end(
@@ -64,10 +66,12 @@ class KLToBase(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the mean."""
-        if self._values:
-            mean = sum(self._values) / len(self._values)
-            pl_module.log("val/kl_to_base", mean, batch_size=len(self._values), sync_dist=True)
+        own = torch.tensor([sum(self._values), len(self._values)], dtype=torch.float32, device=pl_module.device)
         self._values = []
+        # Of sums and counts, for processes have different numbers of responses, and some may have none.
+        total, count = trainer.strategy.reduce(own, reduce_op="sum").tolist()
+        if count:
+            pl_module.log("val/kl_to_base", total / count, batch_size=1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let go of the base model."""
