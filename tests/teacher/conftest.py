@@ -38,9 +38,9 @@ def form(request: pytest.FixtureRequest) -> type[CopiedTeacher]:
 
 
 def weights(module: nn.Module) -> list[Tensor]:
-    """Weights in float64, a teacher's as exact as it has them."""
+    """Copies of the weights in float64, a teacher's as exact as it has them."""
     parameters = module.weights() if isinstance(module, CopiedTeacher) else module.parameters()
-    return [parameter.detach().double().clone() for parameter in parameters]
+    return [parameter.detach().cpu().double().clone() for parameter in parameters]
 
 
 def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
@@ -52,5 +52,5 @@ def jump(policy: Policy, share: float, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.parameters():
-            step = share * torch.randn(parameter.shape, generator=generator) * parameter.float().abs().mean()
-            parameter.add_(step.to(parameter.dtype))
+            step = share * torch.randn(parameter.shape, generator=generator) * parameter.float().abs().mean().item()
+            parameter.add_(step.to(parameter))
