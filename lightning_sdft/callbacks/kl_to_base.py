@@ -68,7 +68,7 @@ class KLToBase(Callback):
         """Log the mean."""
         own = torch.tensor([sum(self._values), len(self._values)], dtype=torch.float32, device=pl_module.device)
         self._values = []
-        # Of sums and counts, for processes have different numbers of responses, and some may have none.
+        # Of sums and counts, for processes have different numbers of responses.
         total, count = trainer.strategy.reduce(own, reduce_op="sum").tolist()
         if count:
             pl_module.log("val/kl_to_base", total / count, batch_size=1)
