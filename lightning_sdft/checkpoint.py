@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+from torch import Tensor
 
 import lightning_sdft
 from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_state, adapter_weights, add_adapter
@@ -225,3 +226,8 @@ def load_policy(
         check_adapters(state, policy)
     policy.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()}, strict=lora is None)
     return policy
+
+
+def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose name begins with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

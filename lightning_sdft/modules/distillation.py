@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.parallel import DistributedDataParallel
 
 from lightning_sdft.callbacks.ema_teacher import EMATeacher
 from lightning_sdft.data.example import Example, Message
@@ -23,7 +25,15 @@ from lightning_sdft.policy import Policy, TokenSequence
 from lightning_sdft.processes import process_count, process_index
 from lightning_sdft.rollout import Rollout, Sampling, draw_seeds, generate
 from lightning_sdft.sharding import check_alike
-from lightning_sdft.teacher import AdapterTeacher, BaseModelTeacher, CopiedTeacher, LiveTeacher, Teacher
+from lightning_sdft.teacher import (
+    COPIED_TEACHERS,
+    AdapterTeacher,
+    BaseModelTeacher,
+    CopiedTeacher,
+    LiveTeacher,
+    Teacher,
+    TeacherMemory,
+)
 
 __all__ = ["DistillationModule"]
 
@@ -43,6 +53,12 @@ class DistillationModule(CausalLMModule):
         teacher: ``copy`` is a copy of the student as it is when training starts, in float32 (of its adapter, with
             ``lora``); ``live`` the student as it is at every step; ``base`` the model without the adapter of ``lora``.
         teacher_model: Weights that a copied teacher starts from instead: a folder, hub id or ``.gguf`` file.
+        teacher_memory: How a copied teacher keeps its weights; its average is that of float32 in every form.
+            ``float32`` takes 4 bytes a parameter on the device. ``compensated`` takes as many, half of them for the
+            bfloat16 weights with which it reads, at the precision and the speed of a bfloat16 model: the form for
+            ``bf16-true``, where one in float32 would read in float32. ``offload`` takes 4 bytes a parameter of the
+            CPU's memory instead, and on the device those of the largest block or the head at a time: each micro-batch
+            sends the whole teacher there, and each update the whole student back.
         privileged_context: What only the teacher sees: the example's ``demonstration``, its ``article``, ``both``, or
             ``none``.
         teacher_template: How the teacher's user turn is made of ``{prompt}``, ``{demonstration}`` and ``{context}``
@@ -68,6 +84,7 @@ class DistillationModule(CausalLMModule):
         divergence: Divergence | None = None,
         teacher: Literal["copy", "live", "base"] = "copy",
         teacher_model: str | None = None,
+        teacher_memory: TeacherMemory = "float32",
         privileged_context: PrivilegedContext = "none",
         teacher_template: str | None = None,
         max_teacher_prompt_tokens: int = 2048,
@@ -85,10 +102,21 @@ class DistillationModule(CausalLMModule):
                 "teacher=base is the model without its adapter, and there is none: set lora, or use teacher=copy and "
                 "leave EMATeacher out, by which the copy stays as it is when training starts"
             )
+        if teacher_memory != "float32" and (teacher != "copy" or (self.lora is not None and teacher_model is None)):
+            raise ValueError(
+                f"teacher={teacher}{' with lora' if self.lora is not None else ''} keeps no whole model as "
+                f"teacher_memory={teacher_memory}; leave teacher_memory out, or take teacher=copy without lora"
+            )
+        if rollout_source == "teacher" and teacher_memory == "offload":
+            raise ValueError(
+                "rollout_source=teacher would send a teacher with teacher_memory=offload to the device for every "
+                "token; take teacher_memory=compensated or float32"
+            )
         self.rollout_source = rollout_source
         self.divergence = divergence or ForwardKL()
         self.teacher_kind = teacher
         self.teacher_model = teacher_model
+        self.teacher_memory = teacher_memory
         self.teacher_template = TEMPLATES[privileged_context] if teacher_template is None else teacher_template
         self.teacher_fields = template_fields(self.teacher_template, privileged_context)
         self.max_teacher_prompt_tokens = max_teacher_prompt_tokens
@@ -189,17 +217,24 @@ class DistillationModule(CausalLMModule):
     def load_models(self) -> None:
         """Load student and teacher."""
         super().load_models()
+        self.teacher = self.make_teacher()
+        if self.teacher_memory == "offload":
+            # DDP would refuse weights on two kinds of device. It need not make these alike: the student's are.
+            names = [f"teacher.{name}" for name, _ in self.teacher.named_parameters(remove_duplicate=False)]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
+
+    def make_teacher(self) -> Teacher:
+        """The teacher that the arguments ask for, of the student as it is."""
         if self.teacher_kind == "live":
-            self.teacher = LiveTeacher(self.policy)
-        elif self.teacher_kind == "base":
-            self.teacher = BaseModelTeacher(self.policy)
-        elif self.teacher_model is not None:
+            return LiveTeacher(self.policy)
+        if self.teacher_kind == "base":
+            return BaseModelTeacher(self.policy)
+        copied = COPIED_TEACHERS[self.teacher_memory]
+        if self.teacher_model is not None:
             options = (True, self.attention, self.trust_remote_code)
-            self.teacher = CopiedTeacher(Policy.load(self.teacher_model, *options, tokenizer=self.tokenizer))
-        elif self.lora is not None:
-            self.teacher = AdapterTeacher(self.policy, self.lora)
-        else:
-            self.teacher = CopiedTeacher(self.policy)
+            with torch.device("cpu"):  # an offloaded teacher is nowhere else as a whole
+                return copied(Policy.load(self.teacher_model, *options, tokenizer=self.tokenizer))
+        return copied(self.policy) if self.lora is None else AdapterTeacher(self.policy, self.lora)
 
     def shard_models(self, mesh: DeviceMesh) -> None:
         """Cut the weights of student and teacher alike, so that the EMA combines parts."""

@@ -203,6 +203,17 @@ def test_training_goes_on_from_an_exported_folder(sdft: tuple[SDFTModule, Path],
     assert other.tokenizer.stop_ids == module.tokenizer.stop_ids
 
 
+def test_compensated_teacher_is_written_in_float32(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    arguments = {"teacher_template": "w50 {prompt} w51 {demonstration}", "max_teacher_prompt_tokens": 32}
+    module, checkpoint = train(SDFTModule, family_folder("qwen2"), tmp_path, teacher_memory="compensated", **arguments)
+    assert isinstance(module, SDFTModule)
+    export(str(tmp_path / "out"), str(checkpoint), weights="teacher")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    for ours, exact in zip(loaded.parameters(), module.teacher.weights(), strict=True):
+        assert torch.equal(ours, exact)
+        assert not torch.equal(ours, exact.bfloat16().float())
+
+
 def test_model_that_was_moved_can_be_named(
     sdft: tuple[SDFTModule, Path], family_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
