@@ -16,10 +16,25 @@ from lightning_sdft.callbacks.ema_teacher import EMATeacher
 from lightning_sdft.data.example import Example, Message
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_messages, template_fields
-from lightning_sdft.losses import Divergence, ForwardKL, Reduction, distillation_loss, token_weights
+from lightning_sdft.losses import (
+    Divergence,
+    ForwardKL,
+    Reduction,
+    TruncatedImportance,
+    distillation_loss,
+    token_weights,
+)
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.rollout import Rollout, Sampling, generate
+from lightning_sdft.rollout import (
+    InProcessEngine,
+    Rollout,
+    RolloutEngine,
+    Sampling,
+    draw_seeds,
+    generate,
+    score_rollouts,
+)
 from lightning_sdft.teacher import CopiedTeacher, LiveTeacher, Teacher
 
 __all__ = ["DistillationModule"]
@@ -48,6 +63,9 @@ class DistillationModule(CausalLMModule):
         skip_tokens: Leading completion tokens that do not count in the loss, so that a preamble by which the teacher
             refers to the demonstration is not learned.
         sampling: How rollouts are sampled.
+        engine: Who samples the student's rollouts: by default the student itself, in its own precision;
+            ``VLLMEngine`` is vLLM in this process, ``VLLMServer`` a vLLM server.
+        importance: Truncated importance weights of tokens that an engine sampled which is not exactly the student.
         reduction: ``sequence`` takes the mean over a rollout's tokens, then over rollouts; ``token`` the mean over all
             tokens of an optimizer step.
         **kwargs: See :class:`CausalLMModule`.
@@ -67,12 +85,19 @@ class DistillationModule(CausalLMModule):
         max_teacher_prompt_tokens: int = 2048,
         skip_tokens: int = 0,
         sampling: Sampling = Sampling(),  # noqa: B008  # frozen
+        engine: RolloutEngine | None = None,
+        importance: TruncatedImportance = TruncatedImportance(),  # noqa: B008  # frozen
         reduction: Reduction = "sequence",
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
         if teacher == "live" and teacher_model is not None:
             raise ValueError(f"teacher=live is the student itself and cannot start from teacher_model={teacher_model}")
+        if engine is not None and rollout_source != "student":
+            raise ValueError(
+                f"engine={type(engine).__name__} samples from the student, but rollout_source={rollout_source}; leave "
+                "engine out, or take rollout_source=student"
+            )
         self.rollout_source = rollout_source
         self.divergence = divergence or ForwardKL()
         self.teacher_kind = teacher
@@ -82,6 +107,8 @@ class DistillationModule(CausalLMModule):
         self.max_teacher_prompt_tokens = max_teacher_prompt_tokens
         self.skip_tokens = skip_tokens
         self.sampling = sampling
+        self.engine = engine or InProcessEngine()
+        self.importance = importance
         self.reduction = reduction
         self.group_rollouts: list[Rollout] = []
 
@@ -89,11 +116,11 @@ class DistillationModule(CausalLMModule):
         """Algorithm 1 of [1]: rollout, teacher, student, divergence; the optimizer and EMATeacher do the rest."""
         batch = MicroBatch.of(examples)
         rollouts = self.rollouts(batch)
-        weights = self.weights(rollouts)
         with self.clock.phase("teacher"):
             teacher_hidden = self.teacher.hidden(self.teacher_sequences(batch, rollouts))
         with self.clock.phase("student"):
             student_hidden = self.policy.hidden(self.student_sequences(batch, rollouts))
+            weights = self.weights(rollouts, self.importance_weights(rollouts, student_hidden))
             result = distillation_loss(
                 student_hidden,
                 self.policy.head,
@@ -130,7 +157,8 @@ class DistillationModule(CausalLMModule):
             prompts = [self.tokenizer.encode(self.teacher_messages(example)) for example in examples]
             return generate(self.teacher.policy, prompts, self.max_completion_tokens, self.sampling)
         prompts = [self.tokenizer.encode(example.prompt) for example in examples]
-        return generate(self.policy, prompts, self.max_completion_tokens, self.sampling)
+        options = (self.max_completion_tokens, self.sampling, draw_seeds(len(prompts)), self.global_step)
+        return self.engine.generate(self.policy, prompts, *options)
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The rollouts behind what the student sees."""
@@ -150,11 +178,21 @@ class DistillationModule(CausalLMModule):
         """The conversation that the teacher sees."""
         return teacher_messages(example, self.teacher_template)
 
-    def weights(self, rollouts: Sequence[Rollout]) -> Tensor:
+    def weights(self, rollouts: Sequence[Rollout], importance: Tensor | None = None) -> Tensor:
         """Weights of the completion tokens of a micro-batch, `(N,)`."""
         lengths = [len(rollout.completion) for rollout in rollouts]
         group = [len(rollout.completion) for rollout in self.group_rollouts]
-        return token_weights(lengths, self.reduction, self.skip_tokens, group).to(self.device)
+        return token_weights(lengths, self.reduction, self.skip_tokens, group, importance).to(self.device)
+
+    def importance_weights(self, rollouts: Sequence[Rollout], student_hidden: Tensor) -> Tensor | None:
+        """Importance weights of the tokens of a micro-batch, `(N,)`; ``None`` where the student itself has sampled."""
+        if self.engine.exact:
+            return None
+        student, sampler = score_rollouts(rollouts, student_hidden, self.policy.head, self.sampling)
+        ratios = self.importance.ratios(student, sampler)
+        self.means.add("rollout/importance", ratios.mean(), len(ratios))
+        self.means.add("rollout/importance_truncated", (ratios == self.importance.cap).float().mean(), len(ratios))
+        return self.importance(student, sampler, [len(rollout.completion) for rollout in rollouts], self.skip_tokens)
 
     def _demonstrated(self, example: Example) -> Rollout:
         completion = self.tokenizer.encode_completion(example.demonstration or "")
@@ -187,6 +225,12 @@ class DistillationModule(CausalLMModule):
         moves = any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.teacher_kind == "copy" and not moves:
             rank_zero_info("No EMATeacher among the callbacks: the teacher stays frozen.")
+        with self.trainer.precision_plugin.forward_context():
+            self.engine.start(self.policy, self.max_prompt_tokens + self.max_completion_tokens)
+
+    def teardown(self, stage: str) -> None:
+        """Let the engine go."""
+        self.engine.stop()
 
     @property
     def longest_sequence(self) -> int:
