@@ -21,6 +21,9 @@ __all__ = ["TensorSum", "check_weights", "checksum", "tensor_sums"]
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Size of an element in bytes to the integers that its bits are."""
 
+MIXERS = ((0x2C1B3C6D, 15), (0x297A2D39, 13))
+"""Odd factors and shifts that spread a change of any bit over all of them; 0 stays 0."""
+
 BLOCK = 2**24
 """Elements that are summed at a time, which bounds the memory that it takes."""
 
@@ -47,8 +50,11 @@ def checksum(tensor: Tensor) -> int:
     """The sum of a hash of each element's bits."""
     total = 0
     for block in tensor.detach().reshape(-1).split(BLOCK):
-        mixed = block.view(BITS[block.element_size()]).to(torch.int32) * 0x2C1B3C6D  # overflows, as it should
-        total += int((mixed ^ (mixed >> 15)).sum(dtype=torch.int64))
+        mixed = block.view(BITS[block.element_size()]).to(torch.int32)
+        for factor, shift in MIXERS:  # products overflow, as they should
+            mixed = mixed * factor
+            mixed ^= mixed >> shift
+        total += int(mixed.sum(dtype=torch.int64))
     return total
 
 
