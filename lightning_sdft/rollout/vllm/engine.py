@@ -46,16 +46,16 @@ class VLLMEngine(VLLMRollouts):
         """Build vLLM for the architecture of the policy; its weights come with the first rollout."""
         super().start(policy, max_tokens)
         self.stop()
-        try:
-            from vllm import LLM
-            from vllm.platforms import current_platform
-        except ImportError as error:
-            raise RolloutError("VLLMEngine needs vLLM; pip install 'lightning-sdft[vllm]'") from error
         if distributed.is_initialized() and distributed.get_world_size() > 1:
             raise RolloutError(
                 f"VLLMEngine runs in one process, not in {distributed.get_world_size()}; set trainer.devices=1, or "
                 "start a vLLM server and use engine VLLMServer"
             )
+        try:
+            from vllm import LLM
+            from vllm.platforms import current_platform
+        except ImportError as error:
+            raise RolloutError("VLLMEngine needs vLLM; pip install 'lightning-sdft[vllm]'") from error
         self._sleeps = current_platform.is_sleep_mode_available()
         if not self._sleeps:
             rank_zero_info("vLLM cannot sleep on this platform: it keeps its memory while the policy trains.")
