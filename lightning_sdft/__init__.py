@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lightning_sdft.losses import JensenShannon as JensenShannon
     from lightning_sdft.losses import ReverseKL as ReverseKL
     from lightning_sdft.losses import TopK as TopK
+    from lightning_sdft.losses import TruncatedImportance as TruncatedImportance
     from lightning_sdft.modules import CausalLMModule as CausalLMModule
     from lightning_sdft.modules import CPTModule as CPTModule
     from lightning_sdft.modules import DFTModule as DFTModule
@@ -50,7 +51,10 @@ if TYPE_CHECKING:
     from lightning_sdft.modules import SFTModule as SFTModule
     from lightning_sdft.policy import Policy as Policy
     from lightning_sdft.rollout import Rollout as Rollout
+    from lightning_sdft.rollout import RolloutEngine as RolloutEngine
     from lightning_sdft.rollout import Sampling as Sampling
+    from lightning_sdft.rollout import VLLMEngine as VLLMEngine
+    from lightning_sdft.rollout import VLLMServer as VLLMServer
     from lightning_sdft.teacher import Teacher as Teacher
 
 __version__ = "0.1.0"
@@ -85,7 +89,7 @@ _HOMES = {
     ),
     "grading": ("Grader", "Judge", "JudgedAnswer", "LocalJudge"),
     "lora": ("LoRA",),
-    "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL", "TopK"),
+    "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL", "TopK", "TruncatedImportance"),
     "modules": (
         "CPTModule",
         "CausalLMModule",
@@ -96,7 +100,7 @@ _HOMES = {
         "SFTModule",
     ),
     "policy": ("Policy",),
-    "rollout": ("Rollout", "Sampling"),
+    "rollout": ("Rollout", "RolloutEngine", "Sampling", "VLLMEngine", "VLLMServer"),
     "teacher": ("Teacher",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -34,6 +34,7 @@ from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError
 from lightning_sdft.evaluation.prior_tasks import PriorTaskError
 from lightning_sdft.modules import CausalLMModule, NonFiniteLossError
+from lightning_sdft.rollout import RolloutError
 from lightning_sdft.tokenizer import PolicyError
 
 __all__ = ["SDFTCLI", "entry_point", "main"]
@@ -155,7 +156,16 @@ NOISE = [
 """Warnings of other packages that say nothing to our users."""
 
 
-REFUSALS = (ChatError, CheckpointError, DataError, NonFiniteLossError, PolicyError, PriorTaskError, SettingError)
+REFUSALS = (
+    ChatError,
+    CheckpointError,
+    DataError,
+    NonFiniteLossError,
+    PolicyError,
+    PriorTaskError,
+    RolloutError,
+    SettingError,
+)
 """Errors whose message says what to do, so that nobody needs a traceback."""
 
 
@@ -176,6 +186,7 @@ def entry_point() -> None:
         NonFiniteLossError,
         PolicyError,
         PriorTaskError,
+        RolloutError,
         SettingError,
     ) as error:
         sys.exit(f"error: {error}")

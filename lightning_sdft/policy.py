@@ -19,6 +19,7 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
 from lightning_sdft import lora
 from lightning_sdft.decoding import DecodingState, buckets, call_tokens, shared_prefix
@@ -104,6 +105,18 @@ class Policy(nn.Module):
         return device
 
     @property
+    def config(self) -> Any:
+        """The model's Hugging Face config."""
+        return self.model.config
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The precision in which it computes here: of its weights, or of autocast where it is on."""
+        device = self.device.type
+        dtype: torch.dtype = self.model.dtype
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+
+    @property
     def max_tokens(self) -> int | None:
         """The longest sequence the model can read, where it has a limit."""
         limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
@@ -186,6 +199,11 @@ class Policy(nn.Module):
         state = DecodingState(self.model, [width - len(prompt) for prompt in prompts], width, prefix)
         state.logits = self.head(state.read(torch.tensor(padded, device=self.device)[:, start:]))
         return state
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by their names in the files of a checkpoint; what is tied stands under each of its names."""
+        weights: dict[str, Tensor] = revert_weight_conversion(self.model, self.model.state_dict())
+        return weights
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained`` read.

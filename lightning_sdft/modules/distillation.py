@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -19,21 +18,29 @@ from lightning_sdft.callbacks.ema_teacher import EMATeacher
 from lightning_sdft.data.example import Example, Message
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_messages, template_fields
-from lightning_sdft.losses import Divergence, ForwardKL, Reduction, distillation_loss, token_weights
-from lightning_sdft.modules.causal_lm import CausalLMModule
-from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.processes import process_count, process_index
-from lightning_sdft.rollout import Rollout, Sampling, draw_seeds, generate
-from lightning_sdft.sharding import check_alike
-from lightning_sdft.teacher import (
-    COPIED_TEACHERS,
-    AdapterTeacher,
-    BaseModelTeacher,
-    CopiedTeacher,
-    LiveTeacher,
-    Teacher,
-    TeacherMemory,
+from lightning_sdft.losses import (
+    Divergence,
+    ForwardKL,
+    Reduction,
+    TruncatedImportance,
+    distillation_loss,
+    token_weights,
 )
+from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.modules.teachers import TeacherKind, check_teacher, make_teacher
+from lightning_sdft.policy import TokenSequence
+from lightning_sdft.processes import process_count, process_index
+from lightning_sdft.rollout import (
+    InProcessEngine,
+    Rollout,
+    RolloutEngine,
+    Sampling,
+    draw_seeds,
+    generate,
+    score_rollouts,
+)
+from lightning_sdft.sharding import check_alike
+from lightning_sdft.teacher import CopiedTeacher, Teacher, TeacherMemory
 
 __all__ = ["DistillationModule"]
 
@@ -67,6 +74,9 @@ class DistillationModule(CausalLMModule):
         skip_tokens: Leading completion tokens that do not count in the loss, so that a preamble by which the teacher
             refers to the demonstration is not learned.
         sampling: How rollouts are sampled.
+        engine: Who samples the student's rollouts: by default the student itself, in its own precision;
+            ``VLLMEngine`` is vLLM in this process, ``VLLMServer`` a vLLM server.
+        importance: Truncated importance weights of tokens that an engine sampled which is not exactly the student.
         reduction: ``sequence`` takes the mean over a rollout's tokens, then over rollouts; ``token`` the mean over all
             tokens of an optimizer step.
         **kwargs: See :class:`CausalLMModule`.
@@ -82,7 +92,7 @@ class DistillationModule(CausalLMModule):
         model: str,
         rollout_source: Literal["student", "teacher", "demonstration"] = "student",
         divergence: Divergence | None = None,
-        teacher: Literal["copy", "live", "base"] = "copy",
+        teacher: TeacherKind = "copy",
         teacher_model: str | None = None,
         teacher_memory: TeacherMemory = "float32",
         privileged_context: PrivilegedContext = "none",
@@ -90,27 +100,17 @@ class DistillationModule(CausalLMModule):
         max_teacher_prompt_tokens: int = 2048,
         skip_tokens: int = 0,
         sampling: Sampling = Sampling(),  # noqa: B008  # frozen
+        engine: RolloutEngine | None = None,
+        importance: TruncatedImportance = TruncatedImportance(),  # noqa: B008  # frozen
         reduction: Reduction = "sequence",
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
-        if teacher != "copy" and teacher_model is not None:
-            itself = {"live": "the student itself", "base": "the student's own base"}[teacher]
-            raise ValueError(f"teacher={teacher} is {itself} and cannot start from teacher_model={teacher_model}")
-        if teacher == "base" and self.lora is None:
+        check_teacher(teacher, teacher_model, teacher_memory, self.lora, rollout_source)
+        if engine is not None and rollout_source != "student":
             raise ValueError(
-                "teacher=base is the model without its adapter, and there is none: set lora, or use teacher=copy and "
-                "leave EMATeacher out, by which the copy stays as it is when training starts"
-            )
-        if teacher_memory != "float32" and (teacher != "copy" or (self.lora is not None and teacher_model is None)):
-            raise ValueError(
-                f"teacher={teacher}{' with lora' if self.lora is not None else ''} keeps no whole model as "
-                f"teacher_memory={teacher_memory}; leave teacher_memory out, or take teacher=copy without lora"
-            )
-        if rollout_source == "teacher" and teacher_memory == "offload":
-            raise ValueError(
-                "rollout_source=teacher would send a teacher with teacher_memory=offload to the device for every "
-                "token; take teacher_memory=compensated or float32"
+                f"engine={type(engine).__name__} samples from the student, but rollout_source={rollout_source}; leave "
+                "engine out, or take rollout_source=student"
             )
         self.rollout_source = rollout_source
         self.divergence = divergence or ForwardKL()
@@ -122,6 +122,8 @@ class DistillationModule(CausalLMModule):
         self.max_teacher_prompt_tokens = max_teacher_prompt_tokens
         self.skip_tokens = skip_tokens
         self.sampling = sampling
+        self.engine = engine or InProcessEngine()
+        self.importance = importance
         self.reduction = reduction
         self.group_rollouts: list[Rollout] = []
 
@@ -129,11 +131,11 @@ class DistillationModule(CausalLMModule):
         """Algorithm 1 of [1]: rollout, teacher, student, divergence; the optimizer and EMATeacher do the rest."""
         batch = MicroBatch.of(examples)
         rollouts = self.rollouts(batch)
-        weights = self.weights(rollouts)
         with self.clock.phase("teacher"):
             teacher_hidden = self.teacher.hidden(self.teacher_sequences(batch, rollouts))
         with self.clock.phase("student"):
             student_hidden = self.policy.hidden(self.student_sequences(batch, rollouts))
+            weights = self.weights(rollouts, self.importance_weights(rollouts, student_hidden))
             result = distillation_loss(
                 student_hidden,
                 self.policy.head,
@@ -174,7 +176,8 @@ class DistillationModule(CausalLMModule):
             prompts = [self.tokenizer.encode(self.teacher_messages(example)) for example in examples]
             return generate(self.teacher.policy, prompts, self.max_completion_tokens, self.sampling, seeds)
         prompts = [self.tokenizer.encode(example.prompt) for example in examples]
-        return generate(self.policy, prompts, self.max_completion_tokens, self.sampling, seeds)
+        options = (self.max_completion_tokens, self.sampling, seeds, self.global_step)
+        return self.engine.generate(self.policy, prompts, *options)
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The rollouts behind what the student sees."""
@@ -194,12 +197,22 @@ class DistillationModule(CausalLMModule):
         """The conversation that the teacher sees."""
         return teacher_messages(example, self.teacher_template)
 
-    def weights(self, rollouts: Sequence[Rollout]) -> Tensor:
+    def weights(self, rollouts: Sequence[Rollout], importance: Tensor | None = None) -> Tensor:
         """Weights of the completion tokens of a micro-batch, `(N,)`."""
         lengths = [len(rollout.completion) for rollout in rollouts]
         group = [len(rollout.completion) for rollout in self.group_rollouts]
-        weights = token_weights(lengths, self.reduction, self.skip_tokens, group, group_tokens=self.group_tokens)
-        return weights.to(self.device)
+        options = (self.reduction, self.skip_tokens, group, importance, self.group_tokens)
+        return token_weights(lengths, *options).to(self.device)
+
+    def importance_weights(self, rollouts: Sequence[Rollout], student_hidden: Tensor) -> Tensor | None:
+        """Importance weights of the tokens of a micro-batch, `(N,)`; ``None`` where the student itself has sampled."""
+        if self.engine.exact:
+            return None
+        student, sampler = score_rollouts(rollouts, student_hidden, self.policy.head, self.sampling)
+        ratios = self.importance.ratios(student, sampler)
+        self.means.add("rollout/importance", ratios.mean(), len(ratios))
+        self.means.add("rollout/importance_truncated", (ratios == self.importance.cap).float().mean(), len(ratios))
+        return self.importance(student, sampler, [len(rollout.completion) for rollout in rollouts], self.skip_tokens)
 
     def _demonstrated(self, example: Example) -> Rollout:
         completion = self.tokenizer.encode_completion(example.demonstration or "")
@@ -217,24 +230,12 @@ class DistillationModule(CausalLMModule):
     def load_models(self) -> None:
         """Load student and teacher."""
         super().load_models()
-        self.teacher = self.make_teacher()
+        options = (self.lora, self.attention, self.trust_remote_code)
+        self.teacher = make_teacher(self.policy, self.teacher_kind, self.teacher_model, self.teacher_memory, *options)
         if self.teacher_memory == "offload":
             # DDP would refuse weights on two kinds of device. It need not make these alike: the student's are.
             names = [f"teacher.{name}" for name, _ in self.teacher.named_parameters(remove_duplicate=False)]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
-
-    def make_teacher(self) -> Teacher:
-        """The teacher that the arguments ask for, of the student as it is."""
-        if self.teacher_kind == "live":
-            return LiveTeacher(self.policy)
-        if self.teacher_kind == "base":
-            return BaseModelTeacher(self.policy)
-        copied = COPIED_TEACHERS[self.teacher_memory]
-        if self.teacher_model is not None:
-            options = (True, self.attention, self.trust_remote_code)
-            with torch.device("cpu"):  # an offloaded teacher is nowhere else as a whole
-                return copied(Policy.load(self.teacher_model, *options, tokenizer=self.tokenizer))
-        return copied(self.policy) if self.lora is None else AdapterTeacher(self.policy, self.lora)
 
     def shard_models(self, mesh: DeviceMesh) -> None:
         """Cut the weights of student and teacher alike, so that the EMA combines parts."""
@@ -250,6 +251,12 @@ class DistillationModule(CausalLMModule):
         moves = any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.teacher_kind == "copy" and not moves:
             rank_zero_info("No EMATeacher among the callbacks: the teacher stays frozen.")
+        with self.trainer.precision_plugin.forward_context():
+            self.engine.start(self.policy, self.max_prompt_tokens + self.max_completion_tokens)
+
+    def teardown(self, stage: str) -> None:
+        """Let the engine go."""
+        self.engine.stop()
 
     @property
     def longest_sequence(self) -> int:
