@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.strategies import Strategy
 
 import lightning_sdft
+from lightning_sdft.checkpoint_contents import check_contents
 from lightning_sdft.policy import Policy
 
 __all__ = [
@@ -21,6 +28,8 @@ __all__ = [
     "describe_method",
     "load_checkpoint",
     "load_policy",
+    "only_data",
+    "read_only_data",
 ]
 
 KEY = "lightning_sdft"
@@ -66,6 +75,55 @@ def check_checkpoint_file(path: str | Path) -> None:
         )
 
 
+@contextmanager
+def only_data(path: object) -> Iterator[None]:
+    """Say which checkpoint it was that is read inside and holds more than data.
+
+    Raises:
+        CheckpointError: If torch refuses to read it.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise CheckpointError(
+            f"the checkpoint {str(path)!r} holds more than data{f' ({named[1]})' if named else ''}, and to read that "
+            "would run code of whoever made the file; nothing was run. Use a checkpoint that lightning_sdft has "
+            "written, or take the weights out of this one where it may do no harm"
+        ) from None
+
+
+@contextmanager
+def _reading(path: object) -> Iterator[None]:
+    """Say which checkpoint it was that is read inside and is none, or holds more than data."""
+    try:
+        with only_data(path):
+            yield
+    except (EOFError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"the checkpoint {str(path)!r} cannot be read ({error}); it is broken or not a checkpoint, use another one"
+        ) from error
+
+
+def read_only_data(strategy: Strategy) -> None:
+    """Let a strategy read checkpoints as data, and write them whole, whatever it and the trainer do by themselves."""
+    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = CheckedCheckpointIO()
+    load = partial(type(strategy).load_checkpoint, strategy)
+    strategy.load_checkpoint = partial(_load_only_data, load)  # type: ignore[method-assign]
+
+
+def _load_only_data(load: Callable[..., dict[str, Any]], path: Any, weights_only: object = None) -> dict[str, Any]:
+    if "://" not in str(path):
+        check_checkpoint_file(path)
+        with _reading(path):
+            check_contents(Path(path))
+    with only_data(path):
+        return load(path, weights_only=True)
+
+
 class CheckedCheckpointIO(TorchCheckpointIO):
     """Lightning's reading and writing of checkpoint files, but a file is whole or it is not there.
 
@@ -101,10 +159,15 @@ class CheckedCheckpointIO(TorchCheckpointIO):
             unfinished.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Check the file, where it is a local one, and read it."""
+        """Check the file, where it is a local one, and read it as data.
+
+        Raises:
+            CheckpointError: If there is no such file, or it is torn or holds more than data.
+        """
         if "://" not in str(path):
             check_checkpoint_file(path)
-        return super().load_checkpoint(path, *args, **kwargs)
+        with _reading(path):
+            return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})
 
 
 def _sync_folder(folder: Path) -> None:
@@ -120,12 +183,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint file as data, running no code from it.
 
     Raises:
-        CheckpointError: If there is no such file, or it is torn.
+        CheckpointError: If there is no such file, or it is torn or holds more than data.
     """
     while True:
         check_checkpoint_file(path)
         version = _version(path)
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with _reading(path):
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         # It is opened twice, for names and for numbers, and a run that is still going on may have put another between.
         if _version(path) == version:
             return checkpoint

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.plugins import MixedPrecision, TorchCheckpointIO
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lightning_sdft.callbacks.rng_state import RNGState
-from lightning_sdft.checkpoint import CheckedCheckpointIO, check_method, describe_method
+from lightning_sdft.checkpoint import check_method, describe_method, only_data, read_only_data
 from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch, identity
 from lightning_sdft.losses import HeadLoss
@@ -24,6 +24,7 @@ from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.policy import Policy
 from lightning_sdft.timing import PhaseClock, peak_memory
 from lightning_sdft.tokenizer import PolicyError, load_tokenizer
+from lightning_sdft.trust import trusting
 
 __all__ = ["CausalLMModule"]
 
@@ -84,8 +85,7 @@ class CausalLMModule(AnsweringModule):
     def setup(self, stage: str) -> None:
         """Take the graders from the data module and check the examples, before anything expensive happens."""
         strategy = self.trainer.strategy
-        if type(strategy.checkpoint_io) is TorchCheckpointIO:
-            strategy.checkpoint_io = CheckedCheckpointIO()
+        read_only_data(strategy)
         # To cast tensors, Lightning would take batches apart and rebuild them; ours hold text and know their group.
         strategy.precision_plugin.convert_input = identity  # type: ignore[assignment,method-assign]
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -237,3 +237,10 @@ class CausalLMModule(AnsweringModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method."""
         check_method(checkpoint, type(self).__name__)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
+        """Lightning's, but the checkpoint is data; ``trust_remote_code``, and trust in packages, must be given anew."""
+        options = {"trust_remote_code": False, **options, "weights_only": True}
+        with trusting(), only_data(checkpoint_path):
+            return super().load_from_checkpoint(checkpoint_path, *args, **options)
