@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 import lightning_sdft
@@ -28,6 +32,8 @@ __all__ = [
     "describe_method",
     "load_checkpoint",
     "load_policy",
+    "only_data",
+    "use_checked_files",
 ]
 
 KEY = "lightning_sdft"
@@ -112,6 +118,44 @@ def check_checkpoint_file(path: str | Path) -> None:
         )
 
 
+@contextmanager
+def only_data(path: object) -> Iterator[None]:
+    """Say which checkpoint it was that is read inside and holds more than data.
+
+    Raises:
+        CheckpointError: If torch refuses to read it.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise CheckpointError(
+            f"the checkpoint {str(path)!r} holds more than data{f' ({named[1]})' if named else ''}, and to read that "
+            "would run code of whoever made the file; nothing was run. Use a checkpoint that lightning_sdft has "
+            "written, or take the weights out of this one where it may do no harm"
+        ) from None
+
+
+@contextmanager
+def _reading(path: object) -> Iterator[None]:
+    """Say which checkpoint it was that is read inside and is none, or holds more than data."""
+    try:
+        with only_data(path):
+            yield
+    except (EOFError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"the checkpoint {str(path)!r} cannot be read ({error}); it is broken or not a checkpoint, use another one"
+        ) from error
+
+
+def use_checked_files(strategy: Strategy) -> None:
+    """Let a strategy write checkpoint files whole and read them as data."""
+    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = CheckedCheckpointIO()
+
+
 class CheckedCheckpointIO(TorchCheckpointIO):
     """Lightning's reading and writing of checkpoint files, but a file is whole or it is not there.
 
@@ -147,12 +191,17 @@ class CheckedCheckpointIO(TorchCheckpointIO):
             unfinished.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Check the file, where it is a local one, and read it; of a folder of parts, weights alone."""
+        """Check the file, where it is a local one, and read it as data; of a folder of parts, weights alone.
+
+        Raises:
+            CheckpointError: If there is no such file, or it is torn or holds more than data.
+        """
         if "://" not in str(path):
             if is_sharded(path):
                 return read_sharded(path)
             check_checkpoint_file(path)
-        return super().load_checkpoint(path, *args, **kwargs)
+        with _reading(path):
+            return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})
 
 
 def _sync_folder(folder: Path) -> None:
@@ -168,14 +217,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint as data, running no code from it; of a folder of parts, all but the optimizer states.
 
     Raises:
-        CheckpointError: If there is no such file, or it is torn.
+        CheckpointError: If there is no such file, or it is torn or holds more than data.
     """
     if is_sharded(path):
         return read_sharded(path)
     while True:
         check_checkpoint_file(path)
         version = _version(path)
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with _reading(path):
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         # It is opened twice, for names and for numbers, and a run that is still going on may have put another between.
         if _version(path) == version:
             return checkpoint

@@ -24,7 +24,14 @@ from transformers.core_model_loading import revert_weight_conversion
 from lightning_sdft import lora
 from lightning_sdft.decoding import DecodingState, buckets, call_tokens, shared_prefix
 from lightning_sdft.losses.head import Head
-from lightning_sdft.tokenizer import PolicyError, Tokenizer, generation_config, load_tokenizer, pretrained_source
+from lightning_sdft.tokenizer import (
+    PolicyError,
+    Tokenizer,
+    generation_config,
+    load_tokenizer,
+    pretrained_source,
+    refusing_code,
+)
 
 __all__ = ["Policy", "TokenSequence", "evaluating"]
 
@@ -82,12 +89,13 @@ class Policy(nn.Module):
             "attn_implementation": attention,
             "trust_remote_code": trust_remote_code,
         }
-        if pretrained:
-            model = _from_pretrained(pretrained_source(name), options)
-        else:
-            config = AutoConfig.from_pretrained(**pretrained_source(name), trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_config(config, **options)
-            model.generation_config = generation_config(pretrained_source(name)) or model.generation_config
+        with refusing_code(name):
+            if pretrained:
+                model = _from_pretrained(pretrained_source(name), options)
+            else:
+                config = AutoConfig.from_pretrained(**pretrained_source(name), trust_remote_code=trust_remote_code)
+                model = AutoModelForCausalLM.from_config(config, **options)
+                model.generation_config = generation_config(pretrained_source(name)) or model.generation_config
         return cls(model.train(), tokenizer)
 
     @property

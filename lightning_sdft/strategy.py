@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import (
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from lightning_sdft.checkpoint import check_checkpoint_file, only_data
 from lightning_sdft.sharded_checkpoint import is_sharded, load_sharded, save_sharded
 from lightning_sdft.tokenizer import PolicyError
 
@@ -85,7 +86,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Read a folder of parts, written by any number of processes, or one file."""
         path = Path(self.broadcast(checkpoint_path))
         if not is_sharded(path):
-            return super().load_checkpoint(path, weights_only=True)
+            check_checkpoint_file(path)
+            with only_data(path):
+                return super().load_checkpoint(path, weights_only=True)
         assert self.model is not None
         return load_sharded(path, self.model, self.optimizers)
 

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
@@ -16,6 +17,7 @@ from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.groups import GroupLoader, identity
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.trust import trusting
 
 __all__ = ["DemonstrationDataModule", "EvaluationSet", "Splits"]
 
@@ -87,6 +89,12 @@ class DemonstrationDataModule(LightningDataModule):
         self.workers = workers
         self.shuffle_seed = shuffle_seed
         self._splits: Splits | None = None
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
+        """Lightning's, but the checkpoint is data, and names only classes of trusted packages."""
+        with trusting():
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**options, "weights_only": True})
 
     @abstractmethod
     def load(self) -> Splits:

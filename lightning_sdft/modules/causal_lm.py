@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.plugins import MixedPrecision, TorchCheckpointIO
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from lightning_sdft.callbacks.rng_state import RNGState
-from lightning_sdft.checkpoint import CheckedCheckpointIO
+from lightning_sdft.checkpoint import use_checked_files
 from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch, identity
 from lightning_sdft.lora import LoRA, add_adapter, check_installed
@@ -114,8 +114,7 @@ class CausalLMModule(SavedModule):
         """Take the graders from the data module and check the examples, before anything expensive happens."""
         strategy = self.trainer.strategy
         check_strategy(strategy)
-        if type(strategy.checkpoint_io) is TorchCheckpointIO:
-            strategy.checkpoint_io = CheckedCheckpointIO()
+        use_checked_files(strategy)
         # To cast tensors, Lightning would take batches apart and rebuild them; ours hold text and know their group.
         strategy.precision_plugin.convert_input = identity  # type: ignore[assignment,method-assign]
         datamodule = getattr(self.trainer, "datamodule", None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from lightning_sdft.checkpoint import adapters_alone, check_adapters, check_method, describe_method
+from lightning_sdft.checkpoint import adapters_alone, check_adapters, check_method, describe_method, only_data
 from lightning_sdft.lora import LoRA
 from lightning_sdft.modules.answering import AnsweringModule
+from lightning_sdft.trust import trusting
 
 __all__ = ["SavedModule"]
 
@@ -25,6 +26,13 @@ class SavedModule(AnsweringModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or adapter."""
         check_method(checkpoint, type(self).__name__, self.lora)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
+        """Lightning's, but the checkpoint is data; ``trust_remote_code``, and trust in packages, must be given anew."""
+        options = {"trust_remote_code": False, **options, "weights_only": True}
+        with trusting(), only_data(checkpoint_path):
+            return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The state, of a module with an adapter without the models it started from."""
