@@ -145,7 +145,6 @@ def main(args: ArgsType = None, run: bool = True) -> SDFTCLI:
 
 
 NOISE = [
-    "'set_vital' is deprecated",  # torchdata calls it
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning calls it
     "Found .* module\\(s\\) in eval mode",  # the teacher, which is meant to be
     ".* does not have many workers",  # text is read in no time
