@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
@@ -187,6 +188,7 @@ class DemonstrationDataModule(LightningDataModule):
                 sampler=self._evaluation_sampler(evaluation_set),
                 num_workers=self.workers,
                 collate_fn=identity,
+                generator=torch.Generator(),  # as in GroupLoader: evaluation draws nothing from training's
             )
             for evaluation_set in sets
         ]

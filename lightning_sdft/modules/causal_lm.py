@@ -12,7 +12,8 @@ from lightning.pytorch.plugins import MixedPrecision, TorchCheckpointIO
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from lightning_sdft.callbacks.rng_state import RNGState
+from lightning_sdft.callbacks.exact_resume import ExactResume
+from lightning_sdft.callbacks.preemption import Preemption
 from lightning_sdft.checkpoint import CheckedCheckpointIO, check_method, describe_method
 from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch, identity
@@ -129,8 +130,8 @@ class CausalLMModule(AnsweringModule):
         return self.max_prompt_tokens + self.max_completion_tokens
 
     def configure_callbacks(self) -> list[Callback]:
-        """Exact resume needs the state of the random number generators."""
-        return [RNGState()]
+        """Those that make a run go on exactly where it was, however it ended."""
+        return [ExactResume(), Preemption()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on what is trained, with linear warm-up and cosine decay."""
