@@ -138,9 +138,9 @@ def _restore(state: dict[str, Any]) -> None:
 def _count_micro_batches(loops: dict[str, Any], before: int, now: int) -> None:
     """Let counters of micro-batches count larger or smaller ones."""
     for counters in (loops["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
-        steps = counters["ready"] // before
+        ready = counters["ready"]
         for name, count in counters.items():
-            counters[name] = steps * now - (counters["ready"] - count)
+            counters[name] = ready // before * now - (ready - count)
 
 
 def _begin_validation(loops: dict[str, Any]) -> None:
