@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +20,17 @@ __all__ = [
     "CheckpointError",
     "check_checkpoint_file",
     "check_method",
+    "check_whole",
     "describe_method",
+    "list_parts",
     "load_checkpoint",
     "load_policy",
 ]
 
 KEY = "lightning_sdft"
+
+PARTS = "parts.json"
+"""In the folder of a sharded checkpoint: name and size in bytes of everything that belongs to it."""
 
 
 class CheckpointError(RuntimeError):
@@ -66,11 +73,58 @@ def check_checkpoint_file(path: str | Path) -> None:
         )
 
 
+def check_whole(path: str | Path) -> None:
+    """Refuse a checkpoint that is not what was written: a truncated file, a changed bit, a missing shard.
+
+    A file is read to its end and compared with the checksums in it (a third of a second per gigabyte, beside the disk);
+    once, as long as it does not change. Of the folder of a sharded checkpoint, the sizes of its parts are compared with
+    the list of :func:`list_parts`.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint, or it is not whole.
+    """
+    path = Path(path)
+    check_checkpoint_file(path)
+    problem = _missing_part(path) if path.is_dir() else _changed_record(path, _version(path))
+    if problem is not None:
+        raise CheckpointError(f"the checkpoint {str(path)!r} is not whole: {problem}; use an earlier one")
+
+
+@lru_cache
+def _changed_record(path: Path, version: tuple[int, int]) -> str | None:
+    """What does not have its checksum, in a version of a file."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            name = file.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        return str(error)
+    return None if name is None else f"{name} has changed since it was written"
+
+
+def _missing_part(folder: Path) -> str | None:
+    """What a folder lacks of its parts."""
+    for name in (PARTS, ".metadata", "meta.pt"):
+        if not (folder / name).is_file():
+            return f"there is no {name}"
+    for name, size in json.loads((folder / PARTS).read_text()).items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if found != size:
+            return f"there is no {name}" if found is None else f"{name} has {found} bytes of {size}"
+    return None
+
+
+def list_parts(folder: str | Path) -> None:
+    """Write down what belongs to a sharded checkpoint, when every process has written its parts."""
+    folder = Path(folder)
+    parts = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != PARTS}
+    (folder / PARTS).write_text(json.dumps(parts, indent=1))
+
+
 class CheckedCheckpointIO(TorchCheckpointIO):
     """Lightning's reading and writing of checkpoint files, but a file is whole or it is not there.
 
     A local file is written beside its place, without a copy of the checkpoint in memory, and takes its place when it is
-    on the disk. A torn file is refused by its name.
+    on the disk. One that is not whole is refused by its name.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -84,7 +138,8 @@ class CheckedCheckpointIO(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
+        # Lightning takes whatever has hpc_ckpt_ in its name for a checkpoint.
+        unfinished = path.with_name(f".{path.name.removeprefix('hpc_')}.unfinished")
         try:
             with unfinished.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -103,7 +158,7 @@ class CheckedCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Check the file, where it is a local one, and read it."""
         if "://" not in str(path):
-            check_checkpoint_file(path)
+            check_whole(path)
         return super().load_checkpoint(path, *args, **kwargs)
 
 

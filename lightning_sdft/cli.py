@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import lightning_sdft
@@ -34,6 +37,7 @@ from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError
 from lightning_sdft.evaluation.prior_tasks import PriorTaskError
 from lightning_sdft.modules import CausalLMModule, NonFiniteLossError
+from lightning_sdft.resume import continue_run, last_checkpoint
 from lightning_sdft.tokenizer import PolicyError
 
 __all__ = ["SDFTCLI", "entry_point", "main"]
@@ -90,6 +94,14 @@ class SDFTCLI(LightningCLI):
         self.trainer.test(verbose=False, **arguments)
         if verbose:
             self._print_results(arguments)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Let ``last`` be the newest whole checkpoint; Lightning's would be looked for in the folder of a new run."""
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        if arguments.get("ckpt_path") == "last":
+            find = continue_run if subcommand == "fit" else last_checkpoint
+            arguments["ckpt_path"] = find(self.trainer)
+        return arguments
 
     def _print_results(self, arguments: Mapping[str, Any]) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
@@ -149,9 +161,13 @@ NOISE = [
     "Found .* module\\(s\\) in eval mode",  # the teacher, which is meant to be
     ".* does not have many workers",  # text is read in no time
     "Total length of `list` across ranks is zero",  # a run without evaluation
+    "Checkpoint directory .* exists and is not empty",  # a run that goes on
 ]
 """Warnings of other packages that say nothing to our users."""
 
+
+SIGTERM_EXIT = 128 + signal.SIGTERM
+"""What a shell and SLURM see of a process that SIGTERM ended."""
 
 REFUSALS = (ChatError, CheckpointError, DataError, NonFiniteLossError, PolicyError, PriorTaskError, SettingError)
 """Errors whose message says what to do, so that nobody needs a traceback."""
@@ -177,6 +193,9 @@ def entry_point() -> None:
         SettingError,
     ) as error:
         sys.exit(f"error: {error}")
+    except SIGTERMException:
+        # Of several processes the first one says so: it would be killed for another one that did not end with 0.
+        sys.exit(SIGTERM_EXIT if getattr(rank_zero_only, "rank", 0) == 0 else 0)
 
 
 if __name__ == "__main__":

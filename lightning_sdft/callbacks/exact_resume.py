@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from lightning_sdft.checkpoint import CheckpointError
 
@@ -106,6 +108,7 @@ class ExactResume(Callback):
             _restore(ranks[trainer.global_rank if len(ranks) == trainer.world_size else 0])
             self._loops, self._validation_due = self._restored["loops"], self._restored["validation_due"]
             self._restored = None
+            _restart_curves(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep ModelCheckpoint from saving what is not whole, or where one process would wait for others that do not.
@@ -133,6 +136,14 @@ def _restore(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def _restart_curves(trainer: Trainer) -> None:
+    """Have TensorBoard forget what the interrupted run logged behind the checkpoint, if it is the same curve."""
+    start = Event(step=trainer.global_step + 1, session_log=SessionLog(status=SessionLog.START))
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            logger.experiment._get_file_writer().add_event(start)
 
 
 def _count_micro_batches(loops: dict[str, Any], before: int, now: int) -> None:
