@@ -33,6 +33,7 @@ class ExactResume(Callback):
         self._loops: dict[str, Any] | None = None  # of Lightning, as the last optimizer step left them
         self._validation_due = False  # since then
         self._generators: dict[str, Any] | None = None  # before what is running: a step or a validation
+        self._logged: dict[str, float] = {}  # of the last step, behind whose end loggers get it
         self._restored: dict[str, Any] | None = None
         self._accumulated = 1
         self._last_step = 0
@@ -60,6 +61,7 @@ class ExactResume(Callback):
         self._loops = trainer.fit_loop.state_dict()
         epoch = trainer.fit_loop.epoch_loop
         self._validation_due = epoch._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        self._logged = _metrics_to_log(trainer)
         self._generators = None
         self._stepping = False
 
@@ -76,13 +78,14 @@ class ExactResume(Callback):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """The generators of each process, and what the state of the loops is to be read with."""
+        """The generators of each process, what the loops are to be read with, and what loggers may not have got."""
         generators = self._generators or _generators()
         ranks = [generators]
         if torch.distributed.is_initialized():
             ranks = [{} for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather_object(ranks, generators)
-        return {"ranks": ranks, "accumulated": self._accumulated, "validation_due": self._validation_due}
+        state = {"accumulated": self._accumulated, "validation_due": self._validation_due, "logged": self._logged}
+        return {"ranks": ranks, **state}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say where the loops were at the end of the last step."""
@@ -107,8 +110,11 @@ class ExactResume(Callback):
             ranks = self._restored["ranks"]
             _restore(ranks[trainer.global_rank if len(ranks) == trainer.world_size else 0])
             self._loops, self._validation_due = self._restored["loops"], self._restored["validation_due"]
+            self._logged = self._restored["logged"]
             self._restored = None
             _restart_curves(trainer)
+            # Again, for the run may have ended before they got there.
+            trainer._logger_connector.log_metrics(self._logged)  # type: ignore[arg-type]  # it takes numbers as well
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep ModelCheckpoint from saving what is not whole, or where one process would wait for others that do not.
@@ -136,6 +142,14 @@ def _restore(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def _metrics_to_log(trainer: Trainer) -> dict[str, float]:
+    """What Lightning logs of an optimizer step when all callbacks have had their turn, if it logs this one."""
+    connector = trainer._logger_connector
+    if not connector.should_update_logs:
+        return {}
+    return {name: float(value) for name, value in connector.metrics["log"].items()} | {"epoch": trainer.current_epoch}
 
 
 def _restart_curves(trainer: Trainer) -> None:

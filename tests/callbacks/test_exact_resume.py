@@ -88,7 +88,8 @@ def fit(words_module: Callable[..., CausalLMModule], words_data: Any, make_train
         graded = [EvaluationSet([question(index) for index in range(100, 104)], {"letters": ExactMatch()})]
         data = words_data(validation=graded, evaluation_batch_size=2, micro_batch_size=micro_batch_size)
         curves = Curves()
-        checkpoints = ModelCheckpoint(tmp_path / folder, "{step}", **{"save_on_exception": True, **(save or {})})
+        kind = Killed if any(getattr(callback, "after_save", None) for callback in callbacks) else ModelCheckpoint
+        checkpoints = kind(tmp_path / folder, "{step}", **{"save_on_exception": True, **(save or {})})
         moving = [EMATeacher(0.1)] if issubclass(method, SDFTModule) else []
         trainer = make_trainer(
             callbacks=[*callbacks, *moving, DrawingValidation(), checkpoints],
@@ -112,6 +113,14 @@ def interrupt(fit: Fit, fault: Callback, error: type[BaseException] = FaultError
     with pytest.raises(error):
         fit("interrupted", fault, Keep(curves), **options)
     return curves
+
+
+class Killed(ModelCheckpoint):
+    """Fails as soon as it has saved."""
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        raise FaultError
 
 
 class Keep(Callback):
@@ -220,6 +229,7 @@ def test_with_several_validations_per_epoch(
 
 SAVES: list[tuple[dict[str, Any], str, int]] = [
     ({"every_n_train_steps": 4}, "on_validation_start", 1),  # killed when a checkpoint is there and validation is not
+    ({"every_n_train_steps": 5}, "after_save", 1),  # before loggers got the losses of the step
     ({"every_n_train_steps": 3}, "on_train_batch_start", 9),
     ({"save_on_train_epoch_end": False}, "on_train_epoch_end", 2),  # written at the end of the validation
     ({"save_on_train_epoch_end": True}, "on_train_batch_start", 10),
@@ -348,7 +358,7 @@ def test_another_number_of_processes_goes_on_with_the_generator_of_the_first(mak
     first, own = ({"cpu": torch.Generator().manual_seed(seed).get_state()} for seed in (1, 2))
     for ranks, seed in (([own], 2), ([first, own], 1)):
         callback = ExactResume()
-        state = {"ranks": ranks, "accumulated": 1, "validation_due": False}
+        state = {"ranks": ranks, "accumulated": 1, "validation_due": False, "logged": {}}
         batches = {kind: dict.fromkeys(("ready", "completed"), 0) for kind in ("total", "current")}
         loops = {"fit_loop": {"epoch_loop.batch_progress": batches}}
         checkpoint = {"callbacks": {callback.state_key: state}, "loops": loops}
