@@ -137,9 +137,12 @@ def finish(folder: Path, *arguments: str, seconds: float = 600) -> int:
         return process.wait(seconds)
 
 
-def unfinished(folder: Path) -> bool:
-    """Whether a checkpoint is being written."""
-    return any(folder.glob("runs/run/*/checkpoints/.*.unfinished"))
+def writing(folder: Path, since: int) -> bool:
+    """Whether a checkpoint is being written; what was killed before a time in nanoseconds may have left another."""
+    found = folder.glob("runs/run/*/checkpoints/.*.unfinished")
+    with suppress(FileNotFoundError):
+        return any(path.stat().st_mtime_ns > since for path in found)
+    return False
 
 
 def moment(folder: Path, random: Random, seconds: float) -> Callable[[], bool]:
@@ -150,12 +153,14 @@ def moment(folder: Path, random: Random, seconds: float) -> Callable[[], bool]:
         return lambda: time.monotonic() > end
     step = random.randrange(STEPS)
     if kind == "checkpoint":
-        return lambda: read(folder / "phase")[0] >= step and unfinished(folder)
+        started = time.time_ns()
+        return lambda: read(folder / "phase")[0] >= step and writing(folder, started)
     return lambda: read(folder / "phase")[0] >= step and read(folder / "phase")[1] == kind
 
 
 def kill_at_random(folder: Path, random: Random, seconds: float) -> str | None:
     """Start or continue a run and kill it; where that was, or ``None`` if it ended before."""
+    started = time.time_ns()
     with running(folder) as process:
         condition = moment(folder, random, seconds)
         delay = random.choice([0, 0, 0.002, 0.02])
@@ -166,7 +171,7 @@ def kill_at_random(folder: Path, random: Random, seconds: float) -> str | None:
             return None
         kill(process)
     step, phase = read(folder / "phase")
-    if unfinished(folder):
+    if writing(folder, started):
         phase = "checkpoint"
     return "start" if phase == "start" else f"{phase} {step + 1}"
 
