@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_sdft.callbacks import BaseComparison as BaseComparison
     from lightning_sdft.callbacks import EMATeacher as EMATeacher
+    from lightning_sdft.callbacks import ExactResume as ExactResume
     from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
     from lightning_sdft.callbacks import KLToBase as KLToBase
     from lightning_sdft.callbacks import PassAtK as PassAtK
     from lightning_sdft.callbacks import PhaseProgressBar as PhaseProgressBar
     from lightning_sdft.callbacks import PredictionWriter as PredictionWriter
+    from lightning_sdft.callbacks import Preemption as Preemption
     from lightning_sdft.callbacks import PriorTasks as PriorTasks
-    from lightning_sdft.callbacks import RNGState as RNGState
     from lightning_sdft.callbacks import RolloutTable as RolloutTable
     from lightning_sdft.chat import ChatModel as ChatModel
     from lightning_sdft.chat import Endpoint as Endpoint
@@ -68,8 +69,9 @@ _HOMES = {
         "PassAtK",
         "PhaseProgressBar",
         "PredictionWriter",
+        "Preemption",
         "PriorTasks",
-        "RNGState",
+        "ExactResume",
         "RolloutTable",
     ),
     "chat": ("ChatModel", "Endpoint", "LocalChat"),

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from torch import Tensor
 import lightning_sdft
 from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_state, adapter_weights, add_adapter
 from lightning_sdft.policy import Policy
-from lightning_sdft.sharded_checkpoint import CheckpointError, is_sharded, read_sharded
+from lightning_sdft.sharded_checkpoint import CheckpointError, check_sharded, is_sharded, read_sharded
 
 __all__ = [
     "CheckedCheckpointIO",
@@ -29,6 +30,7 @@ __all__ = [
     "check_adapters",
     "check_checkpoint_file",
     "check_method",
+    "check_whole",
     "describe_method",
     "load_checkpoint",
     "load_policy",
@@ -156,11 +158,39 @@ def use_checked_files(strategy: Strategy) -> None:
         strategy.checkpoint_io = CheckedCheckpointIO()
 
 
+def check_whole(path: str | Path) -> None:
+    """Refuse a checkpoint that is not what was written: a truncated file, a changed bit, a missing shard.
+
+    A file is read to its end and compared with the checksums in it (a third of a second per gigabyte, beside the disk);
+    once, as long as it does not change. Of a folder of parts, their sizes are compared with what its index says.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint, or it is not whole.
+    """
+    path = Path(path)
+    check_checkpoint_file(path)
+    if is_sharded(path):
+        check_sharded(path)
+    elif (problem := _changed_record(path, _version(path))) is not None:
+        raise CheckpointError(f"the checkpoint {str(path)!r} is not whole: {problem}; use an earlier one")
+
+
+@lru_cache
+def _changed_record(path: Path, version: tuple[int, int]) -> str | None:
+    """What does not have its checksum, in a version of a file."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            name = file.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        return str(error)
+    return None if name is None else f"{name} has changed since it was written"
+
+
 class CheckedCheckpointIO(TorchCheckpointIO):
     """Lightning's reading and writing of checkpoint files, but a file is whole or it is not there.
 
     A local file is written beside its place, without a copy of the checkpoint in memory, and takes its place when it is
-    on the disk. A torn file is refused by its name.
+    on the disk. One that is not whole is refused by its name.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -174,7 +204,8 @@ class CheckedCheckpointIO(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
+        # Lightning takes whatever has hpc_ckpt_ in its name for a checkpoint.
+        unfinished = path.with_name(f".{path.name.removeprefix('hpc_')}.unfinished")
         try:
             with unfinished.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -199,7 +230,7 @@ class CheckedCheckpointIO(TorchCheckpointIO):
         if "://" not in str(path):
             if is_sharded(path):
                 return read_sharded(path)
-            check_checkpoint_file(path)
+            check_whole(path)
         with _reading(path):
             return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})
 

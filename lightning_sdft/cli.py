@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import lightning_sdft
@@ -35,6 +38,7 @@ from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError
 from lightning_sdft.evaluation.prior_tasks import PriorTaskError
 from lightning_sdft.modules import CausalLMModule, NonFiniteLossError
+from lightning_sdft.resume import continue_run, last_checkpoint
 from lightning_sdft.rollout import RolloutError
 from lightning_sdft.tokenizer import PolicyError
 from lightning_sdft.trust import SettingError, split_trust, trusting
@@ -94,6 +98,14 @@ class SDFTCLI(LightningCLI):
         self.trainer.test(verbose=False, **arguments)
         if verbose:
             self._print_results(arguments)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Let ``last`` be the newest whole checkpoint; Lightning's would be looked for in the folder of a new run."""
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        if arguments.get("ckpt_path") == "last":
+            find = continue_run if subcommand == "fit" else last_checkpoint
+            arguments["ckpt_path"] = find(self.trainer)
+        return arguments
 
     def _print_results(self, arguments: Mapping[str, Any]) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
@@ -160,15 +172,18 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = ()) -> 
 
 
 NOISE = [
-    "'set_vital' is deprecated",  # torchdata calls it
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning calls it
     "Found .* module\\(s\\) in eval mode",  # the teacher, which is meant to be
     ".* does not have many workers",  # text is read in no time
     "It is recommended to use `self.log\\(.*sync_dist=True",  # accuracies, which are the same in all processes
     "Total length of `list` across ranks is zero",  # a run without evaluation
+    "Checkpoint directory .* exists and is not empty",  # a run that goes on
 ]
 """Warnings of other packages that say nothing to our users."""
 
+
+SIGTERM_EXIT = 128 + signal.SIGTERM
+"""What a shell and SLURM see of a process that SIGTERM ended."""
 
 REFUSALS = (
     ChatError,
@@ -201,6 +216,9 @@ def entry_point() -> None:
             main(arguments, trust=trust)
     except REFUSALS as error:
         sys.exit(f"error: {error}")
+    except SIGTERMException:
+        # Of several processes the first one says so: it would be killed for another one that did not end with 0.
+        sys.exit(SIGTERM_EXIT if getattr(rank_zero_only, "rank", 0) == 0 else 0)
 
 
 if __name__ == "__main__":

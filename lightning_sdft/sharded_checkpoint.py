@@ -10,6 +10,7 @@ import io
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ def check_sharded(folder: str | Path) -> Metadata:
                 f"the part {name} of the checkpoint {str(folder)!r} {state}; copy the folder again, or use an earlier "
                 "checkpoint"
             )
+    if not zipfile.is_zipfile(folder / REMAINDER):
+        raise CheckpointError(
+            f"the part {REMAINDER} of the checkpoint {str(folder)!r} is truncated; use an earlier one"
+        )
     return metadata
 
 

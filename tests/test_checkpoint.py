@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint
+from lightning.pytorch import Trainer
 
 import lightning_sdft
 from lightning_sdft.checkpoint import (
@@ -18,12 +20,14 @@ from lightning_sdft.checkpoint import (
     CheckpointError,
     check_checkpoint_file,
     check_method,
+    check_whole,
     describe_method,
     load_checkpoint,
     load_policy,
 )
 from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter
 from lightning_sdft.policy import Policy
+from lightning_sdft.sharded_checkpoint import save_sharded
 from tests.conftest import move_adapter
 from tests.test_policy import own_logits
 
@@ -77,11 +81,69 @@ def test_folder_of_a_sharded_checkpoint_is_not_looked_into(tmp_path: Path) -> No
     check_checkpoint_file(tmp_path)
 
 
+def flip(path: Path, position: int) -> None:
+    """Change a bit of a file, and nothing that a look at its date would tell."""
+    with path.open("r+b") as file:
+        file.seek(position)
+        (byte,) = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte ^ 8]))
+
+
+def test_a_changed_bit_in_a_tensor_is_found(checkpoint: Path) -> None:
+    check_whole(checkpoint)
+    content = checkpoint.read_bytes()
+    flip(checkpoint, content.index(torch.arange(500, 503).numpy().tobytes()))
+    assert torch.load(checkpoint)["state_dict"]["x"][500] != 500  # nobody else would say so
+    for read in (check_whole, CheckedCheckpointIO().load_checkpoint):
+        with pytest.raises(CheckpointError, match=r"step=3.ckpt' is not whole: .*/data/0 has changed since it was"):
+            read(checkpoint)
+
+
+def test_any_changed_bit_of_the_records_is_found(checkpoint: Path) -> None:
+    content = checkpoint.read_bytes()
+    with zipfile.ZipFile(checkpoint) as file:
+        records = [record for record in file.infolist() if record.file_size]
+        positions = {record.filename: content.index(file.read(record)) for record in records}
+    for position in positions.values():
+        flip(checkpoint, position)
+        with pytest.raises(CheckpointError, match="is not whole"):
+            check_whole(checkpoint)
+        flip(checkpoint, position)
+    check_whole(checkpoint)
+
+
+def test_a_file_is_read_once_as_long_as_it_does_not_change(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_whole(checkpoint)
+    read = []
+    original = zipfile.ZipFile.testzip
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda file: read.append(1) or original(file))
+    check_whole(checkpoint)
+    assert not read
+    checkpoint.write_bytes(checkpoint.read_bytes())
+    check_whole(checkpoint)
+    assert read == [1]
+
+
+@pytest.mark.parametrize("part", [".metadata", "meta.pt", "__0_0.distcp"])
+def test_folder_is_whole_with_all_its_parts(part: str, tmp_path: Path) -> None:
+    folder = tmp_path / "step=4.ckpt"
+    save_sharded({"state_dict": {"x": torch.arange(100)}, "global_step": 4}, folder)
+    check_whole(folder)
+    content = (folder / part).read_bytes()
+    (folder / part).write_bytes(content[:-5])
+    with pytest.raises(CheckpointError, match=part):
+        check_whole(folder)
+    (folder / part).unlink()
+    with pytest.raises(CheckpointError, match=part):
+        check_whole(folder)
+
+
 @pytest.mark.parametrize("size", [0, 1, 1000, -1])
 def test_torn_file_is_named_with_its_size(size: int, checkpoint: Path) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:size])
     message = rf"step=3.ckpt' \({checkpoint.stat().st_size} bytes\) is truncated or not a checkpoint"
-    for read in (check_checkpoint_file, load_checkpoint, CheckedCheckpointIO().load_checkpoint):
+    for read in (check_checkpoint_file, check_whole, load_checkpoint, CheckedCheckpointIO().load_checkpoint):
         with pytest.raises(CheckpointError, match=message):
             read(checkpoint)
 
@@ -230,3 +292,20 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
     command = [sys.executable, "-c", script, str(tmp_path / "large.ckpt")]
     grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert float(grown) < 64
+
+
+def test_what_is_unfinished_is_no_checkpoint_of_slurm_to_lightning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that was killed while it wrote one would be sent to a file that is not there."""
+    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, logger=False)
+    seen, resumed = [], []
+
+    def look(_: int) -> None:
+        seen.append([path.name for path in tmp_path.iterdir()])
+        resumed.append(trainer._checkpoint_connector._hpc_resume_path)
+
+    monkeypatch.setattr("os.fsync", look)
+    CheckedCheckpointIO().save_checkpoint({"state": 1}, tmp_path / "hpc_ckpt_2.ckpt")
+    assert seen[0] == [".ckpt_2.ckpt.unfinished"]
+    assert resumed == [None, str(tmp_path / "hpc_ckpt_2.ckpt")]

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from lightning_sdft.callbacks.rng_state import RNGState
+from lightning_sdft.callbacks.exact_resume import ExactResume
+from lightning_sdft.callbacks.preemption import Preemption
 from lightning_sdft.checkpoint import use_checked_files
 from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch, identity
@@ -167,8 +168,8 @@ class CausalLMModule(SavedModule):
         return self.max_prompt_tokens + self.max_completion_tokens
 
     def configure_callbacks(self) -> list[Callback]:
-        """Exact resume needs the state of the random number generators."""
-        return [RNGState()]
+        """Those that make a run go on exactly where it was, however it ended."""
+        return [ExactResume(), Preemption()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on what is trained, with linear warm-up and cosine decay."""
