@@ -273,6 +273,13 @@ def test_our_errors_are_one_line(config_file: Path, monkeypatch: pytest.MonkeyPa
         entry_point()
 
 
+def test_server_that_is_not_there_is_one_line(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ["--model.init_args.engine=VLLMServer", "--model.init_args.engine.url=http://127.0.0.1:1"]
+    monkeypatch.setattr("sys.argv", ["lightning-sdft", "fit", "--config", str(config_file), *engine])
+    with pytest.raises(SystemExit, match=r"error: the vLLM server at http://127.0.0.1:1 does not answer .* vllm serve"):
+        entry_point()
+
+
 def test_module_runs_as_a_script() -> None:
     command = [sys.executable, "-m", "lightning_sdft", "--version"]
     output = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_sdft.losses import Head, TruncatedImportance
+from lightning_sdft.losses import Head, TruncatedImportance, fused
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout import GREEDY, Sampling, generate, score, score_rollouts
 from lightning_sdft.rollout.drawing import log_probabilities
@@ -28,13 +28,19 @@ def test_scores_of_the_policys_own_rollouts_are_what_they_came_with(policy: Poli
     torch.testing.assert_close(ours[kept], sampler[kept], rtol=1e-4, atol=2e-4)
 
 
-def test_no_gradient_is_kept(llama: Policy) -> None:
+def test_no_gradient_is_computed(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     rollouts = generate(llama, ragged_prompts(), 4, Sampling(), seeds=range(12))
     hidden = llama.hidden(rollouts)
     assert hidden.requires_grad
+    products: list[str] = []
+    multiply = fused._Factor.multiply
+    monkeypatch.setattr(
+        fused._Factor, "multiply", lambda *each, **how: products.append("one") or multiply(*each, **how)
+    )
     ours, sampler = score_rollouts(rollouts, hidden, llama.head, Sampling())
     assert not ours.requires_grad
     assert not sampler.requires_grad
+    assert len(products) == 1  # to the logits, and none back
 
 
 def test_head_of_any_precision(family_folder: Callable[[str], Path]) -> None:

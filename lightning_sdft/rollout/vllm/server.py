@@ -108,7 +108,12 @@ class VLLMServer(VLLMRollouts):
             # for it may keep a repacked copy, which would stay as it was.
             tensors = {name: each.detach().to("cpu", dtype, copy=True) for name, each in weights.items()}
             save_file(tensors, Path(folder) / "model.safetensors")
-            self._call("reload_weights", weights_path=folder)
+            try:
+                self._call("reload_weights", weights_path=folder)
+            except RefusedError as error:
+                raise RolloutError(
+                    f"{error}. It must be able to read {folder}; if it is not, set engine.folder to a place that it can"
+                ) from None
         return check_weights(weights, self._call("policy_sums"))
 
     def _call(self, method: str, **arguments: str) -> list[Any]:

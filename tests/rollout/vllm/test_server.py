@@ -133,6 +133,15 @@ def test_weights_are_sent_in_the_servers_precision_with_a_head_of_their_own(
     assert len({tensor.data_ptr() for tensor in sent.values()}) == len(sent)
 
 
+def test_server_that_cannot_read_the_file_says_where_it_is(
+    server: StandIn, llama: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = started(server, llama, folder=str(tmp_path))
+    server.answers["/collective_rpc"] = (500, b'{"error": {"message": "no such folder"}}')
+    with pytest.raises(RolloutError, match=rf"no such folder. It must be able to read {tmp_path}.* set engine.folder"):
+        engine.generate(llama, [[2, 11, 3]], 2, Sampling(), [7], 0)
+
+
 # Servers that will not do
 
 
