@@ -71,9 +71,7 @@ def check_sharded(folder: str | Path) -> Metadata:
                 "checkpoint"
             )
     if not zipfile.is_zipfile(folder / REMAINDER):
-        raise CheckpointError(
-            f"the part {REMAINDER} of the checkpoint {str(folder)!r} is truncated; use an earlier one"
-        )
+        raise CheckpointError(f"the part {REMAINDER} of the checkpoint {str(folder)!r} is torn; use an earlier one")
     return metadata
 
 

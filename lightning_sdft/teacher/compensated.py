@@ -17,16 +17,17 @@ from lightning_sdft.teacher.copied import CopiedTeacher
 
 __all__ = ["CompensatedTeacher", "join", "split"]
 
-PIECE = 2**24
-"""Weights that exist in float32 at the same time during an update: 64 MiB of each tensor involved."""
+PIECE = {"cpu": 2**18, "accelerator": 2**24}
+"""Weights that an update has in float32 at the same time: 1 MiB of them on a CPU, whose cache holds that, and 64 MiB on
+an accelerator."""
 
 
 def split(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A float32 tensor as a bfloat16 one and what rounding took from it; :func:`join` has every bit of it again.
 
-    Bfloat16 is the upper half of float32. The lower half, as a signed number, is the distance of a weight to the value
-    nearest to it in units of the last place of float32. (A second bfloat16 number for the distance would hold 8 of its
-    16 bits, and updates towards a near student would get lost.)
+    Bfloat16 is the upper half of float32. The lower half, as a signed number, is the distance of a weight from the
+    value nearest to it in units of the last place of float32. (A second bfloat16 number for the distance would hold 8
+    of its 16 bits, and updates towards a near student would get lost.)
 
     Args:
         weight: `(...)`.
@@ -35,16 +36,27 @@ def split(weight: Tensor) -> tuple[Tensor, Tensor]:
         The nearest values, `(...)` in bfloat16, and the lower halves as two bytes each, `(..., 2)`: NCCL sends bytes,
         and no numbers of 16 bits other than floating-point ones.
     """
-    bits = weight.contiguous().view(torch.int32)
-    lower = bits.to(torch.int16)
-    value = (bits - lower >> 16).to(torch.int16).view(torch.bfloat16)
-    return value, lower[..., None].view(torch.uint8)
+    value = torch.empty(weight.shape, dtype=torch.bfloat16, device=weight.device)
+    residual = torch.empty((*weight.shape, 2), dtype=torch.uint8, device=weight.device)
+    _store(weight.clone(memory_format=torch.contiguous_format), value, residual)
+    return value, residual
 
 
 def join(value: Tensor, residual: Tensor) -> Tensor:
     """The float32 tensor of which :func:`split` made these two."""
-    upper, lower = value.view(torch.int16).to(torch.int32), residual.view(torch.int16)[..., 0]
-    return ((upper << 16) + lower).view(torch.float32)
+    bits = value.view(torch.int16).to(torch.int32)
+    bits <<= 16
+    bits += residual.view(torch.int16)[..., 0]
+    return bits.view(torch.float32)
+
+
+def _store(weight: Tensor, value: Tensor, residual: Tensor) -> None:
+    """Write a float32 tensor, which is overwritten, into its two halves."""
+    bits, lower = weight.view(torch.int32), residual.view(torch.int16)[..., 0]
+    lower.copy_(bits)
+    bits -= lower
+    bits >>= 16
+    value.view(torch.int16).copy_(bits)
 
 
 class CompensatedTeacher(CopiedTeacher):
@@ -85,7 +97,7 @@ class CompensatedTeacher(CopiedTeacher):
         """Take over the student's weights and buffers."""
         super().start_from(student)
         for value, residual, weight in self._pieces(student):
-            _store(weight, value, residual)
+            _store(weight.clone(), value, residual)
 
     @torch.no_grad()
     def update_(self, student: Policy, rate: float) -> None:
@@ -102,12 +114,7 @@ class CompensatedTeacher(CopiedTeacher):
         """Values `(n,)`, residuals `(n, 2)` and the student's weights `(n,)` in float32, `n` at most a piece."""
         parameters = (self.policy.parameters(), self.residual.parameters(), student.parameters())
         for value, residual, weight in (map(local_part, each) for each in zip(*parameters, strict=True)):
-            pieces = value.view(-1).split(PIECE), residual.view(-1, 2).split(PIECE), weight.reshape(-1).split(PIECE)
+            size = PIECE.get(value.device.type, PIECE["accelerator"])
+            pieces = value.view(-1).split(size), residual.view(-1, 2).split(size), weight.reshape(-1).split(size)
             for ours, taken, theirs in zip(*pieces, strict=True):
                 yield ours, taken, theirs.detach().to(torch.float32)
-
-
-def _store(weight: Tensor, value: Tensor, residual: Tensor) -> None:
-    """Write a float32 tensor into its two halves."""
-    for half, new in zip((value, residual), split(weight), strict=True):
-        half.copy_(new)

@@ -75,7 +75,7 @@ def test_pieces_of_any_size_give_the_same(llama: Policy, monkeypatch: pytest.Mon
     whole, pieces = CompensatedTeacher(llama), CompensatedTeacher(llama)
     jump(llama, 0.1)
     whole.update_(llama, 0.01)
-    monkeypatch.setattr(compensated_module, "PIECE", 8)
+    monkeypatch.setitem(compensated_module.PIECE, "cpu", 8)
     pieces.update_(llama, 0.01)
     assert same(weights(whole), weights(pieces))
     pieces.start_from(llama)

@@ -67,7 +67,7 @@ class Peak(TorchDispatchMode):
 def test_an_update_makes_room_for_no_more_than_one_weight(
     form: type[CopiedTeacher], llama: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compensated_module, "PIECE", 64)
+    monkeypatch.setitem(compensated_module.PIECE, "cpu", 64)
     llama.bfloat16()
     teacher = form(llama)
     jump(llama, 0.1)

@@ -185,7 +185,9 @@ def test_moves_between_devices(form: type[CopiedTeacher], llama: Policy) -> None
 
 
 def test_is_frozen_and_in_eval_mode_whatever_its_parent_does(form: type[CopiedTeacher], gpt2: Policy) -> None:
-    parent = Parent(gpt2, form(gpt2))
+    teacher = form(gpt2)
+    assert not any(part.training for part in teacher.policy.modules())
+    parent = Parent(gpt2, teacher)
     parent.train()
     assert not any(part.training for part in parent.teacher.modules())
     assert all(part.training for part in parent.policy.modules())

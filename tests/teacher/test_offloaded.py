@@ -33,16 +33,18 @@ def test_reads_as_a_float32_copy_does(autocast: bool, policy: Policy) -> None:
 
 
 class Visits:
-    """Bytes of weights on a device before and after each layer reads."""
+    """Bytes of weights on a device before and after each layer reads, and on which devices it finds its inputs."""
 
     def __init__(self, teacher: OffloadedTeacher, device: str) -> None:
         self.teacher, self.device = teacher, device
         self.bytes: list[int] = []
+        self.inputs: set[str] = set()
         for part in teacher.policy.modules():
             part.register_forward_pre_hook(self.count)
             part.register_forward_hook(self.count)
 
-    def count(self, *_: Any) -> None:
+    def count(self, part: nn.Module, args: Any, *_: Any) -> None:
+        self.inputs |= {each.device.type for each in args if isinstance(each, Tensor)}
         visitors = [each for each in self.teacher.parameters() if each.device.type == self.device]
         self.bytes.append(sum(each.nbytes for each in visitors))
 
@@ -64,6 +66,7 @@ def test_weights_visit_the_device_a_block_at_a_time(policy: Policy) -> None:
     embedding = teacher.policy.model.get_input_embeddings()
     assert max(visits.bytes) == max(sum(each.nbytes for each in part.parameters()) for part in (block, embedding))
     assert visits.bytes[-1] == 0
+    assert visits.inputs == {"meta"}
     assert [(id(parameter), parameter.data_ptr()) for parameter in teacher.parameters()] == homes
     assert len({id(parameter) for parameter in teacher.parameters()}) == len(homes)
 
