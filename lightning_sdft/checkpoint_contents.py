@@ -60,10 +60,13 @@ def check_contents(path: Path) -> None:
     if not indices:
         raise RuntimeError(f"a folder without {INDEX}")
     for index in indices:
-        with index.open("rb") as file:
-            _check_values(path, _IndexUnpickler(file).load())
+        _check_values(path, _read_index(index))
     for each in path.glob("*.pt"):
         _check(each)
+
+
+class _ForeignError(Exception):
+    """An index names what is no part of one."""
 
 
 class _IndexUnpickler(pickle.Unpickler):
@@ -72,8 +75,21 @@ class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if name not in INDEX_CLASSES.get(module, ()) and not is_dtype:
-            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name}")
+            raise _ForeignError(f"{module}.{name}")
         return super().find_class(module, name)
+
+
+def _read_index(path: Path) -> Metadata:
+    try:
+        with path.open("rb") as file:
+            index = _IndexUnpickler(file).load()
+    except _ForeignError as error:
+        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {error}") from None
+    except Exception as error:  # a broken pickle may raise anything
+        raise RuntimeError(f"{path.name} is broken: {error}") from error
+    if not isinstance(index, Metadata):
+        raise RuntimeError(f"{path.name} is no index")
+    return index
 
 
 def _check(content: Path | IO[bytes]) -> None:
