@@ -144,7 +144,7 @@ def _reading(path: object) -> Iterator[None]:
     try:
         with only_data(path):
             yield
-    except (EOFError, RuntimeError) as error:
+    except (EOFError, OSError, RuntimeError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(

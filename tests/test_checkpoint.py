@@ -28,6 +28,7 @@ from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_ada
 from lightning_sdft.policy import Policy
 from lightning_sdft.sharded_checkpoint import save_sharded
 from tests.conftest import move_adapter
+from tests.strangers import Intruder
 from tests.test_policy import own_logits
 
 
@@ -153,22 +154,23 @@ def test_absent_file_is_named(tmp_path: Path) -> None:
             read(tmp_path / "none.ckpt")
 
 
-class Intruder:
-    """Would create a file when unpickled freely."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> object:
-        return Path.touch, (self.path,)
-
-
-def test_code_in_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_named_and_not_run(checkpoint: Path, tmp_path: Path) -> None:
     torch.save({"lightning_sdft": Intruder(tmp_path / "ran")}, checkpoint)
-    with pytest.raises(CheckpointError, match="holds more than data"):
-        load_checkpoint(checkpoint)
+    message = r"step=3.ckpt' holds more than data \(getattr\), .* nothing was run. Use a checkpoint that"
+    for read in (load_checkpoint, CheckedCheckpointIO().load_checkpoint):
+        with pytest.raises(CheckpointError, match=message):
+            read(checkpoint)
+    with pytest.raises(CheckpointError, match=message):
+        CheckedCheckpointIO().load_checkpoint(checkpoint, weights_only=False)
     assert not (tmp_path / "ran").exists()
-    assert zipfile.is_zipfile(checkpoint)
+
+
+def test_other_zip_files_are_no_checkpoints(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as file:
+        file.writestr("letter.txt", "Dear reader")
+    for read in (load_checkpoint, CheckedCheckpointIO().load_checkpoint):
+        with pytest.raises(CheckpointError, match=r"a.ckpt' cannot be read \(.*\); it is broken or not a checkpoint"):
+            read(tmp_path / "a.ckpt")
 
 
 # Adapters

@@ -127,7 +127,8 @@ def test_what_is_not_whole_is_passed_over_with_its_name(write: Write, tmp_path: 
     with pytest.warns(UserWarning, match="passed over") as warnings:
         assert continue_run(trainer(tmp_path, board(tmp_path))) == expected
     first, second = [str(each.message) for each in warnings if "passed over" in str(each.message)]
-    assert "the part __0_0.distcp of the checkpoint" in first and "step000009.ckpt' is missing" in first
+    assert "the part __0_0.distcp of the checkpoint" in first
+    assert "step000009.ckpt' is missing" in first
     assert "step000006.ckpt'" in second
     assert "truncated" in second
 

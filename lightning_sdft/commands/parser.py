@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_sdft.trust import check_typed, import_refused
+from lightning_sdft.trust import SettingError, check_typed, import_refused
 
 __all__ = ["CommandParser"]
 
@@ -30,6 +30,18 @@ class CommandParser(LightningArgumentParser):
         if self.exit_on_error:  # else it parses a part of the arguments for another parser
             check_typed(config, self.typed)
         return config
+
+    def instantiate(self, *arguments: Any, **options: Any) -> Namespace:
+        """Build the objects that a config names.
+
+        Raises:
+            SettingError: If one of them refuses a setting.
+        """
+        try:
+            built: Namespace = super().instantiate(*arguments, **options)
+        except ValueError as error:
+            raise SettingError(str(error)) from error
+        return built
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and end."""
