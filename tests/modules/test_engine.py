@@ -70,7 +70,8 @@ def test_engine_is_started_asked_once_per_optimizer_step_and_stopped(
     assert start == {"start": 16 + 8, "dtype": dtype}
     assert stop == {"stop": True}
     assert [step["step"] for step in steps] == [0, 1, 2]
-    assert all(len(step["prompts"]) == len(set(step["seeds"])) == 8 for step in steps)
+    assert all(len(step["prompts"]) == 8 for step in steps)
+    assert len({seed for step in steps for seed in step["seeds"]}) == 3 * 8  # one for each sequence
     assert all(step["max_tokens"] == 8 for step in steps)
 
 
