@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lightning_sdft.callbacks import ExactResume as ExactResume
     from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
     from lightning_sdft.callbacks import KLToBase as KLToBase
+    from lightning_sdft.callbacks import LastCheckpoints as LastCheckpoints
     from lightning_sdft.callbacks import PassAtK as PassAtK
     from lightning_sdft.callbacks import PhaseProgressBar as PhaseProgressBar
     from lightning_sdft.callbacks import PredictionWriter as PredictionWriter
@@ -64,14 +65,15 @@ _HOMES = {
     "callbacks": (
         "BaseComparison",
         "EMATeacher",
+        "ExactResume",
         "HyperparameterSummary",
         "KLToBase",
+        "LastCheckpoints",
         "PassAtK",
         "PhaseProgressBar",
         "PredictionWriter",
         "Preemption",
         "PriorTasks",
-        "ExactResume",
         "RolloutTable",
     ),
     "chat": ("ChatModel", "Endpoint", "LocalChat"),

@@ -5,6 +5,7 @@ from lightning_sdft.callbacks.ema_teacher import EMATeacher
 from lightning_sdft.callbacks.exact_resume import ExactResume
 from lightning_sdft.callbacks.hyperparameters import HyperparameterSummary
 from lightning_sdft.callbacks.kl_to_base import KLToBase
+from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
 from lightning_sdft.callbacks.pass_at_k import PassAtK
 from lightning_sdft.callbacks.prediction_writer import PredictionWriter
 from lightning_sdft.callbacks.preemption import Preemption
@@ -18,6 +19,7 @@ __all__ = [
     "ExactResume",
     "HyperparameterSummary",
     "KLToBase",
+    "LastCheckpoints",
     "PassAtK",
     "PhaseProgressBar",
     "PredictionWriter",
