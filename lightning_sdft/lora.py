@@ -34,6 +34,7 @@ __all__ = [
     "add_adapter",
     "check_installed",
     "low_rank",
+    "merged_weights",
     "using_adapter",
 ]
 
@@ -181,6 +182,24 @@ def low_rank(layer: Any) -> tuple[Tensor, Tensor] | None:
         return None
     (name,) = layer.active_adapters
     return layer.scaling[name] * layer.lora_B[name].weight, layer.lora_A[name].weight
+
+
+@torch.no_grad()
+def merged_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a model as if it had the student's adapter in them, by the names that they had before."""
+    weights = {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): weight
+        for name, weight in model.state_dict().items()
+        if _owner(name) is None
+    }
+    for name, layer in model.named_modules():
+        if hasattr(layer, "original_module"):
+            trained = layer.modules_to_save[STUDENT].state_dict()
+            weights |= {f"{name}.{key}": weight for key, weight in trained.items()}
+        elif hasattr(layer, "adapter_layer_names"):
+            base = layer.get_base_layer().weight
+            weights[f"{name}.weight"] = (base + layer.get_delta_weight(STUDENT)).to(base.dtype)
+    return weights
 
 
 def _owner(weight: str) -> str | None:

@@ -209,8 +209,11 @@ class Policy(nn.Module):
         return state
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights by their names in the files of a checkpoint; what is tied stands under each of its names."""
-        weights: dict[str, Tensor] = revert_weight_conversion(self.model, self.model.state_dict())
+        """The weights by their names in the files of a checkpoint; what is tied stands under each of its names.
+
+        Those of a model with an adapter have it in them.
+        """
+        weights: dict[str, Tensor] = revert_weight_conversion(self.model, lora.merged_weights(self.model))
         return weights
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:

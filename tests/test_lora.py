@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_sdft.adapter_export import merge_adapter
 from lightning_sdft.lora import (
     STUDENT,
     TEACHER,
@@ -81,6 +82,17 @@ def test_head_of_hidden_states_is_the_logits_of_the_model_and_so_are_gradients(
         assert weight.grad is not None
         assert gradient.abs().max() > 1e-5, name
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_weights_for_others_have_the_adapter_in_them(kind: str, family: str, policy: Policy) -> None:
+    adapted(policy, settings(kind, family))
+    weights = policy.weights()
+    merge_adapter(policy.model)
+    expected = policy.weights()
+    assert weights.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, msg=name)
 
 
 @pytest.mark.parametrize("kind", ["head", "whole embedding", "whole layers"])

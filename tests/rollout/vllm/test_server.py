@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_sdft.lora import LoRA, add_adapter
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout import GREEDY, Rollout, RolloutError, Sampling, VLLMServer, generate
-from tests.conftest import STOP_IDS
+from tests.conftest import STOP_IDS, move_adapter
 from tests.rollout.test_engine import ragged_prompts
 from tests.rollout.vllm.stand_in import StandIn, standing_in
 
@@ -53,6 +54,23 @@ def test_rollouts_are_those_of_the_policy(sampling: Sampling, server: StandIn, l
     for one, other in zip(ours, expected, strict=True):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
     assert not engine.exact
+
+
+def test_an_adapter_is_in_the_weights_that_are_sent(server: StandIn, llama: Policy) -> None:
+    before = generate(llama, ragged_prompts(), 9, GREEDY)
+    add_adapter(llama.model, LoRA(rank=2, target_modules=["q_proj", "down_proj", "lm_head"]))
+    move_adapter(llama.model)
+    ours = started(server, llama).generate(llama, ragged_prompts(), 9, GREEDY, SEEDS, 0)
+    assert close(ours, generate(llama, ragged_prompts(), 9, GREEDY))
+    assert not close(ours, before)
+
+
+def test_adapter_that_parts_tied_weights_is_refused(family_folder: Callable[[str], Path]) -> None:
+    policy = Policy.load(str(family_folder("qwen2")))
+    add_adapter(policy.model, LoRA(rank=2, target_modules=["embed_tokens"]))
+    message = "takes head and embedding of Qwen2ForCausalLM for one weight"
+    with standing_in(family_folder("qwen2")) as server, pytest.raises(RolloutError, match=message):
+        started(server, policy)
 
 
 def test_token_ids_go_in_and_come_out(server: StandIn, llama: Policy) -> None:
