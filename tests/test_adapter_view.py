@@ -4,17 +4,16 @@ import pytest
 import torch
 
 from lightning_sdft.adapter_view import AdapterView
-from lightning_sdft.lora import STUDENT, add_adapter
+from lightning_sdft.lora import STUDENT, LoRA, add_adapter
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout import Sampling, generate
 from tests.conftest import move_adapter
-from tests.test_lora import settings
 from tests.test_policy import SEQUENCES
 
 
 @pytest.fixture
 def adapted(llama: Policy) -> Policy:
-    add_adapter(llama.model, settings("head"))
+    add_adapter(llama.model, LoRA(rank=2, target_modules=["q_proj", "lm_head"]))
     move_adapter(llama.model)
     return llama
 
