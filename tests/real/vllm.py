@@ -105,12 +105,13 @@ def check(model: Path, engine: VLLMRollouts, name: str) -> None:
     print(f"{name} greedy answers equal to those in process: {sum(equal)} of {len(equal)}")
 
     salted = engine.send_weights
+    long = [prompts[0] + prompts[1] * 9, prompts[2] * 9]  # of several blocks, which are what vLLM keeps
     for step, salt in ((10, True), (20, False)):
         if not salt:
             engine.send_weights = lambda policy: salted(policy) and "salt"  # type: ignore[method-assign]
-        sample(Sampling(), step)
+        engine.generate(policy, long, 32, Sampling(), [1, 2], step)
         perturb(policy)
-        figures = compared(policy, sample(Sampling(), step + 1), Sampling())
+        figures = compared(policy, engine.generate(policy, long, 32, Sampling(), [1, 2], step + 1), Sampling())
         show(f"{name} prefixes of older weights, {'salted' if salt else 'not salted'}", figures)
         assert (figures["max_gap"] < 1e-3) == salt
     del engine.send_weights
