@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._common import parsing_settings
 from lightning.pytorch import Callback
 
 from lightning_sdft.cli import main
-from lightning_sdft.trust import SettingError, split_trust, trusting
+from lightning_sdft.trust import SettingError, check_typed, split_trust, trusting
 from tests import strangers
 from tests.test_safety import command, config, mark, write
 
@@ -238,7 +238,10 @@ def test_trust_ends_with_its_block_and_adds_to_that_of_the_one_around_it() -> No
     before = dict(parsing_settings)
     with pytest.raises(SettingError, match=r"the config: callback names tests\.test_trust\.Seen"), trusting("other"):
         parser.parse_args(arguments)
-    with trusting("tests"), trusting("other"):
+    with trusting("tests", "trust_remote_code"), trusting("other"):
         parser.parse_args(arguments)
+        check_typed(Namespace(trust_remote_code=True), [])
+    with pytest.raises(SettingError, match="trust_remote_code=True"):
+        check_typed(Namespace(trust_remote_code=True), [])
     assert parsing_settings == before
     parser.parse_args(arguments)  # other parsers of the process are left alone
