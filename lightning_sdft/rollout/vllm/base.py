@@ -36,6 +36,13 @@ class VLLMRollouts(RolloutEngine):
                 f"{type(self).__name__} cannot take the weights of a policy that is cut over processes (fsdp2); train "
                 "with strategy auto or ddp, or leave engine out"
             )
+        model = policy.model
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        if model.config.tie_word_embeddings and any(hasattr(layer, "adapter_layer_names") for layer in ends):
+            raise RolloutError(
+                f"{type(self).__name__} takes head and embedding of {type(model).__name__} for one weight, and an "
+                "adapter parts them; leave both out of lora.target_modules and lora.modules_to_save, or leave engine out"
+            )
         self._step = None
 
     def generate(
