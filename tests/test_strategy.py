@@ -255,6 +255,24 @@ def test_checkpoint_in_one_file(family_folder: Callable[[str], Path], tmp_path: 
     assert all(torch.equal(found["weights"][name], tensor) for name, tensor in expected["weights"].items())
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [(("auto", 1), ("fsdp2", 2)), (("fsdp2", 2), ("fsdp2", 1)), (("ddp", 2), ("auto", 1))]
+)
+def test_goes_on_with_another_number_of_processes(
+    before: tuple[str, int], after: tuple[str, int], family_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With the same examples and rollouts, so that losses are equal up to rounding."""
+    run = Run(str(family_folder("llama")), SDFTModule)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder, (strategy, count), checkpoint in (
+        (whole, before, None),
+        (resumed, after, whole / f"step={CHECKPOINT_STEP}.ckpt"),
+    ):
+        folder.mkdir()
+        in_processes(count, fit, replace(run, strategy=strategy), folder, count, checkpoint)
+    assert outcome(resumed)["losses"] == pytest.approx(outcome(whole)["losses"][CHECKPOINT_STEP:], rel=1e-5)
+
+
 def test_single_process_reads_a_sharded_checkpoint(uninterrupted: tuple[Run, Path], tmp_path: Path) -> None:
     run, folder = uninterrupted
     alone = Run(run.model, run.method)

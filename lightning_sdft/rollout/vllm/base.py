@@ -41,7 +41,7 @@ class VLLMRollouts(RolloutEngine):
         if model.config.tie_word_embeddings and any(hasattr(layer, "adapter_layer_names") for layer in ends):
             raise RolloutError(
                 f"{type(self).__name__} takes head and embedding of {type(model).__name__} for one weight, and an "
-                "adapter parts them; leave both out of lora.target_modules and lora.modules_to_save, or leave engine out"
+                "adapter parts them; leave both out of lora.target_modules and modules_to_save, or leave engine out"
             )
         self._step = None
 
