@@ -77,6 +77,7 @@ class LoRA:
             raise ValueError(
                 f"{self}: rank and alpha must be positive, dropout within [0, 1), target_modules not empty"
             )
+        object.__setattr__(self, "modules_to_save", list(self.modules_to_save))  # equal settings are equal
 
 
 torch.serialization.add_safe_globals([LoRA])  # a checkpoint may name it, and is loaded without pickle's freedom

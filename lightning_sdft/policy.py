@@ -222,7 +222,12 @@ class Policy(nn.Module):
         Args:
             folder: Where to write.
             dtype: Precision of the weights in the files; by default what they are in.
+
+        Raises:
+            PolicyError: If there is an adapter, whose layers nobody else would know.
         """
+        if lora.adapter_weights(self.model):
+            raise PolicyError("the policy has an adapter; merge it first, as `lightning-sdft export` does")
         state = self.model.state_dict()
         if dtype is not None:
             # Tied weights stay one tensor, and so are written once.

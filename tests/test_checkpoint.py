@@ -52,7 +52,7 @@ def test_description_says_what_the_adapter_is_like() -> None:
         "alpha": 32,
         "target_modules": ["q_proj"],
         "dropout": 0.0,
-        "modules_to_save": (),
+        "modules_to_save": [],
         "rank_stabilized": False,
     }
 

@@ -134,7 +134,7 @@ def test_adapter_and_its_checkpoint(config_file: Path, tmp_path: Path) -> None:
     arguments = ["--model.init_args.pretrained=true", "--model.init_args.lora.rank=2", "--trainer.max_steps=1"]
     arguments.append("--model.init_args.lora.target_modules=[q_proj, lm_head]")
     cli = main(["fit", "--config", str(config_file), *arguments])
-    expected = LoRA(rank=2, target_modules=["q_proj", "lm_head"], modules_to_save=[])
+    expected = LoRA(rank=2, target_modules=["q_proj", "lm_head"])
     assert cli.model.lora == expected
     cli.trainer.save_checkpoint(tmp_path / "adapter.ckpt")
     restored = SDFTModule.load_from_checkpoint(tmp_path / "adapter.ckpt")

@@ -273,6 +273,17 @@ def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
         SFTModule("zoo/laptop", lora=LoRA())
 
 
+def test_adapted_policy_is_not_written_as_if_it_were_a_plain_one(llama: Policy, tmp_path: Path) -> None:
+    adapted(llama, settings("all-linear"))
+    with pytest.raises(PolicyError, match="the policy has an adapter; merge it first"):
+        llama.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_settings_are_equal() -> None:
+    assert LoRA(modules_to_save=("norm",)) == LoRA(modules_to_save=["norm"])
+
+
 def test_settings_are_data_in_a_checkpoint(tmp_path: Path) -> None:
     lora = LoRA(rank=2, target_modules=["q_proj"], modules_to_save=["norm"])
     torch.save(lora, tmp_path / "lora.pt")

@@ -45,7 +45,7 @@ class SavedModule(AnsweringModule):
         Raises:
             CheckpointError: If it has not, or has more.
         """
-        if self.lora is None:
+        if self.lora is None or "policy" not in self._modules:  # as in the process that launches others
             return super().load_state_dict(state_dict, strict, assign)
         check_adapters(state_dict, self.policy)
         return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])

@@ -92,6 +92,14 @@ def test_state_can_be_handed_on(words_module: Callable[..., CausalLMModule], tra
     assert equal(other.state_dict(), module.state_dict())
 
 
+def test_process_that_launches_others_gets_a_state_it_has_no_models_for(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    trainer = make_trainer(max_steps=1, devices=2, strategy="ddp_fork", accumulate_grad_batches=1)
+    trainer.fit(words_module(SDFTModule, lora=LORA), datamodule=words_data())
+    assert trainer.state.finished
+
+
 @pytest.fixture
 def spoil(train: Any) -> Callable[..., Path]:
     """A checkpoint whose state was tampered with."""
