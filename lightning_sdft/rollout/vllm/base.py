@@ -68,7 +68,7 @@ class VLLMRollouts(RolloutEngine):
         for completion, log_probabilities in completions:
             if len(completion) != len(log_probabilities):
                 raise RolloutError(f"vLLM gave {len(log_probabilities)} log-probabilities of {len(completion)} tokens")
-            if len(completion) < max_tokens and completion[-1:] and completion[-1] not in stop_ids:
+            if len(completion) < max_tokens and stop_ids.isdisjoint(completion[-1:]):
                 raise RolloutError(
                     f"vLLM truncated a completion at {len(completion)} tokens, where {max_tokens} were asked for; give "
                     "it room: a server by --max-model-len and --generation-config vllm"

@@ -33,12 +33,12 @@ class Client:
 
     Args:
         url: Where the server is, such as ``http://localhost:8000``.
-        help: What the user can do when it does not answer.
+        advice: What the user can do when it does not answer.
     """
 
-    def __init__(self, url: str, help: str) -> None:
+    def __init__(self, url: str, advice: str) -> None:
         self.url = url.rstrip("/")
-        self.help = help
+        self.advice = advice
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Send one request; see :meth:`post_all`."""
@@ -95,7 +95,7 @@ class Client:
             said = response.read()
         except (OSError, HTTPException) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise RolloutError(f"the vLLM server at {self.url} does not answer ({reason}); {self.help}") from None
+            raise RolloutError(f"the vLLM server at {self.url} does not answer ({reason}); {self.advice}") from None
         finally:
             connection.close()
         if response.status >= 400:

@@ -41,6 +41,7 @@ class VLLMEngine(VLLMRollouts):
     options: dict[str, Any] = field(default_factory=dict)
     _llm: Any = field(default=None, init=False, repr=False, compare=False)
     _sleeps: bool = field(default=False, init=False, repr=False, compare=False)
+    _owns_group: bool = field(default=False, init=False, repr=False, compare=False)
 
     def start(self, policy: Policy, max_tokens: int) -> None:
         """Build vLLM for the architecture of the policy; its weights come with the first rollout."""
@@ -50,6 +51,11 @@ class VLLMEngine(VLLMRollouts):
             raise RolloutError(
                 f"VLLMEngine runs in one process, not in {distributed.get_world_size()}; set trainer.devices=1, or "
                 "start a vLLM server and use engine VLLMServer"
+            )
+        if policy.device.index:
+            raise RolloutError(
+                f"VLLMEngine samples on the first device, but the policy is on {policy.device}; set trainer.devices=1, "
+                "and say by CUDA_VISIBLE_DEVICES which one that is"
             )
         try:
             from vllm import LLM
@@ -62,7 +68,8 @@ class VLLMEngine(VLLMRollouts):
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, where it can read the policy's tensors
         # It warns of each layer that has no weights to read. Whether all have arrived is checked by their fingerprint.
         logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
-        if not distributed.is_initialized():  # else vLLM makes a group that, on GPUs, gathers nothing from the CPU
+        self._owns_group = not distributed.is_initialized()
+        if self._owns_group:  # else vLLM makes a group that, on GPUs, gathers nothing from the CPU
             store = distributed.HashStore()  # type: ignore[attr-defined]
             distributed.init_process_group(store=store, rank=0, world_size=1)
         dtype = str(policy.compute_dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype
@@ -127,7 +134,8 @@ class VLLMEngine(VLLMRollouts):
 
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
-        cleanup_dist_env_and_memory()
+        if self._owns_group:
+            cleanup_dist_env_and_memory()
 
     def _sleep(self) -> None:
         if self._sleeps:

@@ -210,6 +210,13 @@ def test_completion_that_the_server_truncates_is_an_error(
         engine.generate(llama, ragged_prompts(), 9, Sampling(), SEEDS, 0)
 
 
+def test_completion_without_tokens_is_an_error(server: StandIn, llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = {"choices": [{"token_ids": [], "logprobs": {"token_logprobs": []}}]}
+    monkeypatch.setattr(server, "complete", lambda body: empty)
+    with pytest.raises(RolloutError, match="truncated a completion at 0 tokens"):
+        started(server, llama).generate(llama, [[2, 11, 3]], 9, Sampling(), [1], 0)
+
+
 def test_answer_without_token_ids_is_an_error(server: StandIn, llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "complete", lambda body: {"choices": [{"text": "w1 w2", "logprobs": None}]})
     with pytest.raises(RolloutError, match="answers without token ids or log-probabilities; it is of another version"):
