@@ -19,6 +19,7 @@ from lightning_sdft.checkpoint import CheckpointError, load_checkpoint
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from tests.faults.runs import differences, is_timing
 from tests.modules.conftest import question
 
 STEPS = 10  # of twelve in three epochs
@@ -34,8 +35,7 @@ class Curves(Logger):
     name, version = "curves", 0
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        timed = ("time/", "memory/", "rollout/tokens_per_second")
-        self.values |= {(name, step): value for name, value in metrics.items() if not name.startswith(timed)}
+        self.values |= {(name, step): value for name, value in metrics.items() if not is_timing(name)}
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         pass
@@ -135,31 +135,30 @@ class Keep(Callback):
         logger.values = self.curves.values
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two nested states are equal, bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
-
-
 def assert_same_run(whole: Run, resumed: Run, before: Curves) -> None:
-    """Weights of student and teacher, optimizer, schedule, and every logged number."""
+    """Student, teacher, optimizer, schedule, loops, counters, generators, and every logged number, bit for bit."""
     curves = {**before.values, **resumed[2].values}
     assert [(key, value, curves.get(key)) for key, value in whole[2].values.items() if value != curves.get(key)] == []
     assert curves.keys() == whole[2].values.keys()
-    assert same(whole[0].state_dict(), resumed[0].state_dict())
-    assert same(whole[1].optimizers[0].state_dict(), resumed[1].optimizers[0].state_dict())
-    assert same(whole[1].lr_scheduler_configs[0].scheduler.state_dict(), schedule(resumed[1]))
-    assert whole[1].global_step == resumed[1].global_step
-    assert whole[1].current_epoch == resumed[1].current_epoch
+    assert differences(states(whole), states(resumed)) == []
 
 
-def schedule(trainer: Trainer) -> dict[str, Any]:
-    return trainer.lr_scheduler_configs[0].scheduler.state_dict()  # type: ignore[no-any-return]
+def states(run: Run) -> dict[str, Any]:
+    """Everything that a run has come to."""
+    module, trainer, _ = run
+    callbacks = [each for each in trainer.callbacks if isinstance(each, EMATeacher | ExactResume)]  # type: ignore[attr-defined]
+    loops = trainer.fit_loop.state_dict()
+    del loops["epoch_loop.val_loop.batch_progress"]  # counts until an epoch begins, and nobody reads it
+    found = {
+        "module": module.state_dict(),
+        "optimizer": trainer.optimizers[0].state_dict(),
+        "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+        "loops": loops,
+        "callbacks": {type(each).__name__: each.state_dict() for each in callbacks},
+    }
+    logged = found["callbacks"]["ExactResume"]["logged"]
+    found["callbacks"]["ExactResume"]["logged"] = {name: logged[name] for name in logged if not is_timing(name)}
+    return found
 
 
 def newest(folder: Path) -> Path:
@@ -272,6 +271,24 @@ def test_a_resumed_run_that_ends_in_its_first_step_resumes_exactly(
     checkpoint = newest(tmp_path / "again")
     assert load_checkpoint(checkpoint)["global_step"] == 5
     assert_same_run(whole(), fit("resumed", ckpt_path=checkpoint), before)
+
+
+@pytest.mark.parametrize("options", [STEPPED, EPOCHS], ids=["steps", "epochs"])
+def test_a_run_that_ends_behind_one_epoch_and_another_resumes_exactly(
+    options: dict[str, Any], fit: Fit, whole: Callable[..., Run], tmp_path: Path
+) -> None:
+    before = interrupt(fit, Fault("on_train_batch_start", 9), **options)
+    with pytest.raises(FaultError):
+        fit(
+            "again",
+            Fault("on_train_batch_start", 9),
+            Keep(before),
+            ckpt_path=newest(tmp_path / "interrupted"),
+            **options,
+        )
+    checkpoint = newest(tmp_path / "again")
+    assert load_checkpoint(checkpoint)["global_step"] == 8
+    assert_same_run(whole(**options), fit("resumed", ckpt_path=checkpoint, **options), before)
 
 
 # What is not saved
