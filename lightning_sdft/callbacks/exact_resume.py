@@ -106,6 +106,10 @@ class ExactResume(Callback):
         """Restore the generators, behind everything that draws from them on the way here (iterators of loaders)."""
         self._last_step = trainer.global_step
         self._accumulated = trainer.accumulate_grad_batches
+        epochs = trainer.fit_loop.epoch_progress.current
+        if epochs.processed == epochs.started:  # type: ignore[attr-defined]
+            # Behind the last step of an epoch, Lightning would not count the next one, and take it for this at its end.
+            trainer.fit_loop.reset_restart_stage()
         if self._restored is not None:
             ranks = self._restored["ranks"]
             _restore(ranks[trainer.global_rank if len(ranks) == trainer.world_size else 0])

@@ -9,162 +9,27 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sdft.callbacks import EMATeacher, ExactResume
 from lightning_sdft.checkpoint import CheckpointError, load_checkpoint
-from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.grading.exact_match import ExactMatch
-from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
-from tests.modules.conftest import question
+from lightning_sdft.modules import SFTModule
+from tests.callbacks.interruption import (
+    Curves,
+    Fault,
+    FaultError,
+    Fit,
+    Keep,
+    Run,
+    assert_same_run,
+    fit,
+    interrupt,
+    newest,
+)
 
-STEPS = 10  # of twelve in three epochs
-
-
-class Curves(Logger):
-    """Keeps every logged number but those of time: name and step to value, later ones win."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values: dict[tuple[str, int | None], float] = {}
-
-    name, version = "curves", 0
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        timed = ("time/", "memory/", "rollout/tokens_per_second")
-        self.values |= {(name, step): value for name, value in metrics.items() if not name.startswith(timed)}
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        pass
-
-
-class FaultError(Exception):
-    """What a run is ended with."""
-
-
-class Fault(Callback):
-    """Raises in a hook, the n-th time that it is called."""
-
-    def __init__(self, hook: str, number: int) -> None:
-        def count(*_: Any, **__: Any) -> None:
-            self.calls += 1
-            if self.calls == number:
-                raise FaultError(hook)
-
-        self.calls = 0
-        setattr(self, hook, count)
-
-
-class DrawingValidation(Callback):
-    """A validation that draws from the generator of training."""
-
-    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
-        torch.rand(3)
-
-
-Run = tuple[CausalLMModule, Trainer, Curves]
-Fit = Callable[..., Run]
-
-
-@pytest.fixture
-def fit(words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, tmp_path: Path) -> Fit:
-    """A run of ten steps, four in an epoch, behind which there is a validation of two batches."""
-
-    def run(
-        folder: str,
-        *callbacks: Callback,
-        method: type[CausalLMModule] = SDFTModule,
-        ckpt_path: Path | None = None,
-        save: dict[str, Any] | None = None,
-        micro_batch_size: int = 2,
-        warmup_steps: int = 0,
-        **options: Any,
-    ) -> Run:
-        module = words_module(method, warmup_steps=warmup_steps)
-        seed_everything(7 if ckpt_path is None else 8)  # a resumed process starts from another state
-        graded = [EvaluationSet([question(index) for index in range(100, 104)], {"letters": ExactMatch()})]
-        data = words_data(validation=graded, evaluation_batch_size=2, micro_batch_size=micro_batch_size)
-        curves = Curves()
-        kind = Killed if any(getattr(callback, "after_save", None) for callback in callbacks) else ModelCheckpoint
-        checkpoints = kind(tmp_path / folder, "{step}", **{"save_on_exception": True, **(save or {})})
-        moving = [EMATeacher(0.1)] if issubclass(method, SDFTModule) else []
-        trainer = make_trainer(
-            callbacks=[*callbacks, *moving, DrawingValidation(), checkpoints],
-            accumulate_grad_batches=4 // micro_batch_size,
-            enable_checkpointing=True,
-            num_sanity_val_steps=0,
-            limit_val_batches=1.0,
-            log_every_n_steps=1,
-            logger=curves,
-            **{"max_epochs": 3, "max_steps": STEPS, **options},
-        )
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
-        return module, trainer, curves
-
-    return run
-
-
-def interrupt(fit: Fit, fault: Callback, error: type[BaseException] = FaultError, **options: Any) -> Curves:
-    """Run into a fault; the curves up to there."""
-    curves = Curves()
-    with pytest.raises(error):
-        fit("interrupted", fault, Keep(curves), **options)
-    return curves
-
-
-class Killed(ModelCheckpoint):
-    """Fails as soon as it has saved."""
-
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
-        raise FaultError
-
-
-class Keep(Callback):
-    """Takes the curves out of a run that does not return them."""
-
-    def __init__(self, curves: Curves) -> None:
-        self.curves = curves
-
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        (logger,) = trainer.loggers
-        assert isinstance(logger, Curves)
-        logger.values = self.curves.values
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two nested states are equal, bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
-
-
-def assert_same_run(whole: Run, resumed: Run, before: Curves) -> None:
-    """Weights of student and teacher, optimizer, schedule, and every logged number."""
-    curves = {**before.values, **resumed[2].values}
-    assert [(key, value, curves.get(key)) for key, value in whole[2].values.items() if value != curves.get(key)] == []
-    assert curves.keys() == whole[2].values.keys()
-    assert same(whole[0].state_dict(), resumed[0].state_dict())
-    assert same(whole[1].optimizers[0].state_dict(), resumed[1].optimizers[0].state_dict())
-    assert same(whole[1].lr_scheduler_configs[0].scheduler.state_dict(), schedule(resumed[1]))
-    assert whole[1].global_step == resumed[1].global_step
-    assert whole[1].current_epoch == resumed[1].current_epoch
-
-
-def schedule(trainer: Trainer) -> dict[str, Any]:
-    return trainer.lr_scheduler_configs[0].scheduler.state_dict()  # type: ignore[no-any-return]
-
-
-def newest(folder: Path) -> Path:
-    return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-
+__all__ = ["fit"]
 
 FAULTS = [
     ("on_train_batch_start", 11, 5),  # step 6, first micro-batch
@@ -272,6 +137,24 @@ def test_a_resumed_run_that_ends_in_its_first_step_resumes_exactly(
     checkpoint = newest(tmp_path / "again")
     assert load_checkpoint(checkpoint)["global_step"] == 5
     assert_same_run(whole(), fit("resumed", ckpt_path=checkpoint), before)
+
+
+@pytest.mark.parametrize("options", [STEPPED, EPOCHS], ids=["steps", "epochs"])
+def test_a_run_that_ends_behind_one_epoch_and_another_resumes_exactly(
+    options: dict[str, Any], fit: Fit, whole: Callable[..., Run], tmp_path: Path
+) -> None:
+    before = interrupt(fit, Fault("on_train_batch_start", 9), **options)
+    with pytest.raises(FaultError):
+        fit(
+            "again",
+            Fault("on_train_batch_start", 9),
+            Keep(before),
+            ckpt_path=newest(tmp_path / "interrupted"),
+            **options,
+        )
+    checkpoint = newest(tmp_path / "again")
+    assert load_checkpoint(checkpoint)["global_step"] == 8
+    assert_same_run(whole(**options), fit("resumed", ckpt_path=checkpoint, **options), before)
 
 
 # What is not saved

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning_sdft.callbacks import LastCheckpoints
 from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.modules import CausalLMModule, SFTModule
-from tests.callbacks.test_exact_resume import Fault, FaultError
+from tests.callbacks.interruption import Fault, FaultError
 
 Fit = Callable[..., Trainer]
 

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
-from tests.callbacks.test_exact_resume import Curves, Fit, Keep, assert_same_run, fit, newest
+from tests.callbacks.interruption import Curves, Fit, Keep, assert_same_run, fit, newest
 from tests.modules.conftest import question
 
 __all__ = ["fit"]
