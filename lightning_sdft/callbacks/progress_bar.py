@@ -50,6 +50,17 @@ class PhaseProgressBar(RichProgressBar):
         trained(pl_module).clock.listener = None
         self._column.phase = ""
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the bars of this evaluation; Lightning would keep them hidden, one for each set of each evaluation."""
+        super().on_validation_end(trainer, pl_module)
+        if self.progress is None:
+            return
+        for task in self.progress.tasks:
+            if not task.visible:
+                self.progress.remove_task(task.id)
+        if self.val_progress_bar_id not in self.progress.task_ids:
+            self.val_progress_bar_id = None
+
     def _show(self, phase: str) -> None:
         self._column.phase = phase
         if time.monotonic() - self._refreshed > SECONDS_BETWEEN_REFRESHES:

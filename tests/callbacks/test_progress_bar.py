@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from lightning.pytorch import Callback
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
@@ -55,3 +56,21 @@ def test_phases_of_a_step_are_shown_as_they_begin(
     assert [phase for phase, previous in zip(shown, ["", *shown], strict=False) if phase != previous] == phases * 2
     assert module.clock.listener is None
     assert "Epoch" in capsys.readouterr().out
+
+
+def test_bars_of_evaluations_that_are_over_are_forgotten(make_module: Any, make_data: Any, make_trainer: Any) -> None:
+    bar, kept = PhaseProgressBar(), []
+
+    class Count(Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            assert bar.progress is not None
+            kept.append([task.description for task in bar.progress.tasks])
+
+    options = {"max_steps": 12, "limit_val_batches": 1, "num_sanity_val_steps": 1, "enable_progress_bar": True}
+    trainer = make_trainer(callbacks=[bar, Count()], **options)
+    trainer.fit(make_module(SFTModule), datamodule=make_data())
+    sanity, *later = map(len, kept)
+    assert sanity == 1  # the bar that is still shown
+    assert later == [1, 1, 1]
+    assert all("Epoch" in descriptions[0] for descriptions in kept[1:])
+    trainer.validate(trainer.lightning_module, datamodule=make_data(), verbose=False)
