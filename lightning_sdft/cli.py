@@ -26,7 +26,7 @@ from lightning_sdft.checkpoint import CheckpointError
 from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
 from lightning_sdft.commands.judge import judge
-from lightning_sdft.commands.preflight import PreflightTrainer
+from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
 from lightning_sdft.commands.report import results_table
@@ -71,6 +71,10 @@ class SDFTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer without callbacks that need what was switched off; Lightning would refuse them."""
         config = self._get(self.config_init, "trainer")
+        if self.subcommand == "memory":
+            trainer = MemoryTrainer(**ELSEWHERE)
+            trainer.asked = config
+            return trainer
         idle: tuple[type[Callback], ...] = ()
         if config.get("logger") is False:
             idle += (LearningRateMonitor, DeviceStatsMonitor)
@@ -98,8 +102,9 @@ class SDFTCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Those of Lightning, and ``preflight``."""
-        return {**LightningCLI.subcommands(), "preflight": {"model", "datamodule"}}
+        """Those of Lightning, ``preflight`` and ``memory``."""
+        before = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "preflight": before, "memory": before}
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is; Lightning would put the checkpoint's hyper-parameters over it."""
@@ -131,7 +136,7 @@ def main(args: ArgsType = None, run: bool = True) -> SDFTCLI:
     return SDFTCLI(
         CausalLMModule,
         DemonstrationDataModule,
-        trainer_class=PreflightTrainer,
+        trainer_class=MemoryTrainer,
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,  # LightningCLI would build optimizers before the model has parameters
