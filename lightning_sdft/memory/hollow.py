@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from lightning_sdft.memory.ledger import Ledger
@@ -23,7 +24,7 @@ aten = torch.ops.aten
 META = torch.device("meta")
 
 
-class Hollow(Ledger):
+class Hollow(TorchDispatchMode):
     """While it is entered, no operation computes floating-point numbers; their bytes are counted all the same.
 
     Code that asks for numbers gets those of a run in which all is well: two tensors that should be alike are, no token
@@ -32,6 +33,7 @@ class Hollow(Ledger):
 
     def __init__(self) -> None:
         super().__init__()
+        self.ledger = Ledger()
         self._results: dict[Any, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -42,19 +44,19 @@ class Hollow(Ledger):
         if not exact and func in (aten.allclose.default, aten._local_scalar_dense.default):
             return True if func is aten.allclose.default else 1.0
         if not exact and func is aten.nonzero.default:
-            return self.counted(torch.ones(args[0].shape, dtype=torch.bool).nonzero())
+            return self.ledger.enter(torch.ones(args[0].shape, dtype=torch.bool).nonzero())
         kind = _kind(func)
         if kind == "write" and not exact:
             return _written(func, args, kwargs)
         if kind != "function":
-            return super().__torch_dispatch__(func, types, args, kwargs)
+            return func(*args, **kwargs)
         if exact and any(isinstance(each, Tensor) for each in values):
             return tree_map_only(Tensor, self._hollow, func(*args, **kwargs))
         if func is aten.index.Tensor:
             values, structure = tree_flatten(((args[0], [place for each in args[1] for place in _places(each)]), {}))
         result = self._on_meta(func, values, structure)
         if not any(map(_is_floating, (*values, *tree_leaves(result)))):
-            return super().__torch_dispatch__(func, types, args, kwargs)
+            result = func(*args, **kwargs)
         return tree_map_only(Tensor, self._hollow, result)
 
     def _on_meta(self, func: Any, values: list[Any], structure: Any) -> Any:
@@ -73,7 +75,7 @@ class Hollow(Ledger):
             tensor = _empty(tensor)
         elif tensor.device == META:
             tensor = torch.zeros(tensor.shape, dtype=tensor.dtype)
-        return self.counted(tensor)
+        return self.ledger.enter(tensor)
 
 
 @cache

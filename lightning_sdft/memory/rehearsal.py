@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from lightning_sdft.decoding import DecodingState
 from lightning_sdft.memory.hollow import Hollow
+from lightning_sdft.memory.ledger import Ledger
 from lightning_sdft.memory.lengths import Lengths
 from lightning_sdft.memory.logits import logits_memory
 from lightning_sdft.memory.models import Weights, loaded
@@ -67,16 +68,16 @@ def rehearse(module: CausalLMModule, plan: Plan, lengths: Lengths) -> Rehearsal:
         lengths: How many tokens are read and written.
     """
     with plan.loading(), Hollow() as run, loaded(module):
-        return _Step(module, plan, lengths, run).take()
+        return _Step(module, plan, lengths, run.ledger).take()
 
 
 class _Step:
-    def __init__(self, module: CausalLMModule, plan: Plan, lengths: Lengths, run: Hollow) -> None:
-        self.module, self.plan, self.lengths, self.run = module, plan, lengths, run
+    def __init__(self, module: CausalLMModule, plan: Plan, lengths: Lengths, ledger: Ledger) -> None:
+        self.module, self.plan, self.lengths, self.ledger = module, plan, lengths, ledger
         self.weights = Weights.of(module)
         self.trained = [each for each in module.policy.parameters() if each.requires_grad]
         self.phases: list[Phase] = []
-        self.held = run.now  # what is there all the time
+        self.held = ledger.now  # what is there all the time
 
     def take(self) -> Rehearsal:
         """All of it."""
@@ -84,7 +85,7 @@ class _Step:
         if accumulates:  # to gradients that are there
             for parameter in self.trained:
                 parameter.grad = torch.empty_like(parameter)
-            self.held = self.run.now
+            self.held = self.ledger.now
         with self.plan.computing():
             loss = self._forward()
         if not accumulates:  # gradients went before the backward pass, and come back in it
@@ -114,7 +115,7 @@ class _Step:
         with self._phase("student", "activations"):
             packed = isinstance(module, SFTModule) and module.packing
             hidden = module.policy.hidden(_sequences(lengths.student), packed)
-        kept, head = self.run.now - self.held, module.policy.head.gathered()
+        kept, head = self.ledger.now - self.held, module.policy.head.gathered()
         with self._phase("loss", "gradients of head and hidden states") as parts:
             parts["activations"] = kept
             loss: Tensor = _LossGradients.apply(hidden, head.weight, head.bias)  # type: ignore[no-untyped-call]
@@ -131,7 +132,7 @@ class _Step:
         fused = self.plan.product_precision is None  # see CausalLMModule.configure_optimizers
         foreach = self.plan.accelerator and not fused  # which torch chooses by itself
         optimizer = torch.optim.AdamW(self.trained, fused=fused, foreach=foreach)
-        with self.run.measured() as states:
+        with self.ledger.measured() as states:
             optimizer.step()
         self.held += states.kept
         with self._phase("optimizer", "states on the way"):
@@ -155,7 +156,7 @@ class _Step:
     def _phase(self, name: str, rest: str) -> Iterator[dict[str, int]]:
         """Write down what the code inside takes: the rest is what it does not say to be for something else."""
         parts: dict[str, int] = {}
-        with self.run.measured() as usage:
+        with self.ledger.measured() as usage:
             yield parts
         peak = usage.before + usage.peak - self.held
         self.phases.append(Phase(name, {rest: peak - sum(parts.values()), **parts}))
