@@ -30,9 +30,10 @@ def logits_memory(
 ) -> int:
     """Bytes that go when the loss is there; gradients of hidden states and head stay, and are not among them.
 
-    There are `n V` products of each model; of each head that is not in the precision of the factors, `V D`; two
-    matrices `n D`; and at a time either copies of a strip's logits `s V`, or the gradient `n V` in the precision of the
-    factors. A CPU multiplies no narrow factors into a wide result: it gets narrowed factors in the wide precision.
+    There are `n V` products of each model; `V D` of each head that is not in the precision of the factors; two matrices
+    `n D`; and at a time either copies of a strip's logits `s V`, or the gradient `n V` in the precision of the factors.
+    A CPU multiplies no narrow factors into a wide result: it widens the narrowed head, and for each product both of its
+    factors.
 
     Args:
         tokens: Tokens in the loss.
@@ -44,16 +45,20 @@ def logits_memory(
         accelerator: Whether it is computed on an accelerator.
     """
     place = "accelerator" if accelerator else "cpu"
-    chunk = min(max(CHUNK_ELEMENTS[place] // vocabulary // 16, 1) * 16, tokens) * vocabulary
-    strip = min(max(STRIP_ELEMENTS[place] // vocabulary, 1) * vocabulary, chunk)
-    wide = torch.promote_types(heads[0], torch.float32)
-    factors = [products or head for head in heads]
+    rows = min(max(CHUNK_ELEMENTS[place] // vocabulary // 16, 1) * 16, tokens)
+    strip = min(max(STRIP_ELEMENTS[place] // vocabulary, 1), rows)
+    head, wide = vocabulary * width, torch.promote_types(heads[0], torch.float32)
+    factors = [products or each for each in heads]
     stored = [factor if accelerator else wide for factor in factors]
-    copies = [kept.itemsize for head, kept in zip(heads, stored, strict=True) if kept != head]
-    narrowed = 0 if factors[0] == wide else factors[0].itemsize + (0 if accelerator else wide.itemsize)
+    kinds = zip(heads, factors, stored, strict=True)
+    copies = [kept.itemsize for own, factor, kept in kinds if not own == factor == kept]
+    narrow = [0 if each == wide else each.itemsize for each in factors]
+    narrowed = rows * vocabulary * narrow[0]
+    if any(narrow) and not accelerator:
+        narrowed = (rows * vocabulary if narrow[0] else 0) * wide.itemsize + head * (max(narrow) + wide.itemsize)
     return (
-        models * chunk * wide.itemsize
-        + sum(copies) * vocabulary * width
-        + 2 * chunk // vocabulary * width * wide.itemsize
-        + max(STRIP_COPIES[models] * strip * wide.itemsize, chunk * narrowed)
+        models * rows * vocabulary * wide.itemsize
+        + sum(copies) * head
+        + 2 * rows * width * wide.itemsize
+        + max(STRIP_COPIES[models] * strip * vocabulary * wide.itemsize, narrowed)
     )
