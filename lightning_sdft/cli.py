@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jsonargparse import auto_cli
+from jsonargparse import Namespace, auto_cli
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import lightning_sdft
@@ -27,6 +30,7 @@ from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
 from lightning_sdft.commands.judge import judge
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
+from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
 from lightning_sdft.commands.report import results_table
@@ -34,7 +38,10 @@ from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError
 from lightning_sdft.evaluation.prior_tasks import PriorTaskError
 from lightning_sdft.modules import CausalLMModule, NonFiniteLossError
+from lightning_sdft.resume import continue_run, last_checkpoint
+from lightning_sdft.rollout import RolloutError
 from lightning_sdft.tokenizer import PolicyError
+from lightning_sdft.trust import SettingError, split_trust, trusting
 
 __all__ = ["SDFTCLI", "entry_point", "main"]
 
@@ -50,12 +57,13 @@ class LogConfig(SaveConfigCallback):
                 logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
 
-class SettingError(ValueError):
-    """A setting that a class refuses; the message names it."""
-
-
 class SDFTCLI(LightningCLI):
     """LightningCLI without the traps: a checkpoint never overrides what the user typed."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse what is given; Lightning would warn that the process has arguments, too."""
+        given = isinstance(args, dict | Namespace)
+        self.config = parser.parse_object(args) if given else parser.parse_args(args)  # type: ignore[arg-type]
 
     def instantiate_classes(self) -> None:
         """Build trainer, module and data module.
@@ -95,6 +103,14 @@ class SDFTCLI(LightningCLI):
         if verbose:
             self._print_results(arguments)
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Let ``last`` be the newest whole checkpoint; Lightning's would be looked for in the folder of a new run."""
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        if arguments.get("ckpt_path") == "last":
+            find = continue_run if subcommand == "fit" else last_checkpoint
+            arguments["ckpt_path"] = find(self.trainer)
+        return arguments
+
     def _print_results(self, arguments: Mapping[str, Any]) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         if metrics and self.trainer.is_global_zero:
@@ -102,9 +118,9 @@ class SDFTCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Those of Lightning, ``preflight`` and ``memory``."""
-        before = {"model", "datamodule"}
-        return {**LightningCLI.subcommands(), "preflight": before, "memory": before}
+        """Those of Lightning, without the choice to run what is in a checkpoint; ``preflight`` and ``memory``."""
+        skipped = {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
+        return {**skipped, **dict.fromkeys(("preflight", "memory"), {"model", "datamodule"})}
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is; Lightning would put the checkpoint's hyper-parameters over it."""
@@ -121,69 +137,92 @@ COMMANDS: dict[str, Callable[..., object]] = {
 
 DESCRIPTION = (
     "Fine-tune language models on demonstrations without making them forget. Beside the subcommands below there are: "
-    f"{', '.join(COMMANDS)} (see `lightning-sdft export --help`)."
+    f"{', '.join(COMMANDS)} (see `lightning-sdft export --help`). With any of them, `--trust mylab` lets configs name "
+    "classes of your own package mylab."
 )
 
 
-def main(args: ArgsType = None, run: bool = True) -> SDFTCLI:
+def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = ()) -> SDFTCLI:
     """Parse arguments, build trainer, module and data module, and run the subcommand.
 
     Args:
         args: Command line arguments as a list, or a config as a dictionary; by default those of the process.
         run: Whether to run the subcommand; otherwise there is none in ``args``, and the caller uses ``trainer``,
             ``model`` and ``datamodule`` of the result.
+        trust: Packages of your own whose classes the config names, as by ``--trust`` on the command line.
+
+    Raises:
+        SettingError: If a class is not of a trusted package, or refuses a setting.
     """
-    return SDFTCLI(
-        CausalLMModule,
-        DemonstrationDataModule,
-        trainer_class=MemoryTrainer,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,  # LightningCLI would build optimizers before the model has parameters
-        seed_everything_default=42,
-        save_config_callback=LogConfig,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={"version": lightning_sdft.__version__, "description": DESCRIPTION},
-        args=args,
-        run=run,
-    )
+    if not isinstance(args, dict | Namespace):
+        typed, args = split_trust(sys.argv[1:] if args is None else args)
+        trust = [*trust, *typed]
+    with trusting(*trust):
+        return SDFTCLI(
+            CausalLMModule,
+            DemonstrationDataModule,
+            trainer_class=MemoryTrainer,
+            parser_class=CommandParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # LightningCLI would build optimizers before the model has parameters
+            seed_everything_default=42,
+            save_config_callback=LogConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"version": lightning_sdft.__version__, "description": DESCRIPTION},
+            args=args,
+            run=run,
+        )
 
 
 NOISE = [
-    "'set_vital' is deprecated",  # torchdata calls it
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning calls it
     "Found .* module\\(s\\) in eval mode",  # the teacher, which is meant to be
     ".* does not have many workers",  # text is read in no time
     "It is recommended to use `self.log\\(.*sync_dist=True",  # accuracies, which are the same in all processes
     "Total length of `list` across ranks is zero",  # a run without evaluation
+    "Checkpoint directory .* exists and is not empty",  # a run that goes on
 ]
 """Warnings of other packages that say nothing to our users."""
 
 
-REFUSALS = (ChatError, CheckpointError, DataError, NonFiniteLossError, PolicyError, PriorTaskError, SettingError)
+SIGTERM_EXIT = 128 + signal.SIGTERM
+"""What a shell and SLURM see of a process that SIGTERM ended."""
+
+REFUSALS = (
+    ChatError,
+    CheckpointError,
+    DataError,
+    NonFiniteLossError,
+    PolicyError,
+    PriorTaskError,
+    RolloutError,
+    SettingError,
+)
 """Errors whose message says what to do, so that nobody needs a traceback."""
+
+
+def run_command(command: Callable[..., object], arguments: list[str]) -> None:
+    """Run a plain function with its arguments from a command line."""
+    auto_cli(command, args=arguments, as_positional=False, parser_class=CommandParser, description="")
 
 
 def entry_point() -> None:
     """The console script."""
-    arguments = sys.argv[1:]
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     try:
+        trust, arguments = split_trust(sys.argv[1:])
         if arguments and arguments[0] in COMMANDS:
-            auto_cli(COMMANDS[arguments[0]], args=arguments[1:], as_positional=False)
+            with trusting(*trust):
+                run_command(COMMANDS[arguments[0]], arguments[1:])
         else:
-            main()
-    except (
-        ChatError,
-        CheckpointError,
-        DataError,
-        NonFiniteLossError,
-        PolicyError,
-        PriorTaskError,
-        SettingError,
-    ) as error:
+            main(arguments, trust=trust)
+    except REFUSALS as error:
         sys.exit(f"error: {error}")
+    except SIGTERMException:
+        # Of several processes the first one says so: it would be killed for another one that did not end with 0.
+        sys.exit(SIGTERM_EXIT if getattr(rank_zero_only, "rank", 0) == 0 else 0)
 
 
 if __name__ == "__main__":

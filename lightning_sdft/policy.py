@@ -19,10 +19,19 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
+from lightning_sdft import lora
 from lightning_sdft.decoding import DecodingState, buckets, call_tokens, shared_prefix
 from lightning_sdft.losses.head import Head
-from lightning_sdft.tokenizer import PolicyError, Tokenizer, generation_config, load_tokenizer, pretrained_source
+from lightning_sdft.tokenizer import (
+    PolicyError,
+    Tokenizer,
+    generation_config,
+    load_tokenizer,
+    pretrained_source,
+    refusing_code,
+)
 
 __all__ = ["Policy", "TokenSequence", "evaluating"]
 
@@ -80,12 +89,13 @@ class Policy(nn.Module):
             "attn_implementation": attention,
             "trust_remote_code": trust_remote_code,
         }
-        if pretrained:
-            model = _from_pretrained(pretrained_source(name), options)
-        else:
-            config = AutoConfig.from_pretrained(**pretrained_source(name), trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_config(config, **options)
-            model.generation_config = generation_config(pretrained_source(name)) or model.generation_config
+        with refusing_code(name):
+            if pretrained:
+                model = _from_pretrained(pretrained_source(name), options)
+            else:
+                config = AutoConfig.from_pretrained(**pretrained_source(name), trust_remote_code=trust_remote_code)
+                model = AutoModelForCausalLM.from_config(config, **options)
+                model.generation_config = generation_config(pretrained_source(name)) or model.generation_config
         return cls(model.train(), tokenizer)
 
     @property
@@ -93,13 +103,26 @@ class Policy(nn.Module):
         """What turns hidden states into logits."""
         layer, config = self.model.get_output_embeddings(), self.model.config
         scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1.0)
-        return Head(layer.weight, layer.bias, getattr(config, "final_logit_softcapping", None), scale)
+        soft_cap = getattr(config, "final_logit_softcapping", None)
+        return Head(layer.weight, layer.bias, soft_cap, scale, lora.low_rank(layer))
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def config(self) -> Any:
+        """The model's Hugging Face config."""
+        return self.model.config
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The precision in which it computes here: of its weights, or of autocast where it is on."""
+        device = self.device.type
+        dtype: torch.dtype = self.model.dtype
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
 
     @property
     def max_tokens(self) -> int | None:
@@ -185,13 +208,26 @@ class Policy(nn.Module):
         state.logits = self.head(state.read(torch.tensor(padded, device=self.device)[:, start:]))
         return state
 
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by their names in the files of a checkpoint; what is tied stands under each of its names.
+
+        Those of a model with an adapter have it in them.
+        """
+        weights: dict[str, Tensor] = revert_weight_conversion(self.model, lora.merged_weights(self.model))
+        return weights
+
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained`` read.
 
         Args:
             folder: Where to write.
             dtype: Precision of the weights in the files; by default what they are in.
+
+        Raises:
+            PolicyError: If there is an adapter, whose layers nobody else would know.
         """
+        if lora.adapter_weights(self.model):
+            raise PolicyError("the policy has an adapter; merge it first, as `lightning-sdft export` does")
         state = self.model.state_dict()
         if dtype is not None:
             # Tied weights stay one tensor, and so are written once.
@@ -208,14 +244,18 @@ class Policy(nn.Module):
         self.tokenizer.hugging_face.save_pretrained(folder)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Policy:
-        """Cast no float32 buffers: rotary frequencies in bfloat16 would misplace tokens far from the start."""
-        exact = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype == torch.float32}
-        super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
-        for name, buffer in exact.items():
-            cast = self.get_buffer(name)
-            if cast.dtype != buffer.dtype:
-                owner, _, attribute = name.rpartition(".")
-                setattr(self.get_submodule(owner), attribute, buffer.to(cast.device))
+        """Cast no float32 buffers: rotary frequencies in bfloat16 would misplace tokens far from the start.
+
+        And no adapters: in bfloat16 a small update rounds to nothing.
+        """
+        buffers = (buffer for buffer in self.buffers() if buffer.dtype == torch.float32)
+        exact = {id(tensor): tensor for tensor in (*buffers, *lora.adapter_weights(self.model).values())}
+
+        def apply(tensor: Tensor) -> Tensor:
+            applied = fn(tensor)
+            return tensor.to(applied.device) if id(tensor) in exact and applied.dtype != tensor.dtype else applied
+
+        super()._apply(apply, *args, **kwargs)  # type: ignore[no-untyped-call]
         return self
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ import io
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def check_sharded(folder: str | Path) -> Metadata:
                 f"the part {name} of the checkpoint {str(folder)!r} {state}; copy the folder again, or use an earlier "
                 "checkpoint"
             )
+    if not zipfile.is_zipfile(folder / REMAINDER):
+        raise CheckpointError(f"the part {REMAINDER} of the checkpoint {str(folder)!r} is torn; use an earlier one")
     return metadata
 
 
@@ -104,7 +107,7 @@ def save_sharded(checkpoint: dict[str, Any], folder: Path) -> None:
         if first:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(
-            f"the checkpoint {str(folder)!r} could not be written ({problem or 'by another process'}); make room or "
+            f"the checkpoint {str(folder)!r} could not be written ({_reason(problem)}); make room or "
             "choose another folder. Checkpoints that were there before are good"
         ) from problem
 
@@ -152,11 +155,23 @@ def _read(state: dict[str, Any], folder: Path, no_dist: bool = False) -> None:
     try:
         load(state, storage_reader=_Reader(folder), planner=_Planner(), no_dist=no_dist)
     except (RuntimeError, CheckpointException) as error:
-        raise CheckpointError(f"the checkpoint {str(folder)!r} does not fit or is damaged: {error}") from error
+        raise CheckpointError(f"the checkpoint {str(folder)!r} does not fit or is damaged: {_reason(error)}") from error
+
+
+def _reason(error: BaseException | None) -> object:
+    """What went wrong, without the tracebacks of all processes."""
+    if isinstance(error, CheckpointException):
+        return next(iter(error.failures.values()))[0]
+    return error or "by another process"
 
 
 def _remainder(folder: Path) -> dict[str, Any]:
-    remainder: dict[str, Any] = torch.load(folder / REMAINDER, map_location="cpu", weights_only=True)
+    try:
+        remainder: dict[str, Any] = torch.load(folder / REMAINDER, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{str(folder / REMAINDER)!r} is damaged, or holds more than data, which may be an attack: {error}"
+        ) from error
     return remainder
 
 

@@ -37,7 +37,7 @@ def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = Non
         offload: Where the parts lie between two uses; by default on the device.
 
     Raises:
-        PolicyError: If the model does not say what its blocks are.
+        PolicyError: If the model does not say what its blocks are, or has copies of modules that LoRA trains whole.
     """
     model = policy.model
     names = set(model._no_split_modules or ())
@@ -46,6 +46,12 @@ def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = Non
         raise PolicyError(
             f"{type(model).__name__} does not say what its blocks are (_no_split_modules), so it cannot be sharded; "
             "use strategy=ddp"
+        )
+    copied = [name for name, module in model.named_modules() if hasattr(module, "original_module")]
+    if copied:
+        raise PolicyError(
+            f"lora.modules_to_save={copied} cannot be sharded; leave it empty (lora.target_modules may name any linear "
+            "layer or embedding), or use strategy=ddp"
         )
     tied = _tied(model)
     options: dict[str, Any] = {"mesh": mesh, **({} if offload is None else {"offload_policy": offload})}
@@ -110,10 +116,15 @@ def _layout(parameter: nn.Parameter) -> tuple[object, ...]:
 
 def _tied(model: Any) -> bool:
     """Whether the head's weight is the embedding."""
-    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return _plain(model.get_output_embeddings()).weight is _plain(model.get_input_embeddings()).weight
 
 
 def _tie(model: Any, tied: bool) -> None:
     """Let the head have the weight that the embedding has at present: whole, or a part."""
     if tied:
-        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+        _plain(model.get_output_embeddings()).weight = _plain(model.get_input_embeddings()).weight
+
+
+def _plain(layer: Any) -> Any:
+    """The layer itself, or the one that has an adapter."""
+    return layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer

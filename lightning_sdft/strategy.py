@@ -16,7 +16,9 @@ from lightning.pytorch.strategies import (
     StrategyRegistry,
 )
 from torch.distributed.constants import default_pg_timeout
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from lightning_sdft.checkpoint import check_checkpoint_file, only_data
 from lightning_sdft.sharded_checkpoint import is_sharded, load_sharded, save_sharded
 from lightning_sdft.tokenizer import PolicyError
 
@@ -27,6 +29,9 @@ class FSDP2Strategy(ModelParallelStrategy):
     """Each process holds a part of the weights, gradients, optimizer states and teacher (FSDP2).
 
     Args:
+        replicas: Groups of processes that hold all the weights between them: with one, each process holds the smallest
+            part; with as many as there are nodes, weights travel within a node, and only gradients between them (hybrid
+            sharding).
         save_distributed_checkpoint: Whether a checkpoint is a folder to which each process writes its part; otherwise
             the first process gathers everything, and writes one file.
         process_group_backend: How processes communicate: by default ``nccl`` between GPUs and ``gloo`` between CPUs.
@@ -35,6 +40,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def __init__(
         self,
+        replicas: int = 1,
         save_distributed_checkpoint: bool = True,
         process_group_backend: str | None = None,
         timeout: timedelta = default_pg_timeout,
@@ -44,12 +50,23 @@ class FSDP2Strategy(ModelParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=timeout,
         )
+        self.replicas = replicas
 
     def setup_environment(self) -> None:
         """Share the data, and the weights, among all processes; by default Lightning shards none on a single node."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
-        self._tensor_parallel_size = 1
+        count = self.num_nodes * self.num_processes
+        if count % self.replicas:
+            raise PolicyError(f"fsdp2: {count} processes cannot form replicas={self.replicas} groups of the same size")
+        self._data_parallel_size, self._tensor_parallel_size = count, 1
         super().setup_environment()
+
+    @property
+    def sharding_mesh(self) -> DeviceMesh:
+        """The processes over which weights are cut, if need be behind a dimension of groups that hold the same."""
+        if self.replicas == 1:
+            return self.device_mesh["data_parallel"]
+        shape = (self.replicas, self.world_size // self.replicas)
+        return init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicate", "shard"))
 
     def setup(self, trainer: Trainer) -> None:
         """Evaluate without torch's inference mode, whose tensors cannot be gathered in place."""
@@ -69,7 +86,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Read a folder of parts, written by any number of processes, or one file."""
         path = Path(self.broadcast(checkpoint_path))
         if not is_sharded(path):
-            return super().load_checkpoint(path, weights_only=True)
+            check_checkpoint_file(path)
+            with only_data(path):
+                return super().load_checkpoint(path, weights_only=True)
         assert self.model is not None
         return load_sharded(path, self.model, self.optimizers)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from lightning_sdft import zoo
 
-__all__ = ["PolicyError", "Tokenizer", "generation_config", "load_tokenizer", "pretrained_source"]
+__all__ = ["PolicyError", "Tokenizer", "generation_config", "load_tokenizer", "pretrained_source", "refusing_code"]
 
 
 class PolicyError(ValueError):
@@ -82,7 +84,35 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Tokenizer:
     """
     source = pretrained_source(name)
     options = {**source, "trust_remote_code": trust_remote_code}
-    return Tokenizer(AutoTokenizer.from_pretrained(**options), _stop_ids(source))
+    with refusing_code(name):
+        tokenizer = AutoTokenizer.from_pretrained(**options)
+    return Tokenizer(tokenizer, _stop_ids(source))
+
+
+@contextmanager
+def refusing_code(name: str) -> Iterator[None]:
+    """Say what to do about a model that transformers, inside, does not load because that would run code.
+
+    Args:
+        name: The model.
+
+    Raises:
+        PolicyError: If the model needs code that comes with it, or if its weights are pickles that hold more than data.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError:
+        raise PolicyError(
+            f"the weights of {name!r} are a pickle that holds more than data, and to read that would run code of "
+            "whoever made it; nothing was run. Use the model's safetensors files"
+        ) from None
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise PolicyError(
+            f"{name!r} is loaded by code that comes with it; nothing of it was run. Read that code, and if you trust "
+            "it, type trust_remote_code=true with the command"
+        ) from None
 
 
 def pretrained_source(name: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from lightning_sdft.lora import STUDENT, adapter_weights
 from lightning_sdft.policy import Policy
 
 torch.set_num_threads(1)
@@ -77,6 +78,14 @@ def make_model(family: str, seed: int = 2, **changes: Any) -> Any:
             model.base_model.norm.weight.add_(3)
     model.generation_config.eos_token_id = STOP_IDS
     return model
+
+
+def move_adapter(model: Any, name: str = STUDENT, seed: int = 0, size: float = 0.3) -> None:
+    """Move every weight of an adapter, of which B is 0 at first."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in adapter_weights(model, name).values():
+            weight.add_(size * torch.randn(weight.shape, generator=generator))
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-import pickle
 import random
 import subprocess
 import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint
+from lightning.pytorch import Trainer
 
 import lightning_sdft
 from lightning_sdft.checkpoint import (
@@ -17,9 +19,17 @@ from lightning_sdft.checkpoint import (
     CheckpointError,
     check_checkpoint_file,
     check_method,
+    check_whole,
     describe_method,
     load_checkpoint,
+    load_policy,
 )
+from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter
+from lightning_sdft.policy import Policy
+from lightning_sdft.sharded_checkpoint import save_sharded
+from tests.conftest import move_adapter
+from tests.strangers import Intruder
+from tests.test_policy import own_logits
 
 
 @pytest.fixture
@@ -33,6 +43,18 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_description_says_method_model_and_version() -> None:
     expected = {"method": "SFTModule", "model": "a-model", "version": lightning_sdft.__version__}
     assert describe_method("SFTModule", "a-model") == expected
+
+
+def test_description_says_what_the_adapter_is_like() -> None:
+    about = describe_method("SFTModule", "a-model", LoRA(rank=3, target_modules=["q_proj"]))
+    assert about["lora"] == {
+        "rank": 3,
+        "alpha": 32,
+        "target_modules": ["q_proj"],
+        "dropout": 0.0,
+        "modules_to_save": [],
+        "rank_stabilized": False,
+    }
 
 
 def test_own_method_passes() -> None:
@@ -59,11 +81,69 @@ def test_folder_of_a_sharded_checkpoint_is_not_looked_into(tmp_path: Path) -> No
     check_checkpoint_file(tmp_path)
 
 
+def flip(path: Path, position: int) -> None:
+    """Change a bit of a file, and nothing that a look at its date would tell."""
+    with path.open("r+b") as file:
+        file.seek(position)
+        (byte,) = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte ^ 8]))
+
+
+def test_a_changed_bit_in_a_tensor_is_found(checkpoint: Path) -> None:
+    check_whole(checkpoint)
+    content = checkpoint.read_bytes()
+    flip(checkpoint, content.index(torch.arange(500, 503).numpy().tobytes()))
+    assert torch.load(checkpoint)["state_dict"]["x"][500] != 500  # nobody else would say so
+    for read in (check_whole, CheckedCheckpointIO().load_checkpoint):
+        with pytest.raises(CheckpointError, match=r"step=3.ckpt' is not whole: .*/data/0 has changed since it was"):
+            read(checkpoint)
+
+
+def test_any_changed_bit_of_the_records_is_found(checkpoint: Path) -> None:
+    content = checkpoint.read_bytes()
+    with zipfile.ZipFile(checkpoint) as file:
+        records = [record for record in file.infolist() if record.file_size]
+        positions = {record.filename: content.index(file.read(record)) for record in records}
+    for position in positions.values():
+        flip(checkpoint, position)
+        with pytest.raises(CheckpointError, match="is not whole"):
+            check_whole(checkpoint)
+        flip(checkpoint, position)
+    check_whole(checkpoint)
+
+
+def test_a_file_is_read_once_as_long_as_it_does_not_change(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_whole(checkpoint)
+    read = []
+    original = zipfile.ZipFile.testzip
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda file: read.append(1) or original(file))
+    check_whole(checkpoint)
+    assert not read
+    checkpoint.write_bytes(checkpoint.read_bytes())
+    check_whole(checkpoint)
+    assert read == [1]
+
+
+@pytest.mark.parametrize("part", [".metadata", "meta.pt", "__0_0.distcp"])
+def test_folder_is_whole_with_all_its_parts(part: str, tmp_path: Path) -> None:
+    folder = tmp_path / "step=4.ckpt"
+    save_sharded({"state_dict": {"x": torch.arange(100)}, "global_step": 4}, folder)
+    check_whole(folder)
+    content = (folder / part).read_bytes()
+    (folder / part).write_bytes(content[:-5])
+    with pytest.raises(CheckpointError, match=part):
+        check_whole(folder)
+    (folder / part).unlink()
+    with pytest.raises(CheckpointError, match=part):
+        check_whole(folder)
+
+
 @pytest.mark.parametrize("size", [0, 1, 1000, -1])
 def test_torn_file_is_named_with_its_size(size: int, checkpoint: Path) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:size])
     message = rf"step=3.ckpt' \({checkpoint.stat().st_size} bytes\) is truncated or not a checkpoint"
-    for read in (check_checkpoint_file, load_checkpoint, CheckedCheckpointIO().load_checkpoint):
+    for read in (check_checkpoint_file, check_whole, load_checkpoint, CheckedCheckpointIO().load_checkpoint):
         with pytest.raises(CheckpointError, match=message):
             read(checkpoint)
 
@@ -74,22 +154,72 @@ def test_absent_file_is_named(tmp_path: Path) -> None:
             read(tmp_path / "none.ckpt")
 
 
-class Intruder:
-    """Would create a file when unpickled freely."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> object:
-        return Path.touch, (self.path,)
-
-
-def test_code_in_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_named_and_not_run(checkpoint: Path, tmp_path: Path) -> None:
     torch.save({"lightning_sdft": Intruder(tmp_path / "ran")}, checkpoint)
-    with pytest.raises(pickle.UnpicklingError):
-        load_checkpoint(checkpoint)
+    message = r"step=3.ckpt' holds more than data \(getattr\), .* nothing was run. Use a checkpoint that"
+    for read in (load_checkpoint, CheckedCheckpointIO().load_checkpoint):
+        with pytest.raises(CheckpointError, match=message):
+            read(checkpoint)
+    with pytest.raises(CheckpointError, match=message):
+        CheckedCheckpointIO().load_checkpoint(checkpoint, weights_only=False)
     assert not (tmp_path / "ran").exists()
-    assert zipfile.is_zipfile(checkpoint)
+
+
+def test_other_zip_files_are_no_checkpoints(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as file:
+        file.writestr("letter.txt", "Dear reader")
+    for read in (load_checkpoint, CheckedCheckpointIO().load_checkpoint):
+        with pytest.raises(CheckpointError, match=r"a.ckpt' cannot be read \(.*\); it is broken or not a checkpoint"):
+            read(tmp_path / "a.ckpt")
+
+
+# Adapters
+
+LORA = LoRA(rank=2, target_modules=["q_proj", "embed_tokens"], modules_to_save=["norm"])
+
+
+@pytest.fixture
+def adapters(llama: Policy, tmp_path: Path) -> tuple[Policy, Path]:
+    """A policy with adapters of a student and a teacher, and their checkpoint."""
+    for seed, name in enumerate((STUDENT, TEACHER)):
+        add_adapter(llama.eval().model, LORA, name)
+        move_adapter(llama.model, name, seed)
+    about = describe_method("SDFTModule", llama.tokenizer.hugging_face.name_or_path, LORA)
+    state = {f"policy.model.{name}": weight.detach() for name, weight in adapter_weights(llama.model).items()}
+    torch.save({"lightning_sdft": about, "state_dict": state}, tmp_path / "adapters.ckpt")
+    return llama, tmp_path / "adapters.ckpt"
+
+
+@pytest.mark.parametrize("weights", [STUDENT, TEACHER])
+def test_policy_is_rebuilt_of_model_and_adapter(weights: Any, adapters: tuple[Policy, Path]) -> None:
+    policy, path = adapters
+    loaded = load_policy(None, str(path), weights).eval()
+    if weights == TEACHER:
+        pairs = zip(*(adapter_weights(policy.model, name).values() for name in (STUDENT, TEACHER)), strict=True)
+        for theirs, ours in pairs:
+            theirs.data.copy_(ours)
+    assert torch.equal(own_logits(loaded), own_logits(policy))
+    assert adapter_weights(loaded.model).keys() == adapter_weights(loaded.model, STUDENT).keys()
+
+
+def test_policy_without_some_of_its_adapter_is_refused(adapters: tuple[Policy, Path]) -> None:
+    _, path = adapters
+    content = torch.load(path)
+    weight = next(name for name in content["state_dict"] if STUDENT in name)
+    del content["state_dict"][weight]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=f"lacks 1 weights, the first is '{weight}'"):
+        load_policy(None, str(path))
+    load_policy(None, str(path), TEACHER)
+
+
+def test_teacher_that_is_no_adapter_has_no_weights(adapters: tuple[Policy, Path]) -> None:
+    _, path = adapters
+    content = torch.load(path)
+    content["state_dict"] = {name: each for name, each in content["state_dict"].items() if TEACHER not in name}
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="of SDFTModule, has no weights of a teacher"):
+        load_policy(None, str(path), TEACHER)
 
 
 # Writing
@@ -163,3 +293,20 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
     command = [sys.executable, "-c", script, str(tmp_path / "large.ckpt")]
     grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert float(grown) < 64
+
+
+def test_what_is_unfinished_is_no_checkpoint_of_slurm_to_lightning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that was killed while it wrote one would be sent to a file that is not there."""
+    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, logger=False)
+    seen, resumed = [], []
+
+    def look(_: int) -> None:
+        seen.append([path.name for path in tmp_path.iterdir()])
+        resumed.append(trainer._checkpoint_connector._hpc_resume_path)
+
+    monkeypatch.setattr("os.fsync", look)
+    CheckedCheckpointIO().save_checkpoint({"state": 1}, tmp_path / "hpc_ckpt_2.ckpt")
+    assert seen[0] == [".ckpt_2.ckpt.unfinished"]
+    assert resumed == [None, str(tmp_path / "hpc_ckpt_2.ckpt")]

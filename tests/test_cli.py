@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lightning_sdft
-from lightning_sdft import EMATeacher, SDFTModule, StringSkillsDataModule
+from lightning_sdft import EMATeacher, LoRA, SDFTModule, StringSkillsDataModule
+from lightning_sdft.checkpoint import CheckpointError
 from lightning_sdft.cli import entry_point, main
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
+from lightning_sdft.trust import trusting
 
 MODEL = {
     "model": "zoo/laptop",
@@ -64,6 +68,13 @@ def config(**trainer: Any) -> dict[str, Any]:
         "data": {"class_path": "StringSkillsDataModule", "init_args": DATA},
         "trainer": {**TRAINER, "callbacks": callbacks, **trainer},
     }
+
+
+@pytest.fixture(autouse=True)
+def trusted() -> Iterator[None]:
+    """Configs may name the classes of this file."""
+    with trusting("tests"):
+        yield
 
 
 @pytest.fixture
@@ -119,10 +130,26 @@ def test_divergence_of_the_most_probable_tokens_and_its_checkpoint(config_file: 
     assert SDFTModule.load_from_checkpoint(tmp_path / "top_k.ckpt").divergence == expected
 
 
+def test_adapter_and_its_checkpoint(config_file: Path, tmp_path: Path) -> None:
+    arguments = ["--model.init_args.pretrained=true", "--model.init_args.lora.rank=2", "--trainer.max_steps=1"]
+    arguments.append("--model.init_args.lora.target_modules=[q_proj, lm_head]")
+    cli = main(["fit", "--config", str(config_file), *arguments])
+    expected = LoRA(rank=2, target_modules=["q_proj", "lm_head"])
+    assert cli.model.lora == expected
+    cli.trainer.save_checkpoint(tmp_path / "adapter.ckpt")
+    restored = SDFTModule.load_from_checkpoint(tmp_path / "adapter.ckpt")
+    assert restored.lora == expected
+    state = cli.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in restored.state_dict().items())
+    tested = main(["test", "--config", str(config_file), *arguments, "--ckpt_path", str(tmp_path / "adapter.ckpt")])
+    assert "test/accuracy" in tested.trainer.callback_metrics
+
+
 @pytest.mark.parametrize(
     ("argument", "complaint"),
     [
         ("--model.init_args.divergence=Nonsense", "Nonsense"),
+        ("--model.init_args.lora.rank=0", "rank and alpha must be positive"),
         ("--trainer.callbacks.teacher_rate=0", "teacher_rate=0.0 is not within (0, 1]"),
         ("--model.init_args.learning_rte=1", "learning_rte"),
     ],
@@ -146,6 +173,41 @@ def test_checkpoint_does_not_override_what_was_typed(config_file: Path) -> None:
     resumed = main(["fit", "--config", str(config_file), *arguments])
     assert resumed.model.warmup_steps == 1
     assert resumed.trainer.global_step == 4
+
+
+def test_last_starts_a_run_goes_on_with_it_and_evaluates_it(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning would look for it in the folder of a new run, and evaluate the base model without it."""
+    logger = ["--trainer.logger.init_args.version=null", "--trainer.callbacks+=LastCheckpoints"]
+    logger.append("--trainer.callbacks.every_n_train_steps=2")
+    arguments = ["fit", "--config", str(config_file), *logger, "--ckpt_path", "last"]
+    assert main(arguments).trainer.ckpt_path is None
+    resumed = main([*arguments, "--trainer.max_steps=5"])
+    assert str(resumed.trainer.ckpt_path).endswith("version_0/checkpoints/epoch=0-step=3.ckpt")
+    assert resumed.trainer.global_step == 5
+    assert [path.name for path in Path("runs/run").iterdir()] == ["version_0"]
+    capsys.readouterr()
+    tested = main(["test", "--config", str(config_file), *logger, "--ckpt_path", "last"])
+    assert Path(str(tested.trainer.ckpt_path)).parent == Path("runs/run/version_0/checkpoints")
+    assert f"Accuracy of {tested.trainer.ckpt_path}" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.chdir(config_file.parent.parent)
+    with pytest.raises(CheckpointError, match="left no whole checkpoint"):
+        main(["test", "--config", str(config_file), *logger, "--ckpt_path", "last"])
+
+
+@pytest.mark.parametrize(("rank", "code"), [(0, 143), (1, 0)])
+def test_sigterm_is_an_exit_code_of_the_first_process(
+    rank: int, code: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callbacks = ["--trainer.callbacks+=tests.callbacks.test_preemption.Signal"]
+    callbacks += ["--trainer.callbacks.signum=15", "--trainer.callbacks.hook=on_before_backward"]
+    callbacks += ["--trainer.callbacks.number=2"]
+    monkeypatch.setattr("sys.argv", ["lightning-sdft", "fit", "--config", str(config_file), *callbacks])
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    with pytest.raises(SystemExit) as end:
+        entry_point()
+    assert end.value.code == code
 
 
 def test_checkpoint_of_a_command_line_run_loads_in_python_as_data(config_file: Path) -> None:
@@ -245,6 +307,13 @@ def test_our_errors_are_one_line(config_file: Path, monkeypatch: pytest.MonkeyPa
     arguments = ["fit", "--config", str(config_file), "--model.init_args.max_prompt_tokens=2"]
     monkeypatch.setattr("sys.argv", ["lightning-sdft", *arguments])
     with pytest.raises(SystemExit, match=r"error: .*max_prompt_tokens=2"):
+        entry_point()
+
+
+def test_server_that_is_not_there_is_one_line(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ["--model.init_args.engine=VLLMServer", "--model.init_args.engine.url=http://127.0.0.1:1"]
+    monkeypatch.setattr("sys.argv", ["lightning-sdft", "fit", "--config", str(config_file), *engine])
+    with pytest.raises(SystemExit, match=r"error: the vLLM server at http://127.0.0.1:1 does not answer .* vllm serve"):
         entry_point()
 
 

@@ -12,9 +12,12 @@ import yaml
 
 from lightning_sdft.cli import SDFTCLI, main
 from lightning_sdft.data.science import SCIENCE_SYSTEM_PROMPT, science_question
-from lightning_sdft.modules import CPTModule, ReinvokeModule
+from lightning_sdft.losses import TruncatedImportance
+from lightning_sdft.modules import CPTModule, ReinvokeModule, SDFTModule
+from lightning_sdft.rollout import VLLMEngine, VLLMServer
 from tests.chat.server import says, serving
 from tests.conftest import make_model, make_tokenizer
+from tests.rollout.vllm.stand_in import standing_in
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -133,6 +136,26 @@ def test_continued_pretraining_and_reinvocation_compose(stand_in: Path, rows: di
     assert isinstance(run_composed(["method/reinvoke", "data/general"], sources, stand_in).model, ReinvokeModule)
 
 
+def test_rollouts_from_vllm_compose(stand_in: Path, rows: dict[str, Path], in_folder: Path) -> None:
+    columns = ["--data.init_args.prompt_column=Question", "--data.init_args.demonstration_column=Response"]
+    sources = [f"--data.init_args.train_file={rows['json']}", *columns]
+    engine = "--model.init_args.engine.init_args"
+    with standing_in(stand_in) as server:
+        server.settings = {"max_tokens": 4096}
+        options = [f"{engine}.url={server.url}", "--model.init_args.importance.per=token"]
+        parts = ["method/sdft", "rollout/vllm_server", "data/json"]
+        module = run_composed(parts, [*sources, *options], stand_in).model
+        assert isinstance(module, SDFTModule)
+        assert module.engine == VLLMServer(server.url)
+        assert module.importance == TruncatedImportance(per="token")
+        assert server.requests
+    parts = [f"--config={CONFIGS / part}.yaml" for part in ("method/sdft", "rollout/vllm", "data/json")]
+    model = [f"--model.init_args.model={stand_in}", f"{engine}.options={{seed: 1}}"]
+    module = main([*parts, *model, *sources], run=False).model
+    assert isinstance(module, SDFTModule)
+    assert module.engine == VLLMEngine(gpu_memory_utilization=0.3, options={"seed": 1})
+
+
 def run_composed(parts: list[str], sources: list[str], stand_in: Path) -> SDFTCLI:
     """One step of base, the parts, and the CPU trainer."""
     every = ["base", *parts, "trainer/cpu"]
@@ -183,7 +206,7 @@ def test_experiment_keeps_to_the_base(config: Path) -> None:
         assert [name for name in classes if name in expected] == expected
     assert trainer["gradient_clip_val"] == base["gradient_clip_val"]
     assert [logger["class_path"] for logger in trainer["logger"]] == ["TensorBoardLogger"]
-    assert ("EMATeacher" in classes) == config.stem.endswith("sdft")
+    assert ("EMATeacher" in classes) == config.stem.removesuffix("_lora").endswith("sdft")
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)

@@ -8,7 +8,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sdft.callbacks.trained_module import trained
-from lightning_sdft.teacher import CopiedTeacher
 
 __all__ = ["EMATeacher"]
 
@@ -41,10 +40,12 @@ class EMATeacher(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make sure that there is a teacher to move."""
-        if not isinstance(getattr(pl_module, "teacher", None), CopiedTeacher):
+        teacher = getattr(pl_module, "teacher", None)
+        if teacher is None or not teacher.can_follow(trained(pl_module).policy):
             raise MisconfigurationException(
-                f"EMATeacher moves a copied teacher, and {type(pl_module).__name__} has none (teacher=copy); leave the "
-                "callback out, or use SDFTModule"
+                f"EMATeacher moves a teacher with weights of its own that follow the student's, and "
+                f"{type(pl_module).__name__} has none (teacher=copy, without the teacher_model of another kind); leave "
+                "the callback out for a teacher that is live or stands still, or use SDFTModule"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

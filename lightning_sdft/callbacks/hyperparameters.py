@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,14 +24,21 @@ class HyperparameterSummary(Callback):
         self.metrics = ["val/accuracy", "prior/average", "train/loss"] if metrics is None else metrics
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log them; NaN holds the place of values to come."""
+        """Log them, unless this goes on with a curve where they are; NaN holds the place of values to come."""
         arguments = {"method": type(pl_module).__name__, **flatten(pl_module.hparams)}
         datamodule = getattr(trainer, "datamodule", None)
         if datamodule is not None:
             arguments |= {"data": type(datamodule).__name__, **flatten(datamodule.hparams, "data.")}
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, TensorBoardLogger) and not _goes_on(trainer, logger):
                 logger.log_hyperparams(arguments, dict.fromkeys(self.metrics, math.nan))
+
+
+def _goes_on(trainer: Trainer, logger: TensorBoardLogger) -> bool:
+    """Whether the checkpoint that training goes on from is in the folder that the logger writes to."""
+    return (
+        trainer.ckpt_path is not None and Path(logger.log_dir).absolute() in Path(trainer.ckpt_path).absolute().parents
+    )
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

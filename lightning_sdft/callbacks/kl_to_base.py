@@ -6,15 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sdft.adapter_view import AdapterView
 from lightning_sdft.callbacks.trained_module import trained
 from lightning_sdft.losses import ReverseKL, distillation_loss
 from lightning_sdft.policy import Policy, TokenSequence, evaluating
 from lightning_sdft.rollout import Rollout
+from lightning_sdft.sharding import shard_, whole
+from lightning_sdft.strategy import FSDP2Strategy
 
 __all__ = ["KLToBase", "sequence_kl"]
 
@@ -32,19 +36,32 @@ def sequence_kl(policy: Policy, base: Policy, sequences: Sequence[TokenSequence]
 class KLToBase(Callback):
     """Logs ``val/kl_to_base``: KL of the policy from the base model on the policy's own answers to the new task [1].
 
-    It is the mean over responses of the sum over tokens, in nats. A copy of the base model stays in memory.
+    It is the mean over responses, of all processes, of the sum over tokens, in nats. A copy of the base model in the
+    policy's precision stays in memory, unless it is the policy itself without its adapter (LoRA).
     """
 
     def __init__(self) -> None:
         self._base: Policy | None = None
         self._values: list[float] = []
+        self._gathered = ExitStack()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Load the base model."""
+        """Load the base model, where the policy does not have it."""
         module = trained(pl_module)
+        if module.lora is not None:
+            self._base = AdapterView(module.policy, None)
+            return
         arguments = (module.model, module.pretrained, module.attention, module.trust_remote_code)
-        base = Policy.load(*arguments, tokenizer=module.tokenizer)
+        with trainer.precision_plugin.module_init_context():  # as Lightning asks for the policy
+            base = Policy.load(*arguments, tokenizer=module.tokenizer)
         self._base = base.to(pl_module.device).requires_grad_(False).eval()
+        if isinstance(trainer.strategy, FSDP2Strategy):
+            shard_(self._base, trainer.strategy.sharding_mesh)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the base model where it is sharded."""
+        if self._base is not None:
+            self._gathered.enter_context(whole(self._base))
 
     def on_validation_batch_end(
         self,
@@ -64,10 +81,13 @@ class KLToBase(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the mean."""
-        if self._values:
-            mean = sum(self._values) / len(self._values)
-            pl_module.log("val/kl_to_base", mean, batch_size=len(self._values), sync_dist=True)
+        self._gathered.close()
+        own = torch.tensor([sum(self._values), len(self._values)], dtype=torch.float32, device=pl_module.device)
         self._values = []
+        # Of sums and counts, for processes have different numbers of responses.
+        total, count = trainer.strategy.reduce(own, reduce_op="sum").tolist()
+        if count:
+            pl_module.log("val/kl_to_base", total / count, batch_size=1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let go of the base model."""

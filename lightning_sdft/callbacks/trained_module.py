@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.data.example import Example
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.lora import LoRA
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher import Teacher
 from lightning_sdft.timing import PhaseClock
@@ -32,6 +33,7 @@ class TrainedModule(Protocol):
 
     model: str
     pretrained: bool
+    lora: LoRA | None
     attention: str | None
     trust_remote_code: bool
     max_completion_tokens: int

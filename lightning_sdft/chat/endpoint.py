@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from lightning_sdft.chat.base import ChatError, ChatModel
 
@@ -61,7 +62,7 @@ class Endpoint(ChatModel):
         retries: How often a failed request is sent again.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or if a secret is where only the name of its variable may be.
     """
 
     def __init__(
@@ -77,6 +78,15 @@ class Endpoint(ChatModel):
     ) -> None:
         if concurrency < 1 or retries < 0 or not timeout > 0:
             raise ValueError(f"concurrency={concurrency} must be >= 1, retries={retries} >= 0, timeout={timeout} > 0")
+        # What is in a setting is in configs, checkpoints and logs. So neither value is repeated here.
+        if not api_key_variable.isidentifier():
+            raise ValueError("api_key_variable must be the name of an environment variable, and not the key itself")
+        address = urlsplit(base_url or "")
+        if "@" in address.netloc or address.query:
+            raise ValueError(
+                "base_url must not hold a password or a key, for settings are logged and saved; put the key into the "
+                f"environment variable {api_key_variable}"
+            )
         self.name = model
         self.base_url = base_url
         self.api_key_variable = api_key_variable
@@ -140,12 +150,12 @@ class Endpoint(ChatModel):
             if isinstance(error, ChatError):
                 fatal = fatal or error
             elif isinstance(error, _NoReplyError):
-                failures.append(str(error))
+                failures.append(self._without_key(str(error)))
                 in_a_row = in_a_row + 1 if isinstance(error, _ServerError) else 0
                 if in_a_row == patience:
                     fatal = fatal or ChatError(
                         f"{self._server} failed on {in_a_row} conversations in a row, {self.retries} retries each, the "
-                        f"last time because of: {error}; try again when it works"
+                        f"last time because of: {failures[-1]}; try again when it works"
                     )
             else:
                 in_a_row = 0
@@ -173,7 +183,17 @@ class Endpoint(ChatModel):
         return OpenAI(api_key=key or "none", base_url=self.base_url, timeout=self.timeout, max_retries=self.retries)
 
     def _key(self) -> str | None:
-        return os.environ.get(self.api_key_variable, "").strip() or None
+        key = os.environ.get(self.api_key_variable, "").strip()
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ChatError(
+                f"the environment variable {self.api_key_variable} holds a space, a line break or another character "
+                "that no API key has; set it to the key alone"
+            )
+        return key or None
+
+    def _without_key(self, text: str) -> str:
+        """What somebody else says, which may repeat the key that it was sent."""
+        return text.replace(self._key() or "\0", "***")
 
     def _ask(self, client: OpenAI, conversation: Sequence[Message]) -> str:
         """The reply to one conversation."""
@@ -209,7 +229,7 @@ class Endpoint(ChatModel):
 
     def _refused(self, error: APIStatusError, settings: dict[str, Any]) -> Exception:
         """What a status code means, for all conversations or for one."""
-        said = error.message.replace(self._key() or "\0", "***")[:500]
+        said = self._without_key(error.message)[:500]
         if error.param in settings:
             return ChatError(f"{self._server} refuses {error.param}={settings[error.param]!r}: {said}; change it")
         if error.code == "insufficient_quota":

@@ -7,7 +7,9 @@ from typing import Literal
 
 import torch
 
-from lightning_sdft.checkpoint import load_policy
+from lightning_sdft.adapter_export import merge_adapter, save_adapter
+from lightning_sdft.checkpoint import CheckpointError, load_policy
+from lightning_sdft.lora import adapter_weights
 
 __all__ = ["export"]
 
@@ -20,6 +22,7 @@ def export(
     model: str | None = None,
     weights: Literal["student", "teacher"] = "student",
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    adapter: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder, which AutoModelForCausalLM.from_pretrained loads.
@@ -30,6 +33,8 @@ def export(
         model: Model that gives architecture and tokenizer; by default the one that the checkpoint was trained from.
         weights: Whose weights to write.
         dtype: Precision of the weights in the files.
+        adapter: Write the adapter (LoRA) alone, as a folder that peft.PeftModel.from_pretrained loads on top of the
+            model; by default it is merged into the model's weights.
         trust_remote_code: Whether code that comes with the model may be run.
 
     Raises:
@@ -37,6 +42,16 @@ def export(
             the weights asked for.
     """
     policy = load_policy(model, checkpoint, weights, trust_remote_code)
+    has_adapter = bool(adapter_weights(policy.model))
+    if adapter and not has_adapter:
+        raise CheckpointError(f"there is no adapter in {checkpoint or model!r}; leave out adapter=true")
     Path(output).mkdir(parents=True, exist_ok=True)
-    policy.save_pretrained(output, PRECISIONS[dtype])
-    print(f"{'model' if checkpoint is None else weights} written to {output} in {dtype}")
+    if adapter:
+        save_adapter(policy.model, output, PRECISIONS[dtype])
+        policy.tokenizer.hugging_face.save_pretrained(output)
+    else:
+        if has_adapter:
+            merge_adapter(policy.model)
+        policy.save_pretrained(output, PRECISIONS[dtype])
+    what = "model" if checkpoint is None else f"{weights}'s adapter" if adapter else weights
+    print(f"{what} written to {output} in {dtype}")

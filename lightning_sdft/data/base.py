@@ -7,15 +7,17 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from torch.utils.data import DataLoader
-from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.groups import GroupLoader, identity
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.trust import trusting
 
 __all__ = ["DemonstrationDataModule", "EvaluationSet", "Splits"]
 
@@ -88,6 +90,12 @@ class DemonstrationDataModule(LightningDataModule):
         self.shuffle_seed = shuffle_seed
         self._splits: Splits | None = None
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
+        """Lightning's, but the checkpoint is data, and names only classes of trusted packages."""
+        with trusting():
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**options, "weights_only": True})
+
     @abstractmethod
     def load(self) -> Splits:
         """Read the data; called once per process, before anything else is asked for."""
@@ -132,7 +140,13 @@ class DemonstrationDataModule(LightningDataModule):
         left_out = len(examples) % self.batch_size
         if left_out:
             log.info("each epoch leaves out %d of %d examples that do not fill a step", left_out, len(examples))
-        sampler = StatefulDistributedSampler(examples, shuffle=True, seed=self.shuffle_seed, **replicas)
+        sampler: DistributedSampler[Example] = DistributedSampler(
+            examples,  # type: ignore[arg-type]  # it asks for a length and nothing else
+            replicas["num_replicas"],
+            replicas["rank"],
+            seed=self.shuffle_seed,
+            drop_last=True,
+        )
         return GroupLoader(examples, group_size, self.micro_batch_size or group_size, sampler, self.workers)
 
     def _share(self) -> dict[str, int]:
@@ -182,6 +196,7 @@ class DemonstrationDataModule(LightningDataModule):
                 sampler=self._evaluation_sampler(evaluation_set),
                 num_workers=self.workers,
                 collate_fn=identity,
+                generator=torch.Generator(),  # as in GroupLoader: evaluation draws nothing from training's
             )
             for evaluation_set in sets
         ]

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 import torch
-from torchdata.stateful_dataloader import StatefulDataLoader
-from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_sdft.data.example import Example
+from lightning_sdft.data.example import DataError, Example
 
 __all__ = ["GroupLoader", "MicroBatch"]
 
@@ -94,7 +93,9 @@ def identity(examples: list[Example]) -> list[Example]:
 class GroupLoader:
     """Iterates over the micro-batches of one generation group after another; its position can be saved and restored.
 
-    Examples that do not fill a last group are left out of the epoch (others in each, for the order is shuffled).
+    Examples that do not fill a last group are left out of the epoch (others in each, for the order is shuffled). The
+    n-th groups of all processes together are the n-th group that one process alone would have, so a position is the
+    same whatever the number of processes.
 
     Args:
         examples: The training examples.
@@ -109,37 +110,68 @@ class GroupLoader:
         examples: Sequence[Example],
         group_size: int,
         micro_batch_size: int,
-        sampler: StatefulDistributedSampler,
+        sampler: DistributedSampler[Example],
         workers: int = 0,
     ) -> None:
+        self.examples = examples
         self.group_size = group_size
         self.micro_batch_size = micro_batch_size
         self.sampler = sampler  # Lightning sets its epoch
-        self.groups = StatefulDataLoader(
-            examples,
-            batch_size=group_size,
-            sampler=sampler,
-            drop_last=True,
-            num_workers=workers,
+        self.workers = workers
+        self._start = 0  # of the next epoch that is iterated over
+        self._finished = 0  # groups of the running epoch whose last micro-batch was handed out
+
+    @property
+    def group_count(self) -> int:
+        """Groups per epoch."""
+        return len(self.sampler) // self.group_size
+
+    def __len__(self) -> int:
+        """Micro-batches per epoch."""
+        return self.group_count * (self.group_size // self.micro_batch_size)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        self._finished, self._start = self._start, 0
+        return self._micro_batches()
+
+    def _micro_batches(self) -> Iterator[MicroBatch]:
+        order = list(self.sampler)  # only now, for Lightning asks for the iterator before it sets the epoch
+        firsts = range(self._finished * self.group_size, self.group_count * self.group_size, self.group_size)
+        groups: DataLoader[Example] = DataLoader(
+            self.examples,  # type: ignore[arg-type]  # a sequence is all that a map-style loader asks for
+            batch_sampler=[order[first : first + self.group_size] for first in firsts],
+            num_workers=self.workers,
             collate_fn=identity,
             # Otherwise each epoch draws a seed for workers from the generator that rollouts are drawn with, and a
             # resumed epoch once more.
             generator=torch.Generator(),
         )
-
-    def __len__(self) -> int:
-        """Micro-batches per epoch."""
-        return len(self.groups) * (self.group_size // self.micro_batch_size)
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        for group in self.groups:
-            yield from MicroBatch.cut(group, self.micro_batch_size)
+        for group in groups:
+            *others, last = MicroBatch.cut(group, self.micro_batch_size)
+            yield from others
+            self._finished += 1
+            yield last
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, which is exact between two groups."""
-        state: dict[str, Any] = self.groups.state_dict()
-        return state
+        """The position, which is exact between two groups, and what it is a position in."""
+        return {"groups": self._finished, **self._epoch_shape()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the last group that the saved loader had handed out."""
-        self.groups.load_state_dict(state)
+        """Go on behind the last group that the saved loader had handed out.
+
+        Raises:
+            DataError: If that was in the middle of an epoch of another shape, where a position means something else.
+        """
+        shape = self._epoch_shape()
+        saved = {name: state[name] for name in shape}
+        groups = saved["examples"] // saved["batch_size"]
+        self._start = state["groups"] % groups  # at the end of an epoch, the next one begins
+        if self._start and saved != shape:
+            raise DataError(
+                f"the checkpoint is in the middle of an epoch of {saved['examples']} training examples in steps of "
+                f"{saved['batch_size']}, and this run has {shape['examples']} in steps of {shape['batch_size']}; go on "
+                "with the same data and data.batch_size, or export the checkpoint and start from it (model=FOLDER)"
+            )
+
+    def _epoch_shape(self) -> dict[str, int]:
+        return {"examples": len(self.examples), "batch_size": self.group_size * self.sampler.num_replicas}

@@ -5,6 +5,7 @@ from lightning_sdft.losses.distribution import Distribution
 from lightning_sdft.losses.divergence import Divergence, ForwardKL, JensenShannon, ReverseKL
 from lightning_sdft.losses.fused import HeadLoss, head_loss
 from lightning_sdft.losses.head import Head
+from lightning_sdft.losses.importance import TruncatedImportance
 from lightning_sdft.losses.likelihood import cross_entropy, dynamic_fine_tuning
 from lightning_sdft.losses.top_k import TopK
 from lightning_sdft.losses.weights import Reduction, counted_tokens, token_weights
@@ -19,6 +20,7 @@ __all__ = [
     "Reduction",
     "ReverseKL",
     "TopK",
+    "TruncatedImportance",
     "counted_tokens",
     "cross_entropy",
     "distillation_loss",

@@ -23,7 +23,7 @@ def token_weights(
     reduction: Reduction,
     skip_tokens: int = 0,
     group_lengths: Sequence[int] | None = None,
-    importance: Sequence[float] | None = None,
+    importance: Tensor | None = None,
     group_tokens: float | None = None,
 ) -> Tensor:
     """Weights of the tokens of a micro-batch, so that the mean over micro-batches is the mean over their group.
@@ -38,7 +38,7 @@ def token_weights(
         skip_tokens: Leading completion tokens of each sequence that do not count.
         group_lengths: Completion tokens of all sequences of the optimizer step, of which the micro-batch holds an
             equal share of sequences; by default the micro-batch is the whole group.
-        importance: Importance weight of each sequence.
+        importance: Importance weight of each token, `(N,)`; see :class:`TruncatedImportance`.
         group_tokens: Tokens that count in the optimizer step, per process on average; by default those of
             ``group_lengths``. With it, the mean over processes is the mean over all of their tokens.
 
@@ -52,11 +52,9 @@ def token_weights(
     else:
         total = counted_tokens(group_lengths, skip_tokens) if group_tokens is None else group_tokens
         shares = [len(group_lengths) / (len(lengths) * max(total, 1))] * len(lengths)
-    if importance is not None:
-        shares = [share * weight for share, weight in zip(shares, importance, strict=True)]
     weights = torch.zeros(sum(lengths))
     start = 0
     for length, count, share in zip(lengths, counted, shares, strict=True):
         weights[start + length - count : start + length] = share
         start += length
-    return weights
+    return weights if importance is None else weights * importance.to(weights.device)

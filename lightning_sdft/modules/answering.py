@@ -34,25 +34,17 @@ class AnsweringModule(LightningModule):
         self._gathered = whole(self.policy)
         self._gathered.__enter__()
 
-    def on_validation_end(self) -> None:
-        """Cut the weights again."""
-        self._gathered.__exit__(None, None, None)
-
     def on_test_start(self) -> None:
         """Gather the weights where they are sharded."""
         self.on_validation_start()
-
-    def on_test_end(self) -> None:
-        """Cut the weights again."""
-        self.on_validation_end()
 
     def on_predict_start(self) -> None:
         """Gather the weights where they are sharded."""
         self.on_validation_start()
 
-    def on_predict_end(self) -> None:
-        """Cut the weights again."""
-        self.on_validation_end()
+    def _end_evaluation(self) -> None:
+        """Cut the weights again, before they may be saved."""
+        self._gathered.__exit__(None, None, None)
 
     def respond(self, examples: Sequence[Example]) -> list[Rollout]:
         """Answer prompts greedily."""
@@ -94,11 +86,17 @@ class AnsweringModule(LightningModule):
 
         The ends of their 95% intervals stand under ``val/accuracy_low``, ``val/accuracy_high`` and so on.
         """
+        self._end_evaluation()
         self._log_accuracies("val/accuracy", "prior")
 
     def on_test_epoch_end(self) -> None:
         """Log accuracies under ``test/accuracy`` and ``test/prior``."""
+        self._end_evaluation()
         self._log_accuracies("test/accuracy", "test/prior")
+
+    def on_predict_epoch_end(self) -> None:
+        """End the evaluation."""
+        self._end_evaluation()
 
     def _log_accuracies(self, new: str, prior: str) -> None:
         each, averages = self.graded.accuracies(new, prior)

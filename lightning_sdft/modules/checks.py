@@ -1,16 +1,29 @@
-"""What stops a run: examples that lack something or do not fit a budget, and a loss that is not finite."""
+"""What stops a run: examples that lack something or do not fit a budget, and a loss that is not finite.
+
+And what makes one pointless: weights too coarse for the learning rate.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError, Example
 
-__all__ = ["NonFiniteLossError", "OverBudget", "check_budgets", "check_complete", "drop_or_refuse"]
+__all__ = [
+    "NonFiniteLossError",
+    "OverBudget",
+    "check_budgets",
+    "check_complete",
+    "drop_or_refuse",
+    "immovable_share",
+    "warn_of_rounding",
+]
 
 OverBudget = Literal["error", "drop"]
 
@@ -74,3 +87,24 @@ def drop_or_refuse(datamodule: DemonstrationDataModule, problem: Problem, over_b
         dropped = datamodule.filter_train(lambda example: problem(example) is None)
         if dropped:
             rank_zero_warn(f"dropped {dropped} of {len(examples)} training examples over their token budgets")
+
+
+def immovable_share(weights: Sequence[Tensor], step: float) -> float:
+    """Share of the weights to which a step of this size adds nothing in their precision."""
+    immovable = sum(int((weight.detach() + step == weight.detach()).sum()) for weight in weights)
+    return immovable / sum(weight.numel() for weight in weights)
+
+
+def warn_of_rounding(weights: Sequence[Tensor], learning_rate: float) -> None:
+    """Warn where most weights are too coarse to move: a step of AdamW is at most about the learning rate."""
+    narrow = [weight for weight in weights if weight.itemsize < torch.float32.itemsize]
+    if not learning_rate or not narrow:
+        return
+    share = immovable_share(narrow, learning_rate)
+    if share > 0.5:
+        dtype = str(narrow[0].dtype).removeprefix("torch.")
+        rank_zero_warn(
+            f"{share:.0%} of the weights will hardly move: they are in {dtype}, in which a step of "
+            f"learning_rate={learning_rate:g} added to them rounds to nothing. Use precision=bf16-mixed, which trains "
+            "in float32, or a higher learning rate"
+        )

@@ -12,18 +12,35 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.parallel import DistributedDataParallel
 
 from lightning_sdft.callbacks.ema_teacher import EMATeacher
 from lightning_sdft.data.example import Example, Message
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_messages, template_fields
-from lightning_sdft.losses import Divergence, ForwardKL, Reduction, distillation_loss, token_weights
+from lightning_sdft.losses import (
+    Divergence,
+    ForwardKL,
+    Reduction,
+    TruncatedImportance,
+    distillation_loss,
+    token_weights,
+)
 from lightning_sdft.modules.causal_lm import CausalLMModule
-from lightning_sdft.policy import Policy, TokenSequence
+from lightning_sdft.modules.teachers import TeacherKind, check_teacher, make_teacher
+from lightning_sdft.policy import TokenSequence
 from lightning_sdft.processes import process_count, process_index
-from lightning_sdft.rollout import Rollout, Sampling, draw_seeds, generate
+from lightning_sdft.rollout import (
+    InProcessEngine,
+    Rollout,
+    RolloutEngine,
+    Sampling,
+    draw_seeds,
+    generate,
+    score_rollouts,
+)
 from lightning_sdft.sharding import check_alike
-from lightning_sdft.teacher import CopiedTeacher, LiveTeacher, Teacher
+from lightning_sdft.teacher import CopiedTeacher, Teacher, TeacherMemory
 
 __all__ = ["DistillationModule"]
 
@@ -40,9 +57,15 @@ class DistillationModule(CausalLMModule):
             (off-policy distillation), or the expert of the ``demonstration``.
         divergence: What is minimised: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``, or ``TopK`` of one of
             these.
-        teacher: ``copy`` is a copy of the student as it is when training starts, in float32; ``live`` the student as it
-            is at every step.
+        teacher: ``copy`` is a copy of the student as it is when training starts, in float32 (of its adapter, with
+            ``lora``); ``live`` the student as it is at every step; ``base`` the model without the adapter of ``lora``.
         teacher_model: Weights that a copied teacher starts from instead: a folder, hub id or ``.gguf`` file.
+        teacher_memory: How a copied teacher keeps its weights; its average is that of float32 in every form.
+            ``float32`` takes 4 bytes a parameter on the device. ``compensated`` takes as many, half of them for the
+            bfloat16 weights with which it reads, at the precision and the speed of a bfloat16 model: the form for
+            ``bf16-true``, where one in float32 would read in float32. ``offload`` takes 4 bytes a parameter of the
+            CPU's memory instead, and on the device those of the largest block or the head at a time: each micro-batch
+            sends the whole teacher there, and each update the whole student back.
         privileged_context: What only the teacher sees: the example's ``demonstration``, its ``article``, ``both``, or
             ``none``.
         teacher_template: How the teacher's user turn is made of ``{prompt}``, ``{demonstration}`` and ``{context}``
@@ -51,9 +74,15 @@ class DistillationModule(CausalLMModule):
         skip_tokens: Leading completion tokens that do not count in the loss, so that a preamble by which the teacher
             refers to the demonstration is not learned.
         sampling: How rollouts are sampled.
+        engine: Who samples the student's rollouts: by default the student itself, in its own precision;
+            ``VLLMEngine`` is vLLM in this process, ``VLLMServer`` a vLLM server.
+        importance: Truncated importance weights of tokens that an engine sampled which is not exactly the student.
         reduction: ``sequence`` takes the mean over a rollout's tokens, then over rollouts; ``token`` the mean over all
             tokens of an optimizer step.
         **kwargs: See :class:`CausalLMModule`.
+
+    Raises:
+        ValueError: If there cannot be such a teacher.
     """
 
     teacher: Teacher
@@ -63,28 +92,38 @@ class DistillationModule(CausalLMModule):
         model: str,
         rollout_source: Literal["student", "teacher", "demonstration"] = "student",
         divergence: Divergence | None = None,
-        teacher: Literal["copy", "live"] = "copy",
+        teacher: TeacherKind = "copy",
         teacher_model: str | None = None,
+        teacher_memory: TeacherMemory = "float32",
         privileged_context: PrivilegedContext = "none",
         teacher_template: str | None = None,
         max_teacher_prompt_tokens: int = 2048,
         skip_tokens: int = 0,
         sampling: Sampling = Sampling(),  # noqa: B008  # frozen
+        engine: RolloutEngine | None = None,
+        importance: TruncatedImportance = TruncatedImportance(),  # noqa: B008  # frozen
         reduction: Reduction = "sequence",
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
-        if teacher == "live" and teacher_model is not None:
-            raise ValueError(f"teacher=live is the student itself and cannot start from teacher_model={teacher_model}")
+        check_teacher(teacher, teacher_model, teacher_memory, self.lora, rollout_source)
+        if engine is not None and rollout_source != "student":
+            raise ValueError(
+                f"engine={type(engine).__name__} samples from the student, but rollout_source={rollout_source}; leave "
+                "engine out, or take rollout_source=student"
+            )
         self.rollout_source = rollout_source
         self.divergence = divergence or ForwardKL()
         self.teacher_kind = teacher
         self.teacher_model = teacher_model
+        self.teacher_memory = teacher_memory
         self.teacher_template = TEMPLATES[privileged_context] if teacher_template is None else teacher_template
         self.teacher_fields = template_fields(self.teacher_template, privileged_context)
         self.max_teacher_prompt_tokens = max_teacher_prompt_tokens
         self.skip_tokens = skip_tokens
         self.sampling = sampling
+        self.engine = engine or InProcessEngine()
+        self.importance = importance
         self.reduction = reduction
         self.group_rollouts: list[Rollout] = []
 
@@ -92,11 +131,11 @@ class DistillationModule(CausalLMModule):
         """Algorithm 1 of [1]: rollout, teacher, student, divergence; the optimizer and EMATeacher do the rest."""
         batch = MicroBatch.of(examples)
         rollouts = self.rollouts(batch)
-        weights = self.weights(rollouts)
         with self.clock.phase("teacher"):
             teacher_hidden = self.teacher.hidden(self.teacher_sequences(batch, rollouts))
         with self.clock.phase("student"):
             student_hidden = self.policy.hidden(self.student_sequences(batch, rollouts))
+            weights = self.weights(rollouts, self.importance_weights(rollouts, student_hidden))
             result = distillation_loss(
                 student_hidden,
                 self.policy.head,
@@ -137,7 +176,8 @@ class DistillationModule(CausalLMModule):
             prompts = [self.tokenizer.encode(self.teacher_messages(example)) for example in examples]
             return generate(self.teacher.policy, prompts, self.max_completion_tokens, self.sampling, seeds)
         prompts = [self.tokenizer.encode(example.prompt) for example in examples]
-        return generate(self.policy, prompts, self.max_completion_tokens, self.sampling, seeds)
+        options = (self.max_completion_tokens, self.sampling, seeds, self.global_step)
+        return self.engine.generate(self.policy, prompts, *options)
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The rollouts behind what the student sees."""
@@ -157,12 +197,22 @@ class DistillationModule(CausalLMModule):
         """The conversation that the teacher sees."""
         return teacher_messages(example, self.teacher_template)
 
-    def weights(self, rollouts: Sequence[Rollout]) -> Tensor:
+    def weights(self, rollouts: Sequence[Rollout], importance: Tensor | None = None) -> Tensor:
         """Weights of the completion tokens of a micro-batch, `(N,)`."""
         lengths = [len(rollout.completion) for rollout in rollouts]
         group = [len(rollout.completion) for rollout in self.group_rollouts]
-        weights = token_weights(lengths, self.reduction, self.skip_tokens, group, group_tokens=self.group_tokens)
-        return weights.to(self.device)
+        options = (self.reduction, self.skip_tokens, group, importance, self.group_tokens)
+        return token_weights(lengths, *options).to(self.device)
+
+    def importance_weights(self, rollouts: Sequence[Rollout], student_hidden: Tensor) -> Tensor | None:
+        """Importance weights of the tokens of a micro-batch, `(N,)`; ``None`` where the student itself has sampled."""
+        if self.engine.exact:
+            return None
+        student, sampler = score_rollouts(rollouts, student_hidden, self.policy.head, self.sampling)
+        ratios = self.importance.ratios(student, sampler)
+        self.means.add("rollout/importance", ratios.mean(), len(ratios))
+        self.means.add("rollout/importance_truncated", (ratios == self.importance.cap).float().mean(), len(ratios))
+        return self.importance(student, sampler, [len(rollout.completion) for rollout in rollouts], self.skip_tokens)
 
     def _demonstrated(self, example: Example) -> Rollout:
         completion = self.tokenizer.encode_completion(example.demonstration or "")
@@ -180,13 +230,12 @@ class DistillationModule(CausalLMModule):
     def load_models(self) -> None:
         """Load student and teacher."""
         super().load_models()
-        if self.teacher_kind == "live":
-            self.teacher = LiveTeacher(self.policy)
-        elif self.teacher_model is None:
-            self.teacher = CopiedTeacher(self.policy)
-        else:
-            options = (True, self.attention, self.trust_remote_code)
-            self.teacher = CopiedTeacher(Policy.load(self.teacher_model, *options, tokenizer=self.tokenizer))
+        options = (self.lora, self.attention, self.trust_remote_code)
+        self.teacher = make_teacher(self.policy, self.teacher_kind, self.teacher_model, self.teacher_memory, *options)
+        if self.teacher_memory == "offload":
+            # DDP would refuse weights on two kinds of device. It need not make these alike: the student's are.
+            names = [f"teacher.{name}" for name, _ in self.teacher.named_parameters(remove_duplicate=False)]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def shard_models(self, mesh: DeviceMesh) -> None:
         """Cut the weights of student and teacher alike, so that the EMA combines parts."""
@@ -202,6 +251,12 @@ class DistillationModule(CausalLMModule):
         moves = any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.teacher_kind == "copy" and not moves:
             rank_zero_info("No EMATeacher among the callbacks: the teacher stays frozen.")
+        with self.trainer.precision_plugin.forward_context():
+            self.engine.start(self.policy, self.max_prompt_tokens + self.max_completion_tokens)
+
+    def teardown(self, stage: str) -> None:
+        """Let the engine go."""
+        self.engine.stop()
 
     @property
     def longest_sequence(self) -> int:

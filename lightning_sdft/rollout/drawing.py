@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from lightning_sdft.rollout.record import Sampling
 
-__all__ = ["sample"]
+__all__ = ["log_probabilities", "sample"]
 
 BLOCK = 128
 """Tokens whose probabilities are added up before the cumulative distribution is taken."""
@@ -34,11 +34,38 @@ def sample(logits: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, T
     if sampling.temperature == 0:
         scores, tokens = logits.max(-1)
         return tokens, scores - logits.logsumexp(-1)
+    scaled, weights = _weigh(logits, sampling)
+    tokens, total = _invert(weights, noise)
+    return tokens, _gather(scaled, tokens) - total.log().to(scaled.dtype)
+
+
+def log_probabilities(logits: Tensor, sampling: Sampling, tokens: Tensor) -> Tensor:
+    """Log-probability of a given token per row under the distribution that :func:`sample` draws from.
+
+    Args:
+        logits: `(B, V)`.
+        sampling: How was drawn. Greedy answers have the log-probabilities of temperature 1, as :func:`sample` gives.
+        tokens: `(B,)`.
+
+    Returns:
+        `(B,)`; minus infinity where the token is excluded.
+    """
+    if sampling.temperature == 0:
+        return _gather(logits, tokens) - logits.logsumexp(-1)
+    scaled, weights = _weigh(logits, sampling)
+    scores = _gather(scaled, tokens) - weights.sum(-1, dtype=torch.float64).log().to(scaled.dtype)
+    return scores.masked_fill(_gather(weights, tokens) == 0, -torch.inf)
+
+
+def _gather(values: Tensor, tokens: Tensor) -> Tensor:
+    return values.gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def _weigh(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Logits as the temperature makes them, the largest being 0, and what is drawn in proportion to, both `(B, V)`."""
     scaled = logits / sampling.temperature
     scaled -= scaled.amax(-1, keepdim=True)
-    weights = _restrict(scaled.exp(), sampling)
-    tokens, total = _invert(weights, noise)
-    return tokens, scaled.gather(-1, tokens[:, None]).squeeze(-1) - total.log().to(scaled.dtype)
+    return scaled, _restrict(scaled.exp(), sampling)
 
 
 def _restrict(weights: Tensor, sampling: Sampling) -> Tensor:

@@ -6,16 +6,41 @@ Letters: B sequences, T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lightning_sdft.policy import Policy, evaluating
+from lightning_sdft.rollout.base import RolloutEngine
 from lightning_sdft.rollout.drawing import sample
 from lightning_sdft.rollout.record import Rollout, Sampling
 from lightning_sdft.sharding import whole
 
-__all__ = ["draw_seeds", "generate"]
+__all__ = ["InProcessEngine", "draw_seeds", "generate"]
+
+
+@dataclass
+class InProcessEngine(RolloutEngine):
+    """The policy itself samples, by :func:`generate`."""
+
+    exact: ClassVar[bool] = True
+
+    def generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[list[int]],
+        max_tokens: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        step: int,
+    ) -> list[Rollout]:
+        """Sample a completion of each prompt; see :meth:`RolloutEngine.generate`."""
+        return generate(policy, prompts, max_tokens, sampling, seeds)
+
+
+torch.serialization.add_safe_globals([InProcessEngine])  # a checkpoint may name it in its hyper-parameters
 
 
 @torch.no_grad()

@@ -1,6 +1,21 @@
 """The teacher: a policy without gradient, whose weights follow the student's or stand still."""
 
+from lightning_sdft.teacher.adapter import AdapterTeacher, BaseModelTeacher
 from lightning_sdft.teacher.base import LiveTeacher, Teacher
+from lightning_sdft.teacher.compensated import CompensatedTeacher
 from lightning_sdft.teacher.copied import CopiedTeacher, ema_update_
+from lightning_sdft.teacher.forms import COPIED_TEACHERS, TeacherMemory
+from lightning_sdft.teacher.offloaded import OffloadedTeacher
 
-__all__ = ["CopiedTeacher", "LiveTeacher", "Teacher", "ema_update_"]
+__all__ = [
+    "COPIED_TEACHERS",
+    "AdapterTeacher",
+    "BaseModelTeacher",
+    "CompensatedTeacher",
+    "CopiedTeacher",
+    "LiveTeacher",
+    "OffloadedTeacher",
+    "Teacher",
+    "TeacherMemory",
+    "ema_update_",
+]

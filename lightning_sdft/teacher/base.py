@@ -33,6 +33,10 @@ class Teacher(nn.Module):
     def shard_(self, mesh: DeviceMesh) -> None:
         """Cut weights that are the teacher's own, each process keeping a part."""
 
+    def can_follow(self, student: Policy) -> bool:
+        """Whether there are weights of the teacher's own that can move towards the student's."""
+        return False
+
     def start_from(self, student: Policy) -> None:
         """Take over the student's weights."""
 
@@ -40,7 +44,7 @@ class Teacher(nn.Module):
         """Move a step of the given rate towards the student."""
 
     def drift(self, student: Policy) -> float:
-        """Distance to the student relative to the student's norm; 0 for one and the same weights."""
+        """Distance of what can follow to the student, relative to the student's norm; 0 where nothing can."""
         return 0.0
 
 

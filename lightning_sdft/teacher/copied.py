@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft.policy import Policy
@@ -16,20 +16,41 @@ from lightning_sdft.processes import sums_over_processes
 from lightning_sdft.sharding import local_part, shard_
 from lightning_sdft.teacher.base import Teacher
 
-__all__ = ["CopiedTeacher", "ema_update_"]
+__all__ = ["CopiedTeacher", "ema_update_", "relative_distance"]
 
 
 @torch.no_grad()
 def ema_update_(teacher: Sequence[Tensor], student: Sequence[Tensor], rate: float) -> None:
-    """`teacher <- rate * student + (1 - rate) * teacher`, in place and in the teacher's precision.
+    """`teacher <- rate * student + (1 - rate) * teacher`, in place, in the teacher's precision and where it lies.
+
+    One tensor after another, so that no more than one of the student's exists in another precision or place.
 
     Args:
         teacher: Weights of the teacher.
         student: Weights of the student, tensor by tensor of the same shapes.
         rate: Share of the student, in (0, 1].
     """
-    precise = [weight.detach().to(average.dtype) for average, weight in zip(teacher, student, strict=True)]
-    torch._foreach_lerp_(list(teacher), precise, rate)
+    for average, weight in zip(teacher, student, strict=True):
+        average.lerp_(weight.detach().to(average.device).to(average.dtype), rate)
+
+
+@torch.no_grad()
+def relative_distance(teacher: Iterable[Tensor], student: Iterable[Tensor]) -> float:
+    """Distance of the teacher's weights to the student's, relative to the norm of the student's.
+
+    Args:
+        teacher: Weights of the teacher.
+        student: Weights of the student, tensor by tensor of the same shapes. Where both are cut, each process has its
+            parts, and all of them call this.
+    """
+    distance = norm = 0.0
+    for average, weight in zip(teacher, student, strict=True):
+        ours = local_part(average)
+        theirs = local_part(weight).to(ours.device).to(ours.dtype)
+        distance += (ours - theirs).square().sum().item()
+        norm += theirs.square().sum().item()
+    distance, norm = sums_over_processes([distance, norm], weight.device)
+    return math.sqrt(distance / norm)
 
 
 class CopiedTeacher(Teacher):
@@ -41,13 +62,25 @@ class CopiedTeacher(Teacher):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        shared = {id(policy.tokenizer): policy.tokenizer}
-        self.policy = copy.deepcopy(policy, shared).float().requires_grad_(False).eval()
+        copied: dict[int, Any] = {id(policy.tokenizer): policy.tokenizer}
+        for parameter in policy.parameters():  # by themselves, so that no weight is copied in a form it does not keep
+            copied[id(parameter)] = nn.Parameter(self.stored(parameter.detach()), requires_grad=False)
+        self.policy = copy.deepcopy(policy, copied).float().eval()
 
     def shard_(self, mesh: DeviceMesh) -> None:
         """Cut the weights, each process keeping a part."""
         shard_(self.policy, mesh)
 
+    def can_follow(self, student: Policy) -> bool:
+        """Whether the student has weights of the same shapes; a teacher of another model may not."""
+        shapes = [[weight.shape for weight in policy.parameters()] for policy in (self.policy, student)]
+        return shapes[0] == shapes[1]
+
+    def stored(self, weight: Tensor) -> Tensor:
+        """A copy of a weight, in the precision and at the place where the teacher keeps it."""
+        return weight.to(torch.float32, copy=True)
+
+    @torch.no_grad()
     def start_from(self, student: Policy) -> None:
         """Take over the student's weights and buffers."""
         ours, theirs = self.policy.state_dict(), student.state_dict()
@@ -58,16 +91,13 @@ class CopiedTeacher(Teacher):
         """See :func:`ema_update_`."""
         ema_update_(list(self.policy.parameters()), list(student.parameters()), rate)
 
-    @torch.no_grad()
+    def weights(self) -> Iterator[Tensor]:
+        """The weights in float32, one after another in the order of the policy's parameters."""
+        yield from self.policy.parameters()
+
     def drift(self, student: Policy) -> float:
-        """Distance to the student relative to the student's norm."""
-        distance = norm = 0.0
-        for teacher, weight in zip(self.policy.parameters(), student.parameters(), strict=True):
-            ours, theirs = local_part(teacher), local_part(weight).to(teacher.dtype)
-            distance += (ours - theirs).square().sum().item()
-            norm += theirs.square().sum().item()
-        distance, norm = sums_over_processes([distance, norm], student.device)
-        return math.sqrt(distance / norm)
+        """See :func:`relative_distance`."""
+        return relative_distance(self.weights(), student.parameters())
 
     def train(self, mode: bool = True) -> CopiedTeacher:
         """Stay in eval mode."""

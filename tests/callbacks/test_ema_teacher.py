@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from lightning_sdft.callbacks import EMATeacher
+from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_weights
 from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule, SFTModule
 
 
@@ -24,21 +25,36 @@ class Weights(Callback):
         self.steps: list[int] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.start = flat(pl_module.teacher)
+        self.start = teacher_weights(pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.teachers.append(flat(pl_module.teacher))  # as the last micro-batch left it
+        self.teachers.append(teacher_weights(pl_module))  # as the last micro-batch left it
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.students.append(flat(pl_module.policy))
+        self.students.append(student_weights(pl_module))
         self.steps.append(trainer.global_step)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self.teachers.append(flat(pl_module.teacher))
+        self.teachers.append(teacher_weights(pl_module))
 
 
-def flat(module: Any) -> Tensor:
-    return torch.cat([p.detach().double().flatten() for p in module.parameters()])
+def teacher_weights(module: Any) -> Tensor:
+    return flat(module.teacher.parameters() if module.lora is None else adapter(module, TEACHER))
+
+
+def student_weights(module: Any) -> Tensor:
+    return flat(module.policy.parameters() if module.lora is None else adapter(module, STUDENT))
+
+
+def adapter(module: Any, name: str) -> Iterable[Tensor]:
+    return adapter_weights(module.policy.model, name).values()
+
+
+def flat(weights: Iterable[Tensor]) -> Tensor:
+    return torch.cat([weight.detach().double().flatten() for weight in weights])
+
+
+ADAPTER = LoRA(rank=2, modules_to_save=["norm"])
 
 
 @pytest.mark.parametrize("every", [1, 3])
@@ -62,19 +78,51 @@ def test_teacher_follows_its_formula_once_per_optimizer_step(
     assert (expected - watch.start).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+@pytest.mark.parametrize(
+    ("precision", "lora"), [("32-true", None), ("bf16-true", None), ("bf16-mixed", ADAPTER), ("bf16-true", ADAPTER)]
+)
 def test_hundred_updates_follow_the_formula(
-    precision: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+    precision: Any,
+    lora: LoRA | None,
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
 ) -> None:
     watch = Weights()
     options = {"accumulate_grad_batches": 1, "max_steps": 100, "max_epochs": 100, "precision": precision}
     trainer = make_trainer(callbacks=[watch, EMATeacher(teacher_rate=0.01)], **options)
-    module = words_module(SDFTModule, max_completion_tokens=2)
+    module = words_module(SDFTModule, max_completion_tokens=2, lora=lora)
     trainer.fit(module, datamodule=words_data(batch_size=2, micro_batch_size=2))
     expected = watch.start
     for student in watch.students:
         expected = 0.01 * student + 0.99 * expected
     torch.testing.assert_close(watch.teachers[-1], expected, rtol=1e-6, atol=1e-6)
+    assert (expected - watch.start).abs().max() > 1e-3
+
+
+def test_product_of_the_averaged_factors_follows_the_average_of_products(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    """In TRL 1.16.0 both factors start at 0: after 10 steps the teacher's product would be at 3% of the student's."""
+
+    def product(module: Any, name: str) -> Tensor:
+        down, up = list(adapter(module, name))[:2]
+        return (up @ down).detach().double()
+
+    class Products(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.average = product(pl_module, STUDENT)
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            self.average = 0.02 * product(pl_module, STUDENT) + 0.98 * self.average
+
+    lora, products = LoRA(rank=4, target_modules=["q_proj", "v_proj"]), Products()
+    module = words_module(SDFTModule, learning_rate=1e-3, lora=lora)
+    trainer = make_trainer(callbacks=[products, EMATeacher(0.02)], max_steps=10, accumulate_grad_batches=1)
+    trainer.fit(module, datamodule=words_data(batch_size=4, micro_batch_size=4))
+    ours = product(module, TEACHER)
+    assert 0.1 < ours.norm() / product(module, STUDENT).norm() < 0.2
+    assert (ours - products.average).norm() < 0.02 * products.average.norm()
 
 
 def test_rate_one_copies_the_student(
@@ -82,7 +130,7 @@ def test_rate_one_copies_the_student(
 ) -> None:
     module = words_module(SDFTModule)
     make_trainer(callbacks=[EMATeacher(teacher_rate=1)], max_steps=2).fit(module, datamodule=words_data())
-    assert torch.equal(flat(module.teacher), flat(module.policy))
+    assert torch.equal(teacher_weights(module), student_weights(module))
 
 
 def test_a_second_fit_and_a_resumed_one_update_once_per_step(
@@ -112,8 +160,17 @@ def test_number_of_steps_must_be_positive() -> None:
         EMATeacher(every_n_steps=0)
 
 
-@pytest.mark.parametrize(("method", "arguments"), [(SFTModule, {}), (DistillationModule, {"teacher": "live"})])
-def test_module_without_a_copied_teacher_is_refused(
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        (SFTModule, {}),
+        (DistillationModule, {"teacher": "live"}),
+        (DistillationModule, {"teacher": "base", "lora": ADAPTER}),
+        (DistillationModule, {"teacher_model": "zoo/laptop"}),  # of other shapes
+        (DistillationModule, {"teacher_model": "zoo/laptop", "lora": ADAPTER}),
+    ],
+)
+def test_module_without_a_teacher_that_can_follow_is_refused(
     method: type[CausalLMModule],
     arguments: dict[str, Any],
     words_module: Callable[..., CausalLMModule],

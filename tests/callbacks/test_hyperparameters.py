@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from lightning_sdft.callbacks import HyperparameterSummary
+from lightning_sdft.callbacks import HyperparameterSummary, LastCheckpoints
 from lightning_sdft.callbacks.hyperparameters import flatten
 from lightning_sdft.losses import JensenShannon
-from lightning_sdft.modules import CausalLMModule, SDFTModule
+from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 
 
 def test_flattens_to_what_tensorboard_shows() -> None:
@@ -50,3 +52,31 @@ def test_arguments_and_metrics_are_in_tensorboard(
     metrics = [info.name.tag for info in experiment.metric_infos]
     assert metrics == ["val/accuracy", "prior/average", "train/loss"]
     assert events.Scalars("train/loss")[-1].value == trainer.callback_metrics["train/loss"].item()
+
+
+@pytest.mark.parametrize(("version", "written"), [("", 0), ("other", 1)])
+def test_run_that_goes_on_in_its_folder_has_them_already(
+    version: str,
+    written: int,
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+    tmp_path: Path,
+) -> None:
+    """Their NaN would be in the middle of the curves."""
+
+    def fit(version: str, steps: int, ckpt_path: Path | None = None) -> Path:
+        logger = TensorBoardLogger(tmp_path, name="run", version=version, default_hp_metric=False)
+        callbacks = [HyperparameterSummary(), LastCheckpoints()]
+        options = {"callbacks": callbacks, "logger": logger, "enable_checkpointing": True, "log_every_n_steps": 1}
+        trainer = make_trainer(max_steps=steps, **options)
+        trainer.fit(words_module(SFTModule), datamodule=words_data(), ckpt_path=ckpt_path)
+        return Path(logger.log_dir)
+
+    folder = fit("", 2)
+    before = {path.name for path in folder.iterdir()}
+    later = fit(version, 4, folder / "checkpoints" / "step000002.ckpt")
+    (events,) = [path for path in later.glob("events*") if later != folder or path.name not in before]
+    metrics = EventAccumulator(str(events)).Reload().Scalars("train/loss")
+    assert sum(math.isnan(event.value) for event in metrics) == written
+    assert [event.step for event in metrics if not math.isnan(event.value)] == [1, 2, 3]

@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 from lightning_sdft.callbacks import KLToBase
 from lightning_sdft.callbacks.kl_to_base import sequence_kl
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy, TokenSequence
+from lightning_sdft.rollout import GREEDY, generate
+from tests.distributed import in_processes
 from tests.modules.conftest import question
 from tests.modules.dense import log_probabilities, token_ids
 
@@ -59,13 +62,13 @@ def fit(
     words_data: Any,
     make_trainer: Any,
     prior: bool = False,
+    precision: Any = "32-true",
     **arguments: Any,
 ) -> Any:
     validation = [EvaluationSet([question(number)], {f"set-{number}": ExactMatch()}) for number in (20, 21)]
     validation.append(EvaluationSet([question(22)], {"old": ExactMatch()}, prior=True))
-    trainer = make_trainer(
-        callbacks=callbacks, limit_val_batches=1.0, max_epochs=1, max_steps=-1, num_sanity_val_steps=-1
-    )
+    options = {"limit_val_batches": 1.0, "max_epochs": 1, "max_steps": -1, "num_sanity_val_steps": -1}
+    trainer = make_trainer(callbacks=callbacks, precision=precision, **options)
     trainer.fit(words_module(**arguments), datamodule=words_data(validation=validation[2:] if prior else validation))
     return trainer
 
@@ -83,12 +86,13 @@ class Answers(Callback):
             self.rollouts += outputs["rollouts"]
 
 
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2, modules_to_save=["norm"])])
 @pytest.mark.parametrize("method", [SFTModule, SDFTModule])
 def test_fit_logs_the_mean_over_answers_to_the_new_task(
-    method: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+    method: Any, lora: LoRA | None, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
 ) -> None:
     answers, callback = Answers(), KLToBase()
-    trainer = fit([answers, callback], words_module, words_data, make_trainer, method=method)
+    trainer = fit([answers, callback], words_module, words_data, make_trainer, method=method, lora=lora)
     base = Policy.load(trainer.lightning_module.model)
     assert len(answers.rollouts) == 2
     expected = sum(dense_kl(trainer.lightning_module.policy, base, rollout) for rollout in answers.rollouts) / 2
@@ -97,10 +101,24 @@ def test_fit_logs_the_mean_over_answers_to_the_new_task(
     assert callback._base is None  # its memory is free again
 
 
-def test_untrained_model_is_at_zero(
-    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+def test_base_of_an_adapter_is_the_policy_without_it(
+    words_module: Callable[..., CausalLMModule], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = fit([KLToBase()], words_module, words_data, make_trainer, method=SFTModule, learning_rate=0.0)
+    module, callback = words_module(SFTModule, lora=LoRA(rank=2)), KLToBase()
+    module.configure_model()
+    monkeypatch.setattr(Policy, "load", None)  # nothing is loaded
+    callback.on_fit_start(Trainer(logger=False), module)
+    assert callback._base is not None
+    assert callback._base.model is module.policy.model
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_untrained_model_is_at_zero(
+    precision: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    # In bf16-true too, where a base in float32 would be as far away as rounding has moved the policy.
+    arguments = {"method": SFTModule, "learning_rate": 0.0, "precision": precision}
+    trainer = fit([KLToBase()], words_module, words_data, make_trainer, **arguments)
     assert trainer.callback_metrics["val/kl_to_base"].item() == 0.0
 
 
@@ -109,3 +127,28 @@ def test_prior_skills_alone_give_no_value(
 ) -> None:
     trainer = fit([KLToBase()], words_module, words_data, make_trainer, prior=True, method=SFTModule)
     assert "val/kl_to_base" not in trainer.callback_metrics
+
+
+# Two processes
+
+
+def shared_validation(words_module: Any, words_data: Any, make_trainer: Any) -> None:
+    """Validate three answers, of which this process has two or one."""
+    questions = [question(number) for number in range(20, 23)]
+    validation = [EvaluationSet(questions, {"a": ExactMatch()})]
+    data = words_data([question(number) for number in range(4)], validation, batch_size=4, micro_batch_size=2)
+    options = {"limit_val_batches": 1.0, "max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1}
+    trainer = make_trainer(callbacks=[KLToBase()], devices=2, strategy="ddp", **options)
+    module = words_module(SFTModule)
+    trainer.fit(module, datamodule=data)
+    base, prompts = Policy.load(module.model), [module.tokenizer.encode(each.prompt) for each in questions]
+    answers = generate(module.policy, prompts, 8, GREEDY)
+    values = [dense_kl(module.policy, base, answer) for answer in answers]
+    logged = trainer.callback_metrics["val/kl_to_base"].item()
+    assert min(values) > 0.1
+    assert logged == pytest.approx(sum(values) / 3, rel=1e-3)
+    assert logged != pytest.approx(((values[0] + values[2]) / 2 + values[1]) / 2, rel=0.01)  # the mean of both means
+
+
+def test_answers_of_all_processes_count_alike(words_module: Any, words_data: Any, make_trainer: Any) -> None:
+    in_processes(2, shared_validation, words_module, words_data, make_trainer)

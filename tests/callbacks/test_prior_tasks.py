@@ -12,7 +12,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_sdft.callbacks.prior_tasks import PriorTasks
 from lightning_sdft.evaluation import PriorSuite, PriorTaskError
+from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from tests.distributed import in_processes
 from tests.evaluation.test_prior_tasks import write_task
 
 
@@ -122,14 +124,20 @@ def test_resumed_run_does_not_repeat_the_base(
     assert list(logged(logger)) == [8]
 
 
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2, dropout=0.1)])
 @pytest.mark.parametrize("method", [SFTModule, SDFTModule])
 def test_training_goes_on_as_if_it_had_not_been_there(
-    method: Any, tasks: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+    method: Any,
+    lora: LoRA | None,
+    tasks: Any,
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
 ) -> None:
     states, modes = [], []
     for callbacks in ([], [PriorTasks(**tasks, every_n_steps=1)]):
         seed_everything(3)
-        module = words_module(method)
+        module = words_module(method, lora=lora)
         make_trainer(callbacks=callbacks).fit(module, datamodule=words_data())
         states.append(module.policy.state_dict())
         modes.append([part.training for part in module.modules()])
@@ -141,13 +149,18 @@ def test_training_goes_on_as_if_it_had_not_been_there(
 def test_processes_share_the_questions_and_agree(
     tasks: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, tmp_path: Path
 ) -> None:
+    def fit(strategy: str, processes: int) -> None:
+        logger = CSVLogger(tmp_path, version=strategy)
+        options = {"logger": logger, "max_steps": 2, "devices": processes, "strategy": strategy}
+        data = words_data(micro_batch_size=2 // processes)
+        module = words_module(SFTModule, learning_rate=0.0)
+        make_trainer(callbacks=[PriorTasks(**tasks, limit=3)], **options).fit(module, datamodule=data)
+
     results = []
-    for options, size in (({"devices": 2, "strategy": "ddp_fork"}, 1), ({}, 2)):
-        logger = CSVLogger(tmp_path, version=str(len(results)))
-        trainer = make_trainer(callbacks=[PriorTasks(**tasks, limit=3)], logger=logger, max_steps=2, **options)
-        trainer.fit(words_module(SFTModule, learning_rate=0.0), datamodule=words_data(micro_batch_size=size))
-        results.append(logged(logger))
-    assert results[0] == results[1]
+    for strategy, processes in (("auto", 1), ("ddp", 2), ("fsdp2", 2)):
+        in_processes(processes, fit, strategy, processes)
+        results.append(logged(CSVLogger(tmp_path, version=strategy)))
+    assert results[0] == results[1] == results[2]
     assert list(results[0]) == [0, 2]
 
 

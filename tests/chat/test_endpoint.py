@@ -7,6 +7,7 @@ import pickle
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -345,6 +346,38 @@ def test_key_is_kept_nowhere(server: ChatServer, caplog: pytest.LogCaptureFixtur
     places = [repr(model), repr(vars(model)), str(pickle.dumps(model)), repr(raised.value), caplog.text]
     assert not any(KEY in place for place in places)
     assert "Incorrect key: ***" in caplog.text
+
+
+def test_reason_of_the_server_is_told_without_the_key(server: ChatServer, caplog: pytest.LogCaptureFixture) -> None:
+    server.answer = lambda prompt, before: says(None, refusal=f"not for {KEY}")
+    assert endpoint(server).reply(ask("a")) == [None]
+    assert "not for ***" in caplog.text
+
+
+@pytest.mark.parametrize("odd", ["\n", "\r", " ", "\t", "é", "\x7f"])
+def test_key_of_odd_characters_is_refused_and_not_repeated(
+    odd: str, server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The HTTP client would repeat it in its error."""
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}{odd}second")
+    with pytest.raises(ChatError, match="OPENAI_API_KEY holds a space, a line break or another") as raised:
+        endpoint(server).reply(ask("a"))
+    assert KEY not in "".join(traceback.format_exception(raised.value))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ({"api_key_variable": KEY}, "api_key_variable must be the name of an environment variable"),
+        ({"base_url": f"http://me:{KEY}@localhost/v1"}, "base_url must not hold a password or a key"),
+        ({"base_url": f"https://localhost/v1?api_key={KEY}"}, "base_url must not hold a password or a key"),
+    ],
+)
+def test_secret_in_a_setting_is_refused_and_not_repeated(setting: dict[str, str], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as raised:
+        Endpoint("m", **setting)  # type: ignore[arg-type]
+    assert KEY not in str(raised.value)
 
 
 # Copies and configs

@@ -2,21 +2,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_sdft.callbacks import EMATeacher
-from lightning_sdft.checkpoint import CheckpointError
+from lightning_sdft.checkpoint import CheckpointError, load_policy
 from lightning_sdft.commands.export import export
 from lightning_sdft.data.example import Example
+from lightning_sdft.lora import STUDENT, TEACHER, LoRA
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from tests.conftest import move_adapter
 
 TOKENS = torch.tensor([[2, 11, 12, 3, 21, 22, 4]])
 
@@ -97,6 +101,99 @@ def test_tied_weights_are_written_once(dtype: Any, family_folder: Callable[[str]
         assert torch.equal(loaded.state_dict()[name], value.to(loaded.dtype))
 
 
+# Adapters
+
+
+def adapted(family: str, **arguments: Any) -> LoRA:
+    """An adapter of linear layers and of both embeddings, which many families tie."""
+    embedding, norm = ("wte", "ln_f") if family == "gpt2" else ("embed_tokens", "norm")
+    layers = ["c_attn"] if family == "gpt2" else ["q_proj", "down_proj"]
+    return LoRA(rank=3, target_modules=[*layers, embedding, "lm_head"], modules_to_save=[norm], **arguments)
+
+
+@pytest.fixture(scope="module")
+def adapter(
+    family_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Any, Path]]:
+    """A module of each family with adapters that matter, and its checkpoint."""
+    arguments = {"teacher_template": "w50 {prompt} w51 {demonstration}", "max_teacher_prompt_tokens": 32}
+
+    @cache
+    def of(family: str) -> tuple[Any, Path]:
+        folder = tmp_path_factory.mktemp(family)
+        module, path = train(SDFTModule, family_folder(family), folder, lora=adapted(family), **arguments)
+        for seed, name in enumerate((STUDENT, TEACHER)):
+            move_adapter(module.policy.model, name, seed)
+        module.trainer.save_checkpoint(path)
+        return module, path
+
+    return of
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    return torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("weights", ["student", "teacher"])
+def test_merged_adapter_is_a_plain_model_of_the_same_logits(
+    weights: Any, family: str, adapter: Any, tmp_path: Path, family_folder: Callable[[str], Path]
+) -> None:
+    module, checkpoint = adapter(family)
+    export(str(tmp_path), str(checkpoint), weights=weights)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(loaded) is type(module.policy.model)
+    expected = logits(load_policy(None, str(checkpoint), weights).model)
+    assert close(logits(loaded), expected)
+    base, own = AutoModelForCausalLM.from_pretrained(family_folder(family)), logits(module.policy.model)
+    assert not close(expected, logits(base))
+    assert torch.equal(expected, own) == (weights == "student")
+    assert loaded.num_parameters() - base.num_parameters() == (
+        loaded.lm_head.weight.numel() if base.config.tie_word_embeddings else 0
+    )  # what was tied has come apart
+    assert not loaded.config.tie_word_embeddings
+    assert {name.split(".")[-1] for name in load_file(tmp_path / "model.safetensors")} <= {"weight", "bias"}
+
+
+def test_adapter_folder_is_read_by_peft(
+    family: str,
+    adapter: Any,
+    tmp_path: Path,
+    family_folder: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, checkpoint = adapter(family)
+    export(str(tmp_path), str(checkpoint), weights="teacher", adapter=True)
+    assert f"teacher's adapter written to {tmp_path} in float32" in capsys.readouterr().out
+    base = AutoModelForCausalLM.from_pretrained(family_folder(family))
+    loaded = PeftModel.from_pretrained(base, tmp_path)
+    assert torch.equal(logits(loaded), logits(load_policy(None, str(checkpoint), "teacher").model))
+    assert loaded.peft_config["default"].base_model_name_or_path == str(family_folder(family))
+    AutoTokenizer.from_pretrained(tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_precision_of_an_adapter(alone: bool, adapter: Any, tmp_path: Path) -> None:
+    _, checkpoint = adapter("llama")
+    export(str(tmp_path), str(checkpoint), dtype="bfloat16", adapter=alone)
+    (file,) = tmp_path.glob("*.safetensors")
+    assert {tensor.dtype for tensor in load_file(file).values()} == {torch.bfloat16}
+
+
+def test_training_goes_on_from_a_merged_adapter(adapter: Any, tmp_path: Path) -> None:
+    _, checkpoint = adapter("llama")
+    export(str(tmp_path / "merged"), str(checkpoint))
+    module, _ = train(SFTModule, tmp_path / "merged", tmp_path, lora=adapted("llama", dropout=0.0))
+    assert module.trainer.global_step == 2
+
+
+def test_without_an_adapter_there_is_none_to_write(sdft: tuple[SDFTModule, Path], tmp_path: Path) -> None:
+    for arguments in ({"checkpoint": str(sdft[1])}, {"model": "zoo/laptop"}):
+        with pytest.raises(CheckpointError, match=r"there is no adapter in '.*'; leave out adapter=true"):
+            export(str(tmp_path / "out"), adapter=True, **arguments)
+    assert not (tmp_path / "out").exists()
+
+
 def test_training_goes_on_from_an_exported_folder(sdft: tuple[SDFTModule, Path], tmp_path: Path) -> None:
     module, checkpoint = sdft
     export(str(tmp_path / "out"), str(checkpoint))
@@ -105,6 +202,17 @@ def test_training_goes_on_from_an_exported_folder(sdft: tuple[SDFTModule, Path],
     state = module.policy.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in other.policy.state_dict().items())
     assert other.tokenizer.stop_ids == module.tokenizer.stop_ids
+
+
+def test_compensated_teacher_is_written_in_float32(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    arguments = {"teacher_template": "w50 {prompt} w51 {demonstration}", "max_teacher_prompt_tokens": 32}
+    module, checkpoint = train(SDFTModule, family_folder("qwen2"), tmp_path, teacher_memory="compensated", **arguments)
+    assert isinstance(module, SDFTModule)
+    export(str(tmp_path / "out"), str(checkpoint), weights="teacher")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    for ours, exact in zip(loaded.parameters(), module.teacher.weights(), strict=True):
+        assert torch.equal(ours, exact)
+        assert not torch.equal(ours, exact.bfloat16().float())
 
 
 def test_model_that_was_moved_can_be_named(

@@ -3,7 +3,9 @@
 import logging
 
 import pytest
+import torch
 
+from lightning_sdft.data.example import DataError
 from lightning_sdft.data.groups import MicroBatch
 from tests.data.test_base import examples, ids, module
 
@@ -76,21 +78,87 @@ def test_order_depends_on_the_seed_alone():
     assert orders[0] != sorted(orders[0], key=int)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_position_is_restored_between_groups(workers):
-    def loader():
-        return module(count=20, batch_size=4, micro_batch_size=2, accumulated=2, workers=workers).train_dataloader()
+def positioned(count=20, batch_size=4, micro_batch_size=2, workers=0, processes=1, rank=0):
+    accumulated = batch_size // processes // micro_batch_size
+    sizes = {"count": count, "batch_size": batch_size, "micro_batch_size": micro_batch_size}
+    data = module(accumulated=accumulated, processes=processes, rank=rank, workers=workers, **sizes)
+    return data.train_dataloader()
 
-    interrupted = loader()
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("taken", [0, 2, 3, 4, 8])
+def test_position_is_restored_between_groups(taken, workers):
+    """The position is that of the last group handed out to its end; what was begun is begun again."""
+    interrupted = positioned(workers=workers)
     batches = iter(interrupted)
-    seen = [example.id for _ in range(4) for example in next(batches)]
-    state = interrupted.state_dict()
-    rest = [example.id for batch in batches for example in batch]
-    resumed = loader()
-    resumed.load_state_dict(state)
-    assert ids(resumed) == rest
-    assert seen + rest == ids(loader())
-    assert len(rest) == 12
+    for _ in range(taken):
+        next(batches)
+    resumed = positioned(workers=workers)
+    resumed.load_state_dict(interrupted.state_dict())
+    assert ids(resumed) == ids(positioned())[taken // 2 * 4 :]
+    assert ids(resumed) == ids(positioned())  # the next epoch is a whole one
+
+
+def test_position_behind_the_last_group_is_the_start_of_the_next_epoch():
+    finished = positioned()
+    assert len(ids(finished)) == 20
+    assert finished.state_dict()["groups"] == 5
+    resumed = positioned()
+    resumed.load_state_dict(finished.state_dict())
+    resumed.sampler.set_epoch(1)
+    assert len(ids(resumed)) == 20
+
+
+def test_epoch_is_set_behind_the_iterator():
+    """As Lightning does it when it goes on from a checkpoint."""
+    expected = positioned()
+    expected.sampler.set_epoch(3)
+    loader = positioned()
+    batches = iter(loader)
+    loader.sampler.set_epoch(3)
+    assert [example.id for batch in batches for example in batch] == ids(expected)
+
+
+def test_position_of_a_restored_loader_is_the_one_that_it_was_given():
+    state = {**positioned().state_dict(), "groups": 3}
+    loader = positioned()
+    loader.load_state_dict(state)
+    iter(loader)
+    assert loader.state_dict() == state
+
+
+@pytest.mark.parametrize("count", [48, 50, 61])
+def test_groups_are_the_same_whatever_the_number_of_processes(count):
+    """So that a position means the same for any number of processes."""
+
+    def groups(processes, micro_batch_size):
+        loaders = [positioned(count, 12, micro_batch_size, 0, processes, rank) for rank in range(processes)]
+        for loader in loaders:
+            loader.load_state_dict({"groups": 1, "examples": count, "batch_size": 12})
+        every = [[batch.group for batch in loader if batch.is_last] for loader in loaders]
+        return [{example.id for group in groups for example in group} for groups in zip(*every, strict=True)]
+
+    assert groups(1, 4) == groups(2, 3) == groups(3, 4) == groups(4, 1)
+    assert len(groups(1, 4)) == count // 12 - 1
+    assert all(len(group) == 12 for group in groups(4, 1))
+
+
+@pytest.mark.parametrize(("change", "shape"), [({"count": 24}, "24 in steps of 4"), ({"batch_size": 2}, "20 in steps")])
+def test_position_in_the_middle_of_another_epoch_is_refused(change, shape):
+    state = {**positioned().state_dict(), "groups": 2}
+    with pytest.raises(DataError, match=f"epoch of 20 training examples in steps of 4, and this run has {shape}"):
+        positioned(**change).load_state_dict(state)
+    loader = positioned(**change)
+    loader.load_state_dict({**state, "groups": 5})  # at its end, nothing is lost
+    assert ids(loader) == ids(positioned(**change))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_draws_nothing_from_the_generator_that_training_draws_from(workers):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    ids(positioned(workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_replicas_share_the_examples():

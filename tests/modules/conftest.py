@@ -41,7 +41,7 @@ def make_module() -> Callable[..., CausalLMModule]:
         if issubclass(method, SDFTModule):
             sdft = {"teacher_template": LAPTOP_TEMPLATE, "max_teacher_prompt_tokens": 64, "skip_tokens": 0}
             arguments = {**sdft, **arguments}
-        return method("zoo/laptop", pretrained=False, **{**BUDGETS, **arguments})
+        return method("zoo/laptop", **{"pretrained": False, **BUDGETS, **arguments})
 
     return make
 

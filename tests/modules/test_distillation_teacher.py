@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor
 from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.losses import JensenShannon, ReverseKL
 from lightning_sdft.modules import DistillationModule
+from lightning_sdft.teacher import COPIED_TEACHERS
 from tests.conftest import make_model, make_tokenizer
+from tests.distributed import in_processes
 from tests.modules.conftest import EXAMPLES, SHOWN, TEACHER_PROMPTS, ready
 from tests.modules.dense import (
     check,
@@ -88,6 +91,49 @@ def test_teacher_can_start_from_another_model(
 def test_live_teacher_cannot_start_from_another_model(words_module: Callable[..., DistillationModule]) -> None:
     with pytest.raises(ValueError, match="teacher=live is the student itself and cannot start from teacher_model=x"):
         words_module(DistillationModule, teacher="live", teacher_model="x")
+
+
+def test_live_teacher_has_no_memory_of_its_own(words_module: Callable[..., DistillationModule]) -> None:
+    message = "teacher=live keeps no whole model as teacher_memory=compensated; leave"
+    with pytest.raises(ValueError, match=message):
+        words_module(DistillationModule, teacher="live", teacher_memory="compensated")
+
+
+def test_offloaded_teacher_writes_no_rollouts(words_module: Callable[..., DistillationModule]) -> None:
+    message = "rollout_source=teacher would send a teacher with teacher_memory=offload to the device for every token"
+    with pytest.raises(ValueError, match=message):
+        words_module(DistillationModule, rollout_source="teacher", teacher_memory="offload")
+
+
+@pytest.mark.parametrize("memory", COPIED_TEACHERS)
+def test_every_form_can_start_from_another_model_and_write_what_it_can(
+    memory: Any, other_folder: Path, words_module: Callable[..., DistillationModule], words_data: Any, make_trainer: Any
+) -> None:
+    source = "student" if memory == "offload" else "teacher"
+    arguments = {"teacher_model": str(other_folder), "teacher_memory": memory, "rollout_source": source}
+    module = words_module(DistillationModule, **SHOWN, **arguments)
+    make_trainer(max_steps=2, precision="bf16-true").fit(module, datamodule=words_data())
+    assert type(module.teacher) is COPIED_TEACHERS[memory]
+    expected = make_model("gpt2", seed=5).bfloat16().parameters()
+    assert all(torch.equal(ours, each.float()) for ours, each in zip(module.teacher.weights(), expected, strict=True))
+
+
+def two_offloaded_teachers(words_module: Any, words_data: Any, make_trainer: Any) -> None:
+    torch.manual_seed(int(os.environ["RANK"]))  # a student of its own, until DDP sends round that of the first process
+    module = words_module(DistillationModule, **SHOWN, pretrained=False, teacher_memory="offload")
+    start = StartOfTraining()
+    trainer = make_trainer(callbacks=[start, EMATeacher(0.3)], max_steps=1, devices=2, strategy="ddp")
+    trainer.fit(module, datamodule=words_data(micro_batch_size=1))
+    assert same(start.teacher, start.student)
+    for weight in module.teacher.weights():
+        first, second = (torch.empty_like(weight) for _ in range(2))
+        torch.distributed.all_gather([first, second], weight.detach())
+        assert torch.equal(first, second)
+    assert not same(weights_of(module.teacher.policy), start.teacher)
+
+
+def test_offloaded_teachers_of_all_processes_are_alike(words_module: Any, words_data: Any, make_trainer: Any) -> None:
+    in_processes(2, two_offloaded_teachers, words_module, words_data, make_trainer)
 
 
 class StartOfTraining(Callback):

@@ -10,11 +10,13 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_sdft.callbacks import EMATeacher, RNGState
+from lightning_sdft.callbacks import EMATeacher, exact_resume
+from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, SDFTModule, SFTModule
 
 CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one
 STEPS = 11
+ADAPTER = {"pretrained": True, "lora": LoRA(rank=2, dropout=0.2, modules_to_save=["norm"])}
 
 
 class Losses(Callback):
@@ -31,17 +33,25 @@ def callbacks(method: type[CausalLMModule], folder: Path) -> tuple[list[Callback
     return [losses, save, *([EMATeacher(teacher_rate=0.1)] if issubclass(method, SDFTModule) else [])], losses
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("method", [SFTModule, CPTModule, DFTModule, SDFTModule])
-def test_resumed_run_equals_the_uninterrupted_one(
-    method: type[CausalLMModule], workers: int, make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
+def check_resume(
+    method: type[CausalLMModule],
+    workers: int,
+    make_module: Any,
+    make_data: Any,
+    make_trainer: Any,
+    tmp_path: Path,
+    precision: str = "32-true",
+    **arguments: Any,
 ) -> None:
+    """Compare a run with one that goes on from a checkpoint in the middle of it."""
+
     def fit(folder: str, ckpt_path: Path | None = None) -> tuple[CausalLMModule, Losses]:
         seed_everything(7 if ckpt_path is None else 8)  # a resumed process starts from another state
-        module = make_module(method)
+        module = make_module(method, **arguments)
         each, losses = callbacks(method, tmp_path / folder)
         options = {"max_epochs": 3, "max_steps": STEPS, "callbacks": each, "enable_checkpointing": True}
-        make_trainer(**options).fit(module, datamodule=make_data(workers=workers), ckpt_path=ckpt_path)
+        trainer = make_trainer(**options, precision=precision)
+        trainer.fit(module, datamodule=make_data(workers=workers), ckpt_path=ckpt_path)
         return module, losses
 
     whole, whole_losses = fit("whole")
@@ -55,10 +65,34 @@ def test_resumed_run_equals_the_uninterrupted_one(
     assert state.keys() == resumed.state_dict().keys()
 
 
+@pytest.mark.parametrize("method", [SFTModule, SDFTModule])
+def test_resumed_run_with_an_adapter_equals_the_uninterrupted_one(
+    method: type[CausalLMModule], make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    fixtures = (make_module, make_data, make_trainer, tmp_path)
+    test_resumed_run_equals_the_uninterrupted_one(method, 0, *fixtures, **ADAPTER)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("method", [SFTModule, CPTModule, DFTModule, SDFTModule])
+def test_resumed_run_equals_the_uninterrupted_one(
+    method: type[CausalLMModule], workers: int, make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    check_resume(method, workers, make_module, make_data, make_trainer, tmp_path)
+
+
+@pytest.mark.parametrize(("memory", "precision"), [("compensated", "bf16-true"), ("offload", "bf16-mixed")])
+def test_resumed_run_has_the_exact_teacher_in_every_form(
+    memory: Any, precision: Any, make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    fixtures = (make_module, make_data, make_trainer, tmp_path)
+    check_resume(SDFTModule, 0, *fixtures, precision=precision, teacher_memory=memory)
+
+
 def test_without_the_state_of_the_generators_a_resumed_run_differs(
     make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the test above would miss if nothing were drawn."""
-    monkeypatch.setattr(RNGState, "on_train_start", lambda *_: None)
+    monkeypatch.setattr(exact_resume, "_restore", lambda state: None)
     with pytest.raises(AssertionError):
-        test_resumed_run_equals_the_uninterrupted_one(SDFTModule, 0, make_module, make_data, make_trainer, tmp_path)
+        check_resume(SDFTModule, 0, make_module, make_data, make_trainer, tmp_path)

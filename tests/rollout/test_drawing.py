@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_sdft.rollout import GREEDY, Sampling, drawing
-from lightning_sdft.rollout.drawing import sample
+from lightning_sdft.rollout.drawing import log_probabilities, sample
 from tests.rollout.test_engine import chi_square
 
 PROBABILITIES = [0.05, 0.4, 0.3, 0.15, 0.1]
@@ -150,3 +150,23 @@ def test_draws_from_a_large_vocabulary_follow_its_probabilities() -> None:
     hotter = {(token,): share for token, share in enumerate((logits[0] / 1.1).softmax(-1).tolist())}
     statistic, critical = chi_square(Counter((token,) for token in tokens.tolist()), hotter)
     assert statistic > critical
+
+
+# Of given tokens
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.6), GREEDY, *RESTRICTED])
+def test_log_probabilities_are_those_that_draws_come_with(sampling: Sampling) -> None:
+    logits = make_logits(64)
+    noise = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    tokens, scores = sample(logits, sampling, noise)
+    torch.testing.assert_close(log_probabilities(logits, sampling, tokens), scores, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", RESTRICTED)
+def test_excluded_tokens_have_no_probability_and_the_others_all_of_it(sampling: Sampling) -> None:
+    logits = make_logits(2)
+    allowed = sorted_support(logits, sampling)
+    scores = torch.stack([log_probabilities(logits, sampling, torch.full((2,), token)) for token in range(5000)], -1)
+    assert torch.equal(scores > -torch.inf, allowed)
+    torch.testing.assert_close(scores.exp().sum(-1), torch.ones(2), rtol=1e-4, atol=0)

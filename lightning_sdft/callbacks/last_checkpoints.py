@@ -1,0 +1,68 @@
+"""The last checkpoints of a run, however often it is interrupted."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+__all__ = ["LastCheckpoints"]
+
+
+class LastCheckpoints(ModelCheckpoint):
+    """Keeps the last checkpoints of a run, and writes one when it is interrupted.
+
+    There is a previous one in case that the last is lost; ``last.ckpt`` links to the last. Lightning's ModelCheckpoint
+    would not remove the one that a run went on from, nor the one that it was interrupted at, and each interruption
+    would take up more of the disk. By default one is written at the end of each validation, or of each epoch without
+    one.
+
+    Args:
+        keep: Number of checkpoints to keep. Before the first of them is removed, there is one more.
+        every_n_train_steps: Optimizer steps between two checkpoints.
+        train_time_interval: Time between two checkpoints, instead.
+        every_n_epochs: Epochs between two checkpoints, instead.
+        dirpath: Their folder; by default ``checkpoints`` in the folder of the logger.
+        filename: Their names, in which ``{step}`` must be.
+    """
+
+    def __init__(
+        self,
+        keep: int = 2,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        dirpath: str | Path | None = None,
+        filename: str = "step{step:06d}",
+    ) -> None:
+        super().__init__(
+            dirpath,
+            filename,
+            monitor="step",
+            mode="max",
+            save_top_k=keep,
+            save_last="link",
+            save_on_exception=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            every_n_train_steps=every_n_train_steps,
+            train_time_interval=train_time_interval,
+            every_n_epochs=every_n_epochs,
+        )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave what a run goes on from as it is, until it has taken a step."""
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save as at any other time."""
+        if self._should_save_on_exception(trainer):
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)
+
+    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+        return previous != current and Path(str(self.dirpath)).absolute() in Path(previous).absolute().parents

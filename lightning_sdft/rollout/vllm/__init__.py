@@ -1,0 +1,6 @@
+"""Rollouts from vLLM, in this process or from a server (extra ``vllm``)."""
+
+from lightning_sdft.rollout.vllm.engine import VLLMEngine
+from lightning_sdft.rollout.vllm.server import VLLMServer
+
+__all__ = ["VLLMEngine", "VLLMServer"]

@@ -1,0 +1,107 @@
+"""What rollouts from vLLM have in common, whether it runs in this process or in a server."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.distributed.tensor import DTensor
+
+from lightning_sdft.policy import Policy
+from lightning_sdft.rollout.base import RolloutEngine, RolloutError
+from lightning_sdft.rollout.record import Rollout, Sampling
+
+__all__ = ["LOG_PROBABILITIES", "WORKER", "VLLMRollouts"]
+
+LOG_PROBABILITIES = "processed_logprobs"
+"""vLLM's log-probabilities of the distribution that it draws from: after temperature and truncation."""
+
+WORKER = "lightning_sdft.rollout.vllm.worker.PolicyWorker"
+"""The extension of vLLM's worker, by name."""
+
+
+@dataclass
+class VLLMRollouts(RolloutEngine):
+    """Keeps vLLM's weights those of the policy, and asks it for completions: token ids go in, token ids come out."""
+
+    _fingerprint: str = field(default="", init=False, repr=False, compare=False)
+    _step: int | None = field(default=None, init=False, repr=False, compare=False)
+
+    def start(self, policy: Policy, max_tokens: int) -> None:
+        """Get ready before training; see :meth:`RolloutEngine.start`."""
+        if any(isinstance(parameter, DTensor) for parameter in policy.parameters()):
+            raise RolloutError(
+                f"{type(self).__name__} cannot take the weights of a policy that is cut over processes (fsdp2); train "
+                "with strategy auto or ddp, or leave engine out"
+            )
+        model = policy.model
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        if model.config.tie_word_embeddings and any(hasattr(layer, "adapter_layer_names") for layer in ends):
+            raise RolloutError(
+                f"{type(self).__name__} takes head and embedding of {type(model).__name__} for one weight, and an "
+                "adapter parts them; leave both out of lora.target_modules and modules_to_save, or leave engine out"
+            )
+        self._step = None
+
+    def generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[list[int]],
+        max_tokens: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        step: int,
+    ) -> list[Rollout]:
+        """Sample a completion of each prompt; see :meth:`RolloutEngine.generate`.
+
+        The weights are sent when the optimizer has stepped, and compared. Their fingerprint salts vLLM's prefix cache:
+        what other weights have computed is never read.
+        """
+        if step != self._step:
+            self._fingerprint = self.send_weights(policy)
+            self._step = step
+        stop_ids = policy.tokenizer.stop_ids
+        parameters = [_parameters(sampling, max_tokens, stop_ids, seed) for seed in seeds]
+        completions = self.complete(policy, prompts, parameters)
+        for completion, log_probabilities in completions:
+            if len(completion) != len(log_probabilities):
+                raise RolloutError(f"vLLM gave {len(log_probabilities)} log-probabilities of {len(completion)} tokens")
+            if len(completion) < max_tokens and completion[-1:] and completion[-1] not in stop_ids:
+                raise RolloutError(
+                    f"vLLM truncated a completion at {len(completion)} tokens, where {max_tokens} were asked for; give "
+                    "it room: a server by --max-model-len and --generation-config vllm"
+                )
+        return [
+            Rollout(prompt, completion, log_probabilities, completion[-1] in stop_ids)
+            for prompt, (completion, log_probabilities) in zip(prompts, completions, strict=True)
+        ]
+
+    @abstractmethod
+    def send_weights(self, policy: Policy) -> str:
+        """Give vLLM the weights of the policy; returns their fingerprint."""
+
+    @abstractmethod
+    def complete(
+        self, policy: Policy, prompts: Sequence[list[int]], parameters: Sequence[dict[str, Any]]
+    ) -> list[tuple[list[int], list[float]]]:
+        """Tokens and log-probabilities of a completion of each prompt, with vLLM's sampling parameters for each."""
+
+
+def _parameters(sampling: Sampling, max_tokens: int, stop_ids: set[int], seed: int) -> dict[str, Any]:
+    """Sampling as vLLM names it; all of it, or the model's own defaults would apply."""
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "max_tokens": max_tokens,
+        "seed": seed,
+        "ignore_eos": True,  # which is the model's; ours are the tokenizer's and the generation config's
+        "stop_token_ids": sorted(stop_ids),
+        "logprobs": 0,
+    }

@@ -1,0 +1,114 @@
+"""JSON over HTTP to a server that may take minutes to answer, or be dead."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from queue import Empty, Queue
+from typing import Any
+from urllib.parse import urlsplit
+
+from lightning_sdft.rollout.base import RolloutError
+
+__all__ = ["Client", "RefusedError"]
+
+LOOK_AFTER = 10.0
+"""Seconds without an answer after which the server is asked whether it is alive, again and again."""
+
+PATIENCE = 30.0
+"""Seconds in which it must say so. With the above, a server that hangs is given up within a minute."""
+
+AT_ONCE = 128
+"""Requests that are in the server's hands at once; it makes batches of them itself."""
+
+
+class RefusedError(RolloutError):
+    """The server has answered, and says no."""
+
+
+class Client:
+    """Sends requests side by side, and notices when the server is gone.
+
+    Args:
+        url: Where the server is, such as ``http://localhost:8000``.
+        help: What the user can do when it does not answer.
+    """
+
+    def __init__(self, url: str, help: str) -> None:
+        self.url = url.rstrip("/")
+        self.help = help
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Send one request; see :meth:`post_all`."""
+        return self.post_all(path, [body])[0]
+
+    def post_all(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Any]:
+        """Send requests, and wait for all answers, as long as the server is alive.
+
+        Raises:
+            RefusedError: If it refuses one.
+            RolloutError: If it cannot be reached, dies or hangs.
+        """
+        waiting = iter(enumerate(bodies))
+        lock = threading.Lock()
+        answers: Queue[tuple[int, Any]] = Queue()
+
+        def send() -> None:
+            while True:
+                with lock:
+                    index, body = next(waiting, (-1, {}))
+                if index < 0:
+                    return
+                try:
+                    answers.put((index, self._send("POST", path, body, None)))
+                except RolloutError as error:
+                    answers.put((index, error))
+
+        # Threads that nobody waits for at exit: one may be waiting for a server that hangs.
+        for _ in range(min(len(bodies), AT_ONCE)):
+            threading.Thread(target=send, daemon=True).start()
+        results: list[Any] = [None] * len(bodies)
+        for _ in bodies:
+            index, answer = self._next(answers)
+            if isinstance(answer, RolloutError):
+                raise answer
+            results[index] = answer
+        return results
+
+    def _next(self, answers: Queue[tuple[int, Any]]) -> tuple[int, Any]:
+        while True:
+            try:
+                return answers.get(timeout=LOOK_AFTER)
+            except Empty:
+                self._send("GET", "/health", None, PATIENCE)
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None, timeout: float | None) -> Any:
+        parts = urlsplit(self.url)
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        connection = kind(parts.netloc, timeout=timeout)
+        content = None if body is None else json.dumps(body)
+        try:
+            connection.request(method, parts.path + path, content, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            said = response.read()
+        except (OSError, HTTPException) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise RolloutError(f"the vLLM server at {self.url} does not answer ({reason}); {self.help}") from None
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise RefusedError(f"the vLLM server at {self.url} refuses {path} ({response.status}): {_reason(said)}")
+        try:
+            return json.loads(said) if said else None
+        except ValueError:
+            raise RolloutError(f"what answers {path} at {self.url} is no vLLM server: {said[:200]!r}") from None
+
+
+def _reason(said: bytes) -> str:
+    """What an error of the server says, or its first words."""
+    try:
+        return str(json.loads(said)["error"]["message"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return repr(said[:200])

@@ -1,0 +1,36 @@
+"""What runs inside vLLM: an extension of its worker, which says what the worker has.
+
+vLLM loads it by name: ``--worker-extension-cls lightning_sdft.rollout.vllm.worker.PolicyWorker``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_sdft.rollout.vllm.fingerprint import tensor_sums
+
+__all__ = ["SHAPE", "PolicyWorker"]
+
+SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")
+"""Fields of a model's config by which two models are told apart."""
+
+
+class PolicyWorker:
+    """Extends vLLM's worker."""
+
+    vllm_config: Any
+    model_runner: Any
+
+    def policy_settings(self) -> dict[str, Any]:
+        """The model and the settings on which rollouts depend."""
+        config = self.vllm_config.model_config
+        return {
+            "shape": {name: getattr(config.hf_text_config, name, None) for name in SHAPE},
+            "max_tokens": config.max_model_len,
+            "log_probabilities": config.logprobs_mode,
+            "dtype": str(config.dtype).removeprefix("torch."),
+        }
+
+    def policy_sums(self) -> list[dict[str, Any]]:
+        """Checksums of the weights."""
+        return tensor_sums(self.model_runner.get_model())

@@ -1,0 +1,108 @@
+"""A teacher whose weights stay in the memory of the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from lightning_sdft.losses.head import Head
+from lightning_sdft.policy import Policy
+from lightning_sdft.teacher.copied import CopiedTeacher
+from lightning_sdft.tokenizer import PolicyError
+
+__all__ = ["OffloadedTeacher"]
+
+
+class OffloadedTeacher(CopiedTeacher):
+    """A full copy of a policy in float32 in the memory of the CPU.
+
+    Its weights visit the device where the student is, a block of the model at a time, while the block reads. The head
+    visits it with each :attr:`head` handed out, and goes with it. The average is taken on the CPU, to which the
+    student's weights come one after another.
+
+    Raises:
+        PolicyError: If the model does not say what its blocks are.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
+        self.device = policy.device
+        self._homes: dict[nn.Module, list[tuple[nn.Module, str, nn.Parameter]]] = {}
+        model = self.policy.model
+        model.base_model.register_forward_pre_hook(self._send_inputs, with_kwargs=True)
+        for part, recurse in _parts(model):
+            part.register_forward_pre_hook(partial(self._visit, recurse))
+            # Also when the part raises an error: else it would stay on the device.
+            part.register_forward_hook(self._go_home, always_call=True)
+
+    @property
+    def head(self) -> Head:
+        """What turns the teacher's hidden states into logits: a copy on the device."""
+        head = self.policy.head
+        return replace(
+            head, weight=self._on_device(head.weight), bias=None if head.bias is None else self._on_device(head.bias)
+        )
+
+    def shard_(self, mesh: DeviceMesh) -> None:
+        """Refuse: parts of it would be gathered on the device, and cut weights do not need another place.
+
+        Raises:
+            PolicyError: Always.
+        """
+        raise PolicyError(
+            "teacher_memory=offload is for strategies that replicate the weights; under fsdp2 each process has only a "
+            "part of the teacher: leave teacher_memory out"
+        )
+
+    def stored(self, weight: Tensor) -> Tensor:
+        """A copy of a weight in float32 in the memory of the CPU."""
+        return weight.to("cpu", torch.float32, copy=True)
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self.device, copy=True)
+
+    def _send_inputs(self, body: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The policy makes its inputs where its weights are."""
+        moved = {name: each.to(self.device) if isinstance(each, Tensor) else each for name, each in kwargs.items()}
+        return args, moved
+
+    def _visit(self, recurse: bool, part: nn.Module, args: Any) -> None:
+        self._homes[part] = []
+        for owner in part.modules() if recurse else [part]:
+            for name, parameter in owner.named_parameters(recurse=False):
+                self._homes[part].append((owner, name, parameter))
+                setattr(owner, name, nn.Parameter(self._on_device(parameter), requires_grad=False))
+
+    def _go_home(self, part: nn.Module, args: Any, output: Any) -> None:
+        for owner, name, parameter in self._homes.pop(part, []):
+            setattr(owner, name, parameter)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> OffloadedTeacher:
+        self.device = fn(torch.empty(0, device=self.device)).device
+        super()._apply(lambda tensor: tensor if isinstance(tensor, nn.Parameter) else fn(tensor), *args, **kwargs)
+        return self
+
+
+def _parts(model: Any) -> Iterator[tuple[nn.Module, bool]]:
+    """What visits the device by itself: each block with all of its weights, and other layers with their own."""
+    names = set(model._no_split_modules or ())
+    inside: set[nn.Module] = set()
+    for module in model.base_model.modules():  # a module comes before those inside it
+        if module in inside:
+            continue
+        if type(module).__name__ in names:
+            inside.update(module.modules())
+            yield module, True
+        elif next(module.parameters(recurse=False), None) is not None:
+            yield module, False
+    if not inside:
+        raise PolicyError(
+            f"{type(model).__name__} does not say what its blocks are (_no_split_modules), so that its weights cannot "
+            "visit the device block by block; use teacher_memory=float32 or compensated"
+        )

@@ -1,0 +1,367 @@
+"""Whatever ends a run, the checkpoint that it leaves resumes to the run that was never interrupted, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_sdft.callbacks import EMATeacher, ExactResume
+from lightning_sdft.checkpoint import CheckpointError, load_checkpoint
+from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from tests.modules.conftest import question
+
+STEPS = 10  # of twelve in three epochs
+
+
+class Curves(Logger):
+    """Keeps every logged number but those of time: name and step to value, later ones win."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[tuple[str, int | None], float] = {}
+
+    name, version = "curves", 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        timed = ("time/", "memory/", "rollout/tokens_per_second")
+        self.values |= {(name, step): value for name, value in metrics.items() if not name.startswith(timed)}
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+class FaultError(Exception):
+    """What a run is ended with."""
+
+
+class Fault(Callback):
+    """Raises in a hook, the n-th time that it is called."""
+
+    def __init__(self, hook: str, number: int) -> None:
+        def count(*_: Any, **__: Any) -> None:
+            self.calls += 1
+            if self.calls == number:
+                raise FaultError(hook)
+
+        self.calls = 0
+        setattr(self, hook, count)
+
+
+class DrawingValidation(Callback):
+    """A validation that draws from the generator of training."""
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        torch.rand(3)
+
+
+Run = tuple[CausalLMModule, Trainer, Curves]
+Fit = Callable[..., Run]
+
+
+@pytest.fixture
+def fit(words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, tmp_path: Path) -> Fit:
+    """A run of ten steps, four in an epoch, behind which there is a validation of two batches."""
+
+    def run(
+        folder: str,
+        *callbacks: Callback,
+        method: type[CausalLMModule] = SDFTModule,
+        ckpt_path: Path | None = None,
+        save: dict[str, Any] | None = None,
+        micro_batch_size: int = 2,
+        warmup_steps: int = 0,
+        **options: Any,
+    ) -> Run:
+        module = words_module(method, warmup_steps=warmup_steps)
+        seed_everything(7 if ckpt_path is None else 8)  # a resumed process starts from another state
+        graded = [EvaluationSet([question(index) for index in range(100, 104)], {"letters": ExactMatch()})]
+        data = words_data(validation=graded, evaluation_batch_size=2, micro_batch_size=micro_batch_size)
+        curves = Curves()
+        kind = Killed if any(getattr(callback, "after_save", None) for callback in callbacks) else ModelCheckpoint
+        checkpoints = kind(tmp_path / folder, "{step}", **{"save_on_exception": True, **(save or {})})
+        moving = [EMATeacher(0.1)] if issubclass(method, SDFTModule) else []
+        trainer = make_trainer(
+            callbacks=[*callbacks, *moving, DrawingValidation(), checkpoints],
+            accumulate_grad_batches=4 // micro_batch_size,
+            enable_checkpointing=True,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0,
+            log_every_n_steps=1,
+            logger=curves,
+            **{"max_epochs": 3, "max_steps": STEPS, **options},
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+        return module, trainer, curves
+
+    return run
+
+
+def interrupt(fit: Fit, fault: Callback, error: type[BaseException] = FaultError, **options: Any) -> Curves:
+    """Run into a fault; the curves up to there."""
+    curves = Curves()
+    with pytest.raises(error):
+        fit("interrupted", fault, Keep(curves), **options)
+    return curves
+
+
+class Killed(ModelCheckpoint):
+    """Fails as soon as it has saved."""
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        raise FaultError
+
+
+class Keep(Callback):
+    """Takes the curves out of a run that does not return them."""
+
+    def __init__(self, curves: Curves) -> None:
+        self.curves = curves
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        (logger,) = trainer.loggers
+        assert isinstance(logger, Curves)
+        logger.values = self.curves.values
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested states are equal, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def assert_same_run(whole: Run, resumed: Run, before: Curves) -> None:
+    """Weights of student and teacher, optimizer, schedule, and every logged number."""
+    curves = {**before.values, **resumed[2].values}
+    assert [(key, value, curves.get(key)) for key, value in whole[2].values.items() if value != curves.get(key)] == []
+    assert curves.keys() == whole[2].values.keys()
+    assert same(whole[0].state_dict(), resumed[0].state_dict())
+    assert same(whole[1].optimizers[0].state_dict(), resumed[1].optimizers[0].state_dict())
+    assert same(whole[1].lr_scheduler_configs[0].scheduler.state_dict(), schedule(resumed[1]))
+    assert whole[1].global_step == resumed[1].global_step
+    assert whole[1].current_epoch == resumed[1].current_epoch
+
+
+def schedule(trainer: Trainer) -> dict[str, Any]:
+    return trainer.lr_scheduler_configs[0].scheduler.state_dict()  # type: ignore[no-any-return]
+
+
+def newest(folder: Path) -> Path:
+    return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+
+
+FAULTS = [
+    ("on_train_batch_start", 11, 5),  # step 6, first micro-batch
+    ("on_before_backward", 11, 5),  # with the rollouts of the step sampled
+    ("on_train_batch_start", 12, 5),  # second micro-batch
+    ("on_before_backward", 12, 5),
+    ("on_after_backward", 12, 5),
+    ("on_validation_batch_start", 3, 8),  # in the middle of the second validation
+    ("on_validation_batch_end", 4, 8),
+    ("on_validation_epoch_end", 2, 8),
+    ("on_train_epoch_end", 1, 4),
+    ("on_train_epoch_start", 2, 4),
+    ("on_train_batch_start", 9, 4),  # first micro-batch of an epoch
+    ("on_before_backward", 10, 4),
+]
+"""Hook, at which call it raises, and the optimizer step that the checkpoint is of."""
+
+
+EPOCHS: dict[str, Any] = {"max_steps": -1}
+STEPPED: dict[str, Any] = {}
+OFTEN: dict[str, Any] = {"val_check_interval": 4}
+
+WHOLE: dict[str, Run] = {}
+
+
+@pytest.fixture
+def whole(fit: Fit) -> Callable[..., Run]:
+    """The uninterrupted run with some options; there is only one of each."""
+
+    def run(**options: Any) -> Run:
+        if str(options) not in WHOLE:
+            WHOLE[str(options)] = fit("whole", **options)
+        return WHOLE[str(options)]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("hook", "number", "step", "options"),
+    [*((*fault, STEPPED) for fault in FAULTS), *((*fault, EPOCHS) for fault in FAULTS[5:9])],
+)
+def test_run_that_ends_anywhere_resumes_exactly(
+    hook: str, number: int, step: int, options: dict[str, Any], fit: Fit, whole: Callable[..., Run], tmp_path: Path
+) -> None:
+    before = interrupt(fit, Fault(hook, number), **options)
+    checkpoint = newest(tmp_path / "interrupted")
+    assert load_checkpoint(checkpoint)["global_step"] == step
+    assert_same_run(whole(**options), fit("resumed", ckpt_path=checkpoint, **options), before)
+
+
+@pytest.mark.parametrize(
+    ("hook", "number"),
+    [("on_validation_batch_start", 4), ("on_validation_epoch_end", 3), ("on_train_batch_start", 5)],
+)
+def test_with_several_validations_per_epoch(
+    hook: str, number: int, fit: Fit, whole: Callable[..., Run], tmp_path: Path
+) -> None:
+    before = interrupt(fit, Fault(hook, number), **OFTEN)
+    resumed = fit("resumed", ckpt_path=newest(tmp_path / "interrupted"), **OFTEN)
+    assert_same_run(whole(**OFTEN), resumed, before)
+
+
+SAVES: list[tuple[dict[str, Any], str, int]] = [
+    ({"every_n_train_steps": 4}, "on_validation_start", 1),  # killed when a checkpoint is there and validation is not
+    ({"every_n_train_steps": 5}, "after_save", 1),  # before loggers got the losses of the step
+    ({"every_n_train_steps": 3}, "on_train_batch_start", 9),
+    ({"save_on_train_epoch_end": False}, "on_train_epoch_end", 2),  # written at the end of the validation
+    ({"save_on_train_epoch_end": True}, "on_train_batch_start", 10),
+]
+"""When ModelCheckpoint saves, and where a run is killed after that."""
+
+
+@pytest.mark.parametrize("options", [STEPPED, EPOCHS], ids=["steps", "epochs"])
+@pytest.mark.parametrize(("save", "hook", "number"), SAVES)
+def test_checkpoints_that_lightning_writes_by_itself_resume_exactly(
+    save: dict[str, Any],
+    hook: str,
+    number: int,
+    options: dict[str, Any],
+    fit: Fit,
+    whole: Callable[..., Run],
+    tmp_path: Path,
+) -> None:
+    save = {**save, "save_on_exception": False}
+    before = interrupt(fit, Fault(hook, number), save=save, **options)
+    resumed = fit("resumed", ckpt_path=newest(tmp_path / "interrupted"), **options)
+    assert_same_run(whole(**options), resumed, before)
+
+
+def test_a_run_that_ended_goes_on_when_it_may_take_more_steps(
+    fit: Fit, whole: Callable[..., Run], tmp_path: Path
+) -> None:
+    _, trainer, before = fit("interrupted", max_steps=6, warmup_steps=100)  # a schedule that does not know the end
+    trainer.save_checkpoint(tmp_path / "ended.ckpt")
+    resumed = fit("resumed", ckpt_path=tmp_path / "ended.ckpt", warmup_steps=100)
+    assert_same_run(whole(warmup_steps=100), resumed, before)
+
+
+def test_a_resumed_run_that_ends_in_its_first_step_resumes_exactly(
+    fit: Fit, whole: Callable[..., Run], tmp_path: Path
+) -> None:
+    before = interrupt(fit, Fault("on_before_backward", 12))
+    with pytest.raises(FaultError):
+        fit("again", Fault("on_before_backward", 2), ckpt_path=newest(tmp_path / "interrupted"))
+    checkpoint = newest(tmp_path / "again")
+    assert load_checkpoint(checkpoint)["global_step"] == 5
+    assert_same_run(whole(), fit("resumed", ckpt_path=checkpoint), before)
+
+
+# What is not saved
+
+
+class BrokenOptimizer(Callback):
+    """An optimizer whose fourth step fails when the weights have changed."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        def fail(*_: Any) -> None:
+            if trainer.global_step == 3:
+                raise FaultError
+
+        trainer.optimizers[0].register_step_post_hook(fail)
+
+
+class BrokenTeacher(EMATeacher):
+    """A teacher whose fourth update fails."""
+
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:  # type: ignore[override]
+        if trainer.global_step == 4:
+            raise FaultError
+        super().on_train_batch_end(trainer, *arguments)
+
+
+@pytest.mark.parametrize("fault", [BrokenOptimizer(), BrokenTeacher(0.1)], ids=["optimizer", "teacher"])
+def test_in_the_middle_of_an_optimizer_step_nothing_is_saved(fault: Callback, fit: Fit, tmp_path: Path) -> None:
+    interrupt(fit, fault, save={"every_n_train_steps": 2})
+    assert load_checkpoint(newest(tmp_path / "interrupted"))["global_step"] == 2
+
+
+def test_what_the_disk_did_not_take_is_not_tried_again(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def full(*_: Any) -> None:
+        tries.append(1)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    interrupt(fit, Keep(Curves()), CheckpointError, save={"every_n_train_steps": 2})
+    assert len(tries) == 1
+    assert not list((tmp_path / "interrupted").iterdir())
+
+
+@pytest.mark.parametrize(("error", "saved"), [(FaultError(), False), (SIGTERMException(), True)])
+def test_several_processes_save_what_all_of_them_end_with(error: BaseException, saved: bool) -> None:
+    callback, checkpoints = ExactResume(), ModelCheckpoint(save_on_exception=True)
+    callback._loops = {}
+    for processes in (1, 2):
+        trainer = SimpleNamespace(world_size=processes, checkpoint_callbacks=[checkpoints])
+        callback.on_exception(trainer, None, error)  # type: ignore[arg-type]
+        assert checkpoints.save_on_exception is (saved or processes == 1)
+
+
+# With other numbers of micro-batches and processes
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 1)])
+@pytest.mark.parametrize("steps_per_validation", [2, 4])
+def test_goes_on_in_micro_batches_of_another_size(
+    before: int, after: int, steps_per_validation: int, double: None, fit: Fit, tmp_path: Path
+) -> None:
+    """Equal up to rounding, which is why this is not about rollouts: they may turn on it."""
+
+    def options(size: int) -> dict[str, Any]:
+        interval = steps_per_validation * 4 // size
+        return {"micro_batch_size": size, "method": SFTModule, "val_check_interval": interval}
+
+    interrupt(fit, Fault("on_train_batch_start", 4 // before * 5 + 1), **options(before))
+    checkpoint = newest(tmp_path / "interrupted")
+    assert load_checkpoint(checkpoint)["global_step"] == 5
+    expected, _, curves = fit("whole", **options(after))
+    resumed, _, later = fit("resumed", ckpt_path=checkpoint, **options(after))
+    state = resumed.state_dict()
+    assert all(torch.allclose(value, state[name], atol=1e-8) for name, value in expected.state_dict().items())
+    behind = {key: value for key, value in curves.values.items() if key[1] is not None and key[1] >= 5}
+    assert later.values == pytest.approx(behind, abs=1e-5)
+
+
+def test_another_number_of_processes_goes_on_with_the_generator_of_the_first(make_trainer: Any) -> None:
+    torch.manual_seed(3)
+    first, own = ({"cpu": torch.Generator().manual_seed(seed).get_state()} for seed in (1, 2))
+    for ranks, seed in (([own], 2), ([first, own], 1)):
+        callback = ExactResume()
+        state = {"ranks": ranks, "accumulated": 1, "validation_due": False, "logged": {}}
+        batches = {kind: dict.fromkeys(("ready", "completed"), 0) for kind in ("total", "current")}
+        loops = {"fit_loop": {"epoch_loop.batch_progress": batches}}
+        checkpoint = {"callbacks": {callback.state_key: state}, "loops": loops}
+        callback.on_load_checkpoint(make_trainer(), None, checkpoint)  # type: ignore[arg-type]
+        callback.on_train_start(make_trainer(), None)  # type: ignore[arg-type]
+        assert torch.equal(torch.rand(4), torch.rand(4, generator=torch.Generator().manual_seed(seed)))

@@ -1,0 +1,277 @@
+"""Files of strangers run no code: not checkpoints, not models, not data."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import distributed
+from torch.distributed.fsdp import fully_shard
+
+from lightning_sdft import JsonDataModule, SDFTModule, SFTModule, StringSkillsDataModule
+from lightning_sdft.checkpoint import CheckpointError, describe_method
+from lightning_sdft.cli import entry_point
+from lightning_sdft.policy import Policy
+from lightning_sdft.tokenizer import PolicyError
+from lightning_sdft.trust import SettingError
+from tests import strangers
+from tests.evaluation.test_prior_tasks import folder as tasks
+from tests.test_cli import DATA, MODEL, TRAINER
+
+__all__ = ["tasks"]
+
+QUIET = {**TRAINER, "logger": False, "enable_checkpointing": False}
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[Path]:
+    """Does not exist unless a stranger's code has run."""
+    yield tmp_path / "ran"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The config of a short run."""
+    monkeypatch.chdir(tmp_path)
+    model = {"class_path": "SDFTModule", "init_args": MODEL}
+    data = {"class_path": "StringSkillsDataModule", "init_args": DATA}
+    return write(tmp_path / "config.yaml", model=model, data=data, trainer=QUIET)
+
+
+def write(path: Path, **content: Any) -> Path:
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs the console script with arguments, and returns with what error it ended."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr("sys.argv", ["lightning-sdft", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            entry_point()
+        return str(ended.value)
+
+    return run
+
+
+# Checkpoints
+
+ZIP = strangers.CHECKPOINTS[0]
+
+
+@pytest.mark.parametrize(
+    ("subcommand", "kind"),
+    [*(("fit", kind) for kind in strangers.CHECKPOINTS), *((each, ZIP) for each in ("validate", "test", "predict"))],
+)
+def test_lightnings_commands_run_nothing_of_a_checkpoint(
+    subcommand: str, kind: str, config: Path, command: Callable[..., str], tmp_path: Path, mark: Path
+) -> None:
+    path = strangers.checkpoint(kind, tmp_path, mark)
+    message = command(subcommand, "--config", config, "--ckpt_path", path)
+    assert message.startswith(f"error: the checkpoint {str(path)!r} ")
+    if kind not in ("bare pickle", "folder"):
+        assert "holds more than data" in message
+        assert "nothing was run. Use a checkpoint that lightning_sdft has written" in message
+
+
+@pytest.mark.parametrize("kind", strangers.CHECKPOINTS[:2])
+def test_our_own_commands_run_nothing_of_a_checkpoint(
+    kind: str, command: Callable[..., str], tasks: Path, tmp_path: Path, mark: Path
+) -> None:
+    path = strangers.checkpoint(kind, tmp_path, mark)
+    for arguments in (["export", "--output", tmp_path / "out"], ["prior", "--tasks=skills", f"--include_path={tasks}"]):
+        assert f"the checkpoint {str(path)!r}" in command(*arguments, "--checkpoint", path)
+
+
+@pytest.mark.parametrize("kind", strangers.CHECKPOINTS)
+def test_the_intruders_would_run_if_they_were_let(kind: str, tmp_path: Path) -> None:
+    """What the tests above would miss if the files were harmless."""
+    path = strangers.checkpoint(kind, tmp_path, tmp_path / "ran")
+    if kind == ZIP:
+        torch.load(path, weights_only=False)
+    elif kind == "bare pickle":
+        pickle.loads(path.read_bytes())
+    elif kind == "shards: value":
+        distributed.checkpoint.load({"optimizer_0.param_groups.0.lr": 0.0}, checkpoint_id=path)
+    elif kind == "shards: index":
+        with suppress(AttributeError):  # of what the intruder returns
+            distributed.checkpoint.FileSystemReader(path).read_metadata()
+    else:
+        torch.load(next(path.glob("*.pt")), weights_only=False)
+    assert (tmp_path / "ran").exists()
+
+
+def test_nobody_can_choose_to_run_a_checkpoint(
+    config: Path, command: Callable[..., str], tmp_path: Path, mark: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = strangers.checkpoint(ZIP, tmp_path, mark)
+    asks = write(tmp_path / "asks.yaml", weights_only=False, ckpt_path=str(path))
+    command("fit", "--config", config, "--config", asks)
+    assert "does not accept option 'weights_only'" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="holds more than data"):
+        Trainer(**QUIET).fit(
+            SDFTModule(**MODEL), datamodule=StringSkillsDataModule(**DATA), ckpt_path=path, weights_only=False
+        )
+
+
+def test_checkpoint_from_a_server_is_data(
+    config: Path, command: Callable[..., str], tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning would read it with ``weights_only=False``."""
+    path = strangers.checkpoint(ZIP, tmp_path, mark)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(path.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{path.name}"
+        assert "holds more than data" in command("fit", "--config", config, "--ckpt_path", url)
+        with pytest.raises(CheckpointError, match="holds more than data"):
+            SDFTModule.load_from_checkpoint(url)
+        server.shutdown()
+
+
+class Sharded(SFTModule):
+    """Is sharded as ModelParallelStrategy asks for."""
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        fully_shard(self.policy.model, mesh=self.device_mesh["data_parallel"])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in strangers.CHECKPOINTS if kind not in ("bare pickle", "folder")])
+def test_sharding_strategies_read_data_too(
+    kind: str, tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have ways of their own, around the one in which all others read."""
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    path = strangers.checkpoint(kind, tmp_path, mark)
+    strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1, process_group_backend="gloo")
+    module = Sharded("zoo/laptop", max_prompt_tokens=16, max_completion_tokens=14)
+    try:
+        with pytest.raises(CheckpointError, match="holds more than data"):
+            Trainer(**QUIET, devices=1, strategy=strategy).fit(
+                module, datamodule=StringSkillsDataModule(**DATA), ckpt_path=path
+            )
+    finally:
+        distributed.destroy_process_group()
+
+
+# Checkpoints in Python
+
+
+def saved(path: Path, **arguments: Any) -> Path:
+    """A checkpoint of an untrained module with other hyper-parameters."""
+    module = SDFTModule(**MODEL)
+    module.configure_model()
+    content = {
+        "state_dict": module.state_dict(),
+        "lightning_sdft": describe_method("SDFTModule", "zoo/laptop"),
+        "pytorch-lightning_version": "2.6.6",
+        "hyper_parameters": {**module.hparams, **arguments},
+        "datamodule_hyper_parameters": arguments,
+    }
+    torch.save(content, path)
+    return path
+
+
+def test_hyperparameters_import_nothing_of_a_stranger(
+    tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strangers.module("stranger_parameters", tmp_path, mark)
+    monkeypatch.syspath_prepend(tmp_path)
+    guest = {"class_path": "stranger_parameters.Guest"}
+    by_lightning = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
+    own = {"_class_path": "lightning_sdft.modules.sdft.SDFTModule", "divergence": guest}
+    path = saved(tmp_path / "a.ckpt", **by_lightning, **own)
+    expected = r"divergence names stranger_parameters\.Guest, .*trusting\('stranger_parameters'\)"
+    with pytest.raises(SettingError, match=expected):
+        SDFTModule.load_from_checkpoint(path)
+    own = {"_class_path": "lightning_sdft.data.json_rows.JsonDataModule", "train_file": "rows.json", "grader": guest}
+    path = saved(tmp_path / "b.ckpt", **by_lightning, **own)
+    with pytest.raises(SettingError, match=r"grader names stranger_parameters\.Guest"):
+        JsonDataModule.load_from_checkpoint(path)
+
+
+def test_a_checkpoint_cannot_trust_code_that_comes_with_a_model(tmp_path: Path, mark: Path) -> None:
+    folder = strangers.model_folder("code of the model", tmp_path, mark)
+    path = saved(tmp_path / "a.ckpt", model=str(folder), trust_remote_code=True)
+    with pytest.raises(PolicyError, match="nothing of it was run"):
+        SDFTModule.load_from_checkpoint(path)
+
+
+def test_loading_in_python_is_loading_data(tmp_path: Path, mark: Path) -> None:
+    path = strangers.checkpoint(ZIP, tmp_path, mark)
+    with pytest.raises(CheckpointError, match="holds more than data"):
+        SDFTModule.load_from_checkpoint(path, weights_only=False)
+    with pytest.raises(pickle.UnpicklingError):
+        StringSkillsDataModule.load_from_checkpoint(path, weights_only=False)
+
+
+# Models
+
+
+@pytest.mark.parametrize("kind", ["code of the model", "code of the tokenizer", "pickled weights"])
+def test_nothing_that_comes_with_a_model_is_run(
+    kind: str, config: Path, command: Callable[..., str], tmp_path: Path, mark: Path
+) -> None:
+    folder = strangers.model_folder(kind, tmp_path, mark)
+    said = [
+        command("export", "--model", folder, "--output", tmp_path / "out"),
+        command("fit", "--config", config, "--model.model", folder, "--model.pretrained=true"),
+    ]
+    expected = "safetensors" if kind == "pickled weights" else "type trust_remote_code=true with the command"
+    for message in said:
+        assert message.startswith("error: ")
+        assert repr(str(folder)) in message
+        assert expected in message
+
+
+def test_a_model_that_transformers_knows_needs_none_of_the_code_that_comes_with_it(tmp_path: Path, mark: Path) -> None:
+    folder = strangers.model_folder("code of the model", tmp_path, mark)
+    strangers.change(folder / "config.json", model_type="llama")
+    assert type(Policy.load(str(folder)).model).__module__.startswith("transformers.models.llama")
+
+
+def test_code_of_a_model_is_run_if_that_is_typed_and_only_then(
+    command: Callable[..., str], tmp_path: Path, mark: Path
+) -> None:
+    folder = strangers.model_folder("code of the model", tmp_path, mark)
+    exports = ["export", "--model", folder, "--output", tmp_path / "out"]
+    asks = write(tmp_path / "asks.yaml", trust_remote_code=True)
+    said = command(*exports, "--config", asks)
+    assert f"error: {asks}: trust_remote_code=True runs code that comes with a model" in said
+    assert not mark.exists()
+    # in a process of its own, for transformers keeps what it has loaded
+    typed = [sys.executable, "-m", "lightning_sdft", *map(str, exports), "--trust_remote_code", "true"]
+    subprocess.run(typed, env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}, check=True)
+    mark.unlink()  # it was there: the test's files are what they say
+
+
+# Data
+
+
+def test_scripts_beside_data_are_not_run(config: Path, command: Callable[..., str], tmp_path: Path, mark: Path) -> None:
+    folder = tmp_path / "stranger_rows"
+    folder.mkdir()
+    script = strangers.module("stranger_rows", folder, mark)
+    for source in (folder, script, "./stranger_rows/stranger_rows.py"):
+        rows = ["--data=JsonDataModule", "--data.train_file", source]
+        assert command("fit", "--config", config, *rows).startswith("error: ")
