@@ -30,8 +30,8 @@ ELSEWHERE: dict[str, Any] = {
 }
 """Arguments of a trainer that trains nothing, whose devices are those of another machine."""
 
-UNCOUNTED = ("KLToBase", "PassAtK", "PriorTasks")
-"""Callbacks that hold models or answer questions of their own."""
+UNCOUNTED = ("KLToBase", "PassAtK", "PriorTasks", "VLLMEngine")
+"""What holds models or answers questions of its own."""
 
 GIB = 2**30
 
@@ -84,10 +84,10 @@ class MemoryTrainer(PreflightTrainer):
             estimates["data"] = estimate(model, plan, by_data, process)
         found = remedies(model, datamodule, plan, evaluated, result)
         _report(console, model, plan, estimates, found)
-        ignored = [type(each).__name__ for each in self.asked.get("callbacks") or []]
-        ignored = [name for name in UNCOUNTED if name in ignored]
+        others = [*(self.asked.get("callbacks") or []), getattr(model, "engine", None)]
+        ignored = [type(each).__name__ for each in others if type(each).__name__ in UNCOUNTED]
         if ignored:
-            console.print(f"- not counted: what {', '.join(ignored)} take", highlight=False)
+            console.print(f"- not counted: {', '.join(ignored)}", highlight=False)
         if json is not None:
             _write(Path(json), plan, estimates, found)
         return result
@@ -96,9 +96,10 @@ class MemoryTrainer(PreflightTrainer):
 def _report(
     console: Console, model: CausalLMModule, plan: Plan, estimates: dict[str, Estimate], found: list[Remedy]
 ) -> None:
-    place = f"{plan.processes} x {'accelerator' if plan.accelerator else 'CPU'}"
-    sharing = "" if plan.processes == 1 else f", {plan.sharing}"
-    table = Table(title=f"Memory per process in GiB: {type(model).__name__}, {model.model}, {place}{sharing}, {plan.precision}")
+    device = "accelerator" if plan.accelerator else "CPU"
+    sharing = "" if plan.processes == 1 else f" of {plan.processes} ({plan.sharing})"
+    console.print(f"{type(model).__name__} of {model.model}, {plan.precision}, GiB per {device}{sharing}", highlight=False)
+    table = Table()
     table.add_column("")
     for name in estimates:
         table.add_column(f"by the {name}", justify="right")
@@ -106,16 +107,17 @@ def _report(
     for name in first.held:
         table.add_row(name, *(_size(each.held[name]) for each in estimates.values()))
     table.add_row("all the time", *(_size(each.always) for each in estimates.values()), end_section=True)
-    phases = {name: {phase.name: phase for phase in each.phases} for name, each in estimates.items()}
     for phase in first.phases:
-        sizes = [each[phase.name].peak if phase.name in each else 0 for each in phases.values()]
-        table.add_row(f"+ {phase.name}", *(f"{size / GIB:.2f}" for size in sizes))
+        peaks = [{other.name: other.peak for other in each.phases} for each in estimates.values()]
+        table.add_row(f"+ {phase.name}", *(_size(each.get(phase.name, 0)) for each in peaks))
     table.add_section()
     table.add_row("peak", *(_size(each.peak) for each in estimates.values()), style="bold")
     console.print(table)
     for name, each in estimates.items():
-        parts = ", ".join(f"{part} {_size(size)}" for part, size in each.largest.parts.items() if size >= GIB / 200)
-        console.print(f"- the peak by the {name} is in the part {each.largest.name!r} of a step: {parts}", highlight=False)
+        parts = ", ".join(f"{_size(size)} {part}" for part, size in each.largest.parts.items() if size >= GIB / 200)
+        console.print(f"- peak by the {name}: {each.largest.name} ({parts})", highlight=False)
+    if first.offloaded:
+        console.print(f"- in the memory of the CPU: {_size(first.offloaded)} teacher's weights", highlight=False)
     for remedy in found:
         console.print(f"- {_size(remedy.peak)} by the budgets with {remedy.settings}", highlight=False)
 

@@ -29,10 +29,12 @@ class Estimate:
     Args:
         held: What is there all the time, by name.
         phases: The parts of an optimizer step, and of evaluation, in order.
+        offloaded: What lies in the memory of the CPU instead of the accelerator's.
     """
 
     held: Mapping[str, int]
     phases: list[Phase]
+    offloaded: int = 0
 
     @property
     def always(self) -> int:
@@ -63,31 +65,34 @@ def estimate(module: CausalLMModule, plan: Plan, lengths: Lengths, process: int 
     """
     rehearsal = rehearse(module, plan, lengths)
     weights, parts = rehearsal.weights, plan.parts
+    elsewhere = plan.accelerator and getattr(module, "teacher_memory", None) == "offload"
     if process is None:
         process = CONTEXT if plan.accelerator else 0
     held = {
         "process": process,
         "student's weights": weights.student // parts,
+        "adapters": weights.adapters // parts,
         "gradients": weights.trained // parts,
         "optimizer": rehearsal.states // parts,
-        "teacher's weights": weights.teacher // parts,
+        "teacher's weights": 0 if elsewhere else weights.teacher // parts,
         "gradients in buckets": weights.trained if plan.sharing == "ddp" else 0,
     }
     phases = rehearsal.phases if parts == 1 else [_sharded(phase, weights, parts) for phase in rehearsal.phases]
-    return Estimate({name: size for name, size in held.items() if size}, phases)
+    return Estimate({name: size for name, size in held.items() if size}, phases, weights.teacher if elsewhere else 0)
 
 
 def _sharded(phase: Phase, weights: Weights, parts: int) -> Phase:
     """A part of the step where weights are cut."""
     if phase.name in ("optimizer", "teacher's update"):
         return Phase(phase.name, {name: size // parts for name, size in phase.parts.items()})
-    blocks, relative = 2 * weights.largest + weights.embedding, weights.teacher / weights.student or 1.0
+    whole, blocks = weights.student + weights.adapters, 2 * weights.largest + weights.embedding
+    relative = weights.teacher / whole or 1.0  # of a teacher's precision to the student's
     gathered = {
-        "rollouts": weights.student,
-        "evaluation": weights.student,
+        "rollouts": whole,
+        "evaluation": whole,
         "teacher": round(relative * blocks),
         "student": blocks,
         "loss": weights.heads,
-        "backward": blocks + 2 * weights.largest * weights.trained // weights.student,
+        "backward": blocks + 2 * weights.largest * weights.trained // whole,
     }
     return Phase(phase.name, {**phase.parts, "gathered weights": gathered[phase.name]})

@@ -9,7 +9,7 @@ from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.modules import CausalLMModule, CPTModule, DistillationModule, SFTModule
 from lightning_sdft.policy import TokenSequence
-from lightning_sdft.rollout import Rollout
+from lightning_sdft.rollout import InProcessEngine, Rollout
 
 __all__ = ["Lengths", "lengths_by_budgets", "lengths_by_data"]
 
@@ -53,8 +53,8 @@ def lengths_by_budgets(
     sampled: list[int] = []
     if isinstance(module, DistillationModule):
         teacher = [(module.max_teacher_prompt_tokens, completion)] * micro
-        written = {"student": prompt, "teacher": module.max_teacher_prompt_tokens}
-        sampled = [written[module.rollout_source]] * group if module.rollout_source in written else []
+        budgets = {"student": prompt, "teacher": module.max_teacher_prompt_tokens}
+        sampled = [budgets[module.rollout_source]] * group if _samples(module) else []
     return Lengths([student] * micro, teacher, sampled, [prompt] * evaluated, completion, group // micro)
 
 
@@ -86,8 +86,8 @@ def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule,
         return Lengths(student, evaluated=evaluated, completion=longest, micro_batches=group // micro)
     assert isinstance(module, DistillationModule)
     shown, own = _read(module, examples)
-    writer = {"student": own, "teacher": shown}.get(module.rollout_source, [])
-    sampled = sorted((len(each.prompt) for each in writer), reverse=True)[:group]
+    read = shown if module.rollout_source == "teacher" else own
+    sampled = sorted((len(each.prompt) for each in read), reverse=True)[:group] if _samples(module) else []
     return Lengths(_longest(own, micro), _longest(shown, micro), sampled, evaluated, longest, group // micro)
 
 
@@ -95,6 +95,11 @@ def _sizes(datamodule: DemonstrationDataModule, processes: int) -> tuple[int, in
     """Examples in an optimizer step and in a micro-batch, on one process."""
     group = datamodule.group_size(processes)
     return group, datamodule.micro_batch_size or group
+
+
+def _samples(module: DistillationModule) -> bool:
+    """Whether a model of this process, in its own memory, writes rollouts."""
+    return module.rollout_source != "demonstration" and isinstance(module.engine, InProcessEngine)
 
 
 def _read(

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from lightning_sdft.lora import adapter_weights
 from lightning_sdft.modules import CausalLMModule, DistillationModule
 from lightning_sdft.policy import Policy
-from lightning_sdft.teacher import CopiedTeacher
+from lightning_sdft.teacher import COPIED_TEACHERS
 
 __all__ = ["Weights", "loaded"]
 
@@ -22,15 +23,17 @@ class Weights:
     """Bytes of the weights of whole models.
 
     Args:
-        student: The student's.
-        trained: Those of them that get a gradient.
-        teacher: The teacher's own.
+        student: The student's, without adapters.
+        adapters: Adapters in it, the teacher's included.
+        trained: Those of both that get a gradient.
+        teacher: Weights that are the teacher's alone.
         largest: The student's largest block.
         embedding: What is in no block of the student.
         heads: The heads that the loss reads.
     """
 
     student: int
+    adapters: int
     trained: int
     teacher: int
     largest: int
@@ -41,15 +44,17 @@ class Weights:
     def of(cls, module: CausalLMModule) -> Weights:
         """The weights of a module that has loaded its models."""
         student = list(module.policy.parameters())
+        adapters = _bytes(adapter_weights(module.policy.model).values())
         names = set(module.policy.model._no_split_modules or ())
         blocks = [_bytes(each.parameters()) for each in module.policy.model.modules() if type(each).__name__ in names]
         teacher: list[nn.Parameter] = []
         heads = [module.policy.head.weight]
         if isinstance(module, DistillationModule):
             teacher = [each for each in module.teacher.parameters() if not any(each is other for other in student)]
-            heads.append(module.teacher.head.weight)
+            heads.append(module.teacher.policy.head.weight)
         return cls(
-            _bytes(student),
+            _bytes(student) - adapters,
+            adapters,
             _bytes(each for each in student if each.requires_grad),
             _bytes(teacher),
             max(blocks, default=0),
@@ -78,7 +83,8 @@ def loaded(module: CausalLMModule) -> Iterator[None]:
         module.load_models()
         if isinstance(module, DistillationModule) and teacher_model is not None:
             options = (False, module.attention, module.trust_remote_code)
-            module.teacher = CopiedTeacher(Policy.load(teacher_model, *options, tokenizer=module.tokenizer))
+            other = Policy.load(teacher_model, *options, tokenizer=module.tokenizer)
+            module.teacher = COPIED_TEACHERS[module.teacher_memory](other)
         yield
     finally:
         logging.set_verbosity(verbosity)

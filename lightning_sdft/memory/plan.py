@@ -38,6 +38,7 @@ class Plan:
         accelerator: Whether the run is on an accelerator, and not on the CPU.
         processes: Processes that train together, one per device.
         sharing: How they share the weights: each has them all (``ddp``), or a part (``fsdp2``).
+        replicas: Groups of processes that have all the weights between them, under ``fsdp2``.
         precision: Lightning's name of the precision.
         teacher_follows: Whether a callback moves the teacher.
         evaluates: Whether prompts are answered during training.
@@ -46,6 +47,7 @@ class Plan:
     accelerator: bool = False
     processes: int = 1
     sharing: Sharing = "alone"
+    replicas: int = 1
     precision: str = "32-true"
     teacher_follows: bool = False
     evaluates: bool = False
@@ -67,12 +69,14 @@ class Plan:
         precision = SHORT.get(precision, precision)
         if precision not in PRECISIONS:
             raise PolicyError(f"memory knows no precision {precision!r}; it knows {', '.join(PRECISIONS)}")
+        strategy = trainer.get("strategy") or "auto"
         callbacks = [type(each).__name__ for each in trainer.get("callbacks") or []]
         checks = trainer.get("num_sanity_val_steps") != 0 or trainer.get("limit_val_batches") != 0
         return cls(
             accelerator,
             count,
-            _sharing(trainer.get("strategy") or "auto") if count > 1 else "alone",
+            _sharing(strategy) if count > 1 else "alone",
+            getattr(strategy, "replicas", 1),
             precision,
             "EMATeacher" in callbacks,
             checks and not trainer.get("fast_dev_run"),
@@ -81,7 +85,7 @@ class Plan:
     @property
     def parts(self) -> int:
         """Into how many parts each weight is cut."""
-        return self.processes if self.sharing == "fsdp2" else 1
+        return self.processes // self.replicas if self.sharing == "fsdp2" else 1
 
     @contextmanager
     def loading(self) -> Iterator[None]:

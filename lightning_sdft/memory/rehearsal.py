@@ -105,24 +105,26 @@ class _Step:
         return Rehearsal(self.weights, states, self.phases)
 
     def _forward(self) -> Tensor:
-        module, lengths, teacher_hidden = self.module, self.lengths, None
+        module, lengths = self.module, self.lengths
+        beside: list[Tensor] = []  # what the loss takes of the teacher
         if isinstance(module, DistillationModule):
             if lengths.sampled:
                 writer = module.teacher.policy if module.rollout_source == "teacher" else module.policy
                 self._answer("rollouts", writer, lengths.sampled, module.sampling)
             with self._phase("teacher", "activations"):
-                teacher_hidden = module.teacher.hidden(_sequences(lengths.teacher))
+                beside.append(module.teacher.hidden(_sequences(lengths.teacher)))
         with self._phase("student", "activations"):
             packed = isinstance(module, SFTModule) and module.packing
             hidden = module.policy.hidden(_sequences(lengths.student), packed)
-        kept, head = self.ledger.now - self.held, module.policy.head.gathered()
+        kept = self.ledger.now - self.held
         with self._phase("loss", "gradients of head and hidden states") as parts:
             parts["activations"] = kept
+            head = module.policy.head.gathered()
+            if isinstance(module, DistillationModule):
+                beside.append(module.teacher.head.gathered().weight)
             loss: Tensor = _LossGradients.apply(hidden, head.weight, head.bias)  # type: ignore[no-untyped-call]
-        heads = [head.weight]
-        if teacher_hidden is not None:
-            heads.append(module.teacher.head.gathered().weight)
-        precisions = [each.dtype for index, each in enumerate(heads) if index == 0 or each is not heads[0]]
+        heads = [head.weight, *beside[1:]]
+        precisions = [each.dtype for index, each in enumerate(heads) if index == 0 or each is not head.weight]
         shape = len(hidden), head.weight.shape[1], head.weight.shape[0]
         how = len(heads), self.plan.product_precision, self.plan.accelerator
         self.phases[-1].parts["logits"] = logits_memory(*shape, precisions, *how)

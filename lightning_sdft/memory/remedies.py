@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
 
 from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.lora import LoRA
 from lightning_sdft.memory.estimate import Estimate, estimate
 from lightning_sdft.memory.lengths import lengths_by_budgets
 from lightning_sdft.memory.plan import Plan
-from lightning_sdft.modules import CausalLMModule
+from lightning_sdft.modules import CausalLMModule, DistillationModule
 
 __all__ = ["Remedy", "remedies"]
 
@@ -36,7 +39,7 @@ def remedies(
 ) -> list[Remedy]:
     """Changes by which the run would take less, those that help most first.
 
-    They change what a step takes and not what it computes, but for rounding. Each is tried by itself.
+    Each is tried by itself. All but an adapter and another precision leave what is learned as it is.
 
     Args:
         module: The module, without models; it is left as it was.
@@ -58,7 +61,7 @@ def remedies(
 
 def _changes(
     module: CausalLMModule, datamodule: DemonstrationDataModule, plan: Plan, evaluated: int
-) -> Iterator[tuple[str, dict[str, int], Plan]]:
+) -> Iterator[tuple[str, dict[str, Any], Plan]]:
     """Settings, the attributes of module and data module that they set, and the plan with them."""
     group = datamodule.group_size(plan.processes)
     if (datamodule.micro_batch_size or group) > 1:
@@ -69,6 +72,11 @@ def _changes(
     if evaluated > 1:
         few = max(evaluated // 4, 1)
         yield f"data.evaluation_batch_size={few}", {"evaluation_batch_size": few}, plan
+    copied = isinstance(module, DistillationModule) and module.teacher_kind == "copy" and module.lora is None
+    if module.lora is None and not getattr(module, "teacher_model", None) and find_spec("peft") is not None:
+        yield f"model.lora.rank={LoRA().rank}", {"lora": LoRA(), "teacher_memory": "float32"}, plan
+    if copied and plan.accelerator and plan.parts == 1 and getattr(module, "rollout_source", "") != "teacher":
+        yield "model.teacher_memory=offload", {"teacher_memory": "offload"}, plan
     if plan.accelerator and plan.precision in ("32-true", "bf16-mixed"):
         yield "trainer.precision=bf16-true", {}, replace(plan, precision="bf16-true")
     if plan.accelerator and plan.parts < DEVICES and datamodule.batch_size % DEVICES == 0:
@@ -80,7 +88,7 @@ def _changes(
 
 
 @contextmanager
-def _changed(owner: object, changes: dict[str, int]) -> Iterator[None]:
+def _changed(owner: object, changes: dict[str, Any]) -> Iterator[None]:
     """Set those attributes that an object has, and set them back."""
     before = {name: getattr(owner, name) for name in changes if hasattr(owner, name)}
     for name in before:
