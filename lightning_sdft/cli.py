@@ -29,8 +29,8 @@ from lightning_sdft.checkpoint import CheckpointError
 from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
 from lightning_sdft.commands.judge import judge
+from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
 from lightning_sdft.commands.parser import CommandParser
-from lightning_sdft.commands.preflight import PreflightTrainer
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
 from lightning_sdft.commands.report import results_table
@@ -79,6 +79,10 @@ class SDFTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer without callbacks that need what was switched off; Lightning would refuse them."""
         config = self._get(self.config_init, "trainer")
+        if self.subcommand == "memory":
+            trainer = MemoryTrainer(**ELSEWHERE)
+            trainer.asked = config
+            return trainer
         idle: tuple[type[Callback], ...] = ()
         if config.get("logger") is False:
             idle += (LearningRateMonitor, DeviceStatsMonitor)
@@ -114,9 +118,9 @@ class SDFTCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Those of Lightning, and ``preflight``, without the choice to run what is in a checkpoint."""
+        """Those of Lightning, without the choice to run what is in a checkpoint; ``preflight`` and ``memory``."""
         skipped = {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
-        return {**skipped, "preflight": {"model", "datamodule"}}
+        return {**skipped, **dict.fromkeys(("preflight", "memory"), {"model", "datamodule"})}
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is; Lightning would put the checkpoint's hyper-parameters over it."""
@@ -157,7 +161,7 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = ()) -> 
         return SDFTCLI(
             CausalLMModule,
             DemonstrationDataModule,
-            trainer_class=PreflightTrainer,
+            trainer_class=MemoryTrainer,
             parser_class=CommandParser,
             subclass_mode_model=True,
             subclass_mode_data=True,

@@ -8,10 +8,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-__all__ = ["PhaseClock", "peak_memory"]
+__all__ = ["PhaseClock", "peak_memory", "resident_memory"]
 
 
 class PhaseClock:
@@ -51,6 +52,16 @@ def peak_memory() -> float:
     """Peak memory so far in MiB: of the accelerator where there is one, else of the process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
+    return _peak_of_process()
+
+
+def resident_memory() -> float:
+    """Memory of the process at present in MiB; the peak so far where the system does not say."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[1]) * resource.getpagesize() / 2**20 if status.exists() else _peak_of_process()
+
+
+def _peak_of_process() -> float:
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes / 2**20 if sys.platform == "darwin" else kilobytes / 2**10
 

@@ -1,0 +1,144 @@
+"""The subcommand ``memory``: what a run will take, before a machine is rented for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_sdft.commands.preflight import PreflightTrainer
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.example import DataError
+from lightning_sdft.memory import Estimate, Plan, Remedy, estimate, lengths_by_budgets, lengths_by_data, remedies
+from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.timing import resident_memory
+
+__all__ = ["MemoryTrainer"]
+
+ELSEWHERE: dict[str, Any] = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+"""Arguments of a trainer that trains nothing, whose devices are those of another machine."""
+
+UNCOUNTED = ("KLToBase", "PassAtK", "PriorTasks", "VLLMEngine")
+"""What holds models or answers questions of its own."""
+
+GIB = 2**30
+
+
+class MemoryTrainer(PreflightTrainer):
+    """A trainer that can look before it trains, and say how much memory it would take."""
+
+    asked: Mapping[str, Any]
+    """Arguments of the trainer that ``fit`` would have."""
+
+    def memory(
+        self,
+        model: CausalLMModule,
+        datamodule: DemonstrationDataModule,
+        processes: int | None = None,
+        json: str | None = None,
+    ) -> Estimate:
+        """Estimate the memory that ``fit`` would take with the same config: no weights, no training, no GPU.
+
+        An optimizer step runs without its numbers, and every tensor of it is counted: once with all prompts and
+        responses as long as their budgets, and once with those of the data, where these can be read. What is printed
+        is per process, of which there is one per device.
+
+        Args:
+            model: The module.
+            datamodule: Its data.
+            processes: How many processes train together, if not as many as trainer.devices times trainer.num_nodes.
+            json: JSON file to write as well, with sizes in bytes.
+
+        Returns:
+            The estimate by the budgets.
+
+        Raises:
+            DataError: If the batch size cannot be shared by so many processes.
+            PolicyError: If the number of processes cannot be known, or the precision or the strategy is not.
+        """
+        plan = Plan.of(self.asked, processes)
+        console = Console()
+        try:
+            by_data = lengths_by_data(model, datamodule, plan.processes)
+            evaluated = len(by_data.evaluated)
+        except (DataError, OSError) as error:
+            by_data, evaluated = None, datamodule.evaluation_batch_size
+            console.print(f"the data are not there, so evaluation is taken to be of full batches: {error}", highlight=False)
+        process = None if plan.accelerator else round(resident_memory() * 2**20)
+        lengths = lengths_by_budgets(model, datamodule, plan.processes, evaluated)
+        result = estimate(model, plan, lengths, process)
+        estimates = {"budgets": result}
+        if by_data is not None:
+            estimates["data"] = estimate(model, plan, by_data, process)
+        found = remedies(model, datamodule, plan, evaluated, result)
+        _report(console, model, plan, estimates, found)
+        others = [*(self.asked.get("callbacks") or []), getattr(model, "engine", None)]
+        ignored = [type(each).__name__ for each in others if type(each).__name__ in UNCOUNTED]
+        if ignored:
+            console.print(f"- not counted: {', '.join(ignored)}", highlight=False)
+        if json is not None:
+            _write(Path(json), plan, estimates, found)
+        return result
+
+
+def _report(
+    console: Console, model: CausalLMModule, plan: Plan, estimates: dict[str, Estimate], found: list[Remedy]
+) -> None:
+    device = "accelerator" if plan.accelerator else "CPU"
+    sharing = "" if plan.processes == 1 else f" of {plan.processes} ({plan.sharing})"
+    console.print(f"{type(model).__name__} of {model.model}, {plan.precision}, GiB per {device}{sharing}", highlight=False)
+    table = Table()
+    table.add_column("")
+    for name in estimates:
+        table.add_column(f"by the {name}", justify="right")
+    first = estimates["budgets"]
+    for name in first.held:
+        table.add_row(name, *(_size(each.held[name]) for each in estimates.values()))
+    table.add_row("all the time", *(_size(each.always) for each in estimates.values()), end_section=True)
+    for phase in first.phases:
+        peaks = [{other.name: other.peak for other in each.phases} for each in estimates.values()]
+        table.add_row(f"+ {phase.name}", *(_size(each.get(phase.name, 0)) for each in peaks))
+    table.add_section()
+    table.add_row("peak", *(_size(each.peak) for each in estimates.values()), style="bold")
+    console.print(table)
+    for name, each in estimates.items():
+        parts = ", ".join(f"{_size(size)} {part}" for part, size in each.largest.parts.items() if size >= GIB / 200)
+        console.print(f"- peak by the {name}: {each.largest.name} ({parts})", highlight=False)
+    if first.offloaded:
+        console.print(f"- in the memory of the CPU: {_size(first.offloaded)} teacher's weights", highlight=False)
+    for remedy in found:
+        console.print(f"- {_size(remedy.peak)} by the budgets with {remedy.settings}", highlight=False)
+
+
+def _size(size: int) -> str:
+    return f"{size / GIB:.2f}"
+
+
+def _write(path: Path, plan: Plan, estimates: dict[str, Estimate], found: list[Remedy]) -> None:
+    record = {
+        "plan": asdict(plan),
+        **{
+            f"by_{name}": {
+                "held": dict(each.held),
+                "phases": {phase.name: phase.parts for phase in each.phases},
+                "peak": each.peak,
+                "peak_phase": each.largest.name,
+            }
+            for name, each in estimates.items()
+        },
+        "remedies": [asdict(remedy) for remedy in found],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dumps(record, indent=2) + "\n", encoding="utf-8")

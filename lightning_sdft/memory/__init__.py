@@ -1,0 +1,19 @@
+"""What a run will take in memory, before anybody rents a machine for it."""
+
+from lightning_sdft.memory.estimate import Estimate, estimate
+from lightning_sdft.memory.lengths import Lengths, lengths_by_budgets, lengths_by_data
+from lightning_sdft.memory.plan import Plan
+from lightning_sdft.memory.rehearsal import Phase
+from lightning_sdft.memory.remedies import Remedy, remedies
+
+__all__ = [
+    "Estimate",
+    "Lengths",
+    "Phase",
+    "Plan",
+    "Remedy",
+    "estimate",
+    "lengths_by_budgets",
+    "lengths_by_data",
+    "remedies",
+]

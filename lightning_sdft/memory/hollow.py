@@ -1,0 +1,112 @@
+"""Run models without their numbers: what a step takes, known in seconds, of a model of any size, on any machine.
+
+Floating-point tensors get an address and nothing behind it: the system gives memory to what is written, and nothing
+is. All else is real: shapes, types, strides, who shares storage with whom, what autograd keeps, and all integers, such
+as tokens, positions and masks. Shapes come from torch's ``meta`` device, which knows those of every operation.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+
+from lightning_sdft.memory.ledger import Ledger
+
+__all__ = ["Hollow"]
+
+aten = torch.ops.aten
+
+META = torch.device("meta")
+
+
+class Hollow(TorchDispatchMode):
+    """While it is entered, no operation computes floating-point numbers; their bytes are counted all the same.
+
+    Code that asks for numbers gets those of a run in which all is well: two tensors that should be alike are, no token
+    has the weight 0, and a number is 1. Integers that come of floating-point numbers are 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self._results: dict[Any, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do what an operation does, but for the numbers."""
+        kwargs = kwargs or {}
+        values, structure = tree_flatten((args, kwargs))
+        exact = not any(map(_is_floating, values))
+        if not exact and func in (aten.allclose.default, aten._local_scalar_dense.default):
+            return True if func is aten.allclose.default else 1.0
+        if not exact and func is aten.nonzero.default:
+            return self.ledger.enter(torch.ones(args[0].shape, dtype=torch.bool).nonzero())
+        kind = _kind(func)
+        if kind == "write" and not exact:
+            return _written(func, args, kwargs)
+        if kind != "function":
+            return func(*args, **kwargs)
+        if exact and any(isinstance(each, Tensor) for each in values):
+            return tree_map_only(Tensor, self._hollow, func(*args, **kwargs))
+        if func is aten.index.Tensor:
+            values, structure = tree_flatten(((args[0], [place for each in args[1] for place in _places(each)]), {}))
+        result = self._on_meta(func, values, structure)
+        if not any(map(_is_floating, (*values, *tree_leaves(result)))):
+            result = func(*args, **kwargs)
+        return tree_map_only(Tensor, self._hollow, result)
+
+    def _on_meta(self, func: Any, values: list[Any], structure: Any) -> Any:
+        """The result of an operation on the device that knows shapes alone; equal questions are asked once."""
+        key = (func, structure, *map(_layout, values))
+        if key not in self._results:
+            on_meta = [_empty(each, META) if isinstance(each, Tensor) else each for each in values]
+            args, kwargs = tree_unflatten(on_meta, structure)
+            if any(each.name == "device" for each in func._schema.arguments):
+                kwargs = {**kwargs, "device": META}
+            self._results[key] = func(*args, **kwargs)
+        return self._results[key]
+
+    def _hollow(self, tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            tensor = _empty(tensor)
+        elif tensor.device == META:
+            tensor = torch.zeros(tensor.shape, dtype=tensor.dtype)
+        return self.ledger.enter(tensor)
+
+
+@cache
+def _kind(func: Any) -> Literal["function", "view", "write"]:
+    """Whether an operation makes tensors, gives its arguments another look, or writes numbers into them."""
+    aliases = [each.alias_info for each in func._schema.arguments if each.alias_info is not None]
+    if any(each.is_write for each in aliases) and torch.Tag.inplace_view not in func.tags:
+        return "write"
+    return "view" if aliases or func is aten._unsafe_view.default else "function"
+
+
+def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What an operation returns that writes into its arguments: these."""
+    schema = func._schema
+    given = {each.name: value for each, value in zip(schema.arguments, args, strict=False)} | kwargs
+    written = [given[each.name] for each in schema.arguments if each.alias_info is not None and each.name in given]
+    return None if not schema.returns else written[0] if len(schema.returns) == 1 else tuple(written)
+
+
+def _places(index: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Integers that select what an index selects, which may be a mask of several dimensions."""
+    return index.nonzero().unbind(1) if index is not None and index.dtype == torch.bool else (index,)
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _layout(value: Any) -> Any:
+    return (value.shape, value.stride(), value.dtype) if isinstance(value, Tensor) else (type(value), value)
+
+
+def _empty(tensor: Tensor, device: torch.device | None = None) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)

@@ -1,0 +1,118 @@
+"""How many tokens a step reads: the most that the budgets allow, or what there is in the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.modules import CausalLMModule, CPTModule, DistillationModule, SFTModule
+from lightning_sdft.policy import TokenSequence
+from lightning_sdft.rollout import InProcessEngine, Rollout
+
+__all__ = ["Lengths", "lengths_by_budgets", "lengths_by_data"]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of what one process reads and writes at once, at most.
+
+    Args:
+        student: Prompt and completion of each sequence of a micro-batch.
+        teacher: The same as the teacher reads it; empty without a teacher.
+        sampled: The prompts of an optimizer step; empty where nothing is sampled.
+        evaluated: The prompts of a batch of evaluation; empty without one.
+        completion: The longest response.
+        micro_batches: Micro-batches in an optimizer step.
+    """
+
+    student: Sequence[tuple[int, int]]
+    teacher: Sequence[tuple[int, int]] = field(default=())
+    sampled: Sequence[int] = field(default=())
+    evaluated: Sequence[int] = field(default=())
+    completion: int = 0
+    micro_batches: int = 1
+
+
+def lengths_by_budgets(
+    module: CausalLMModule, datamodule: DemonstrationDataModule, processes: int, evaluated: int
+) -> Lengths:
+    """The most that the budgets allow: every prompt and every completion is as long as its budget.
+
+    Args:
+        module: Whose budgets.
+        datamodule: Which says how many examples are read at once.
+        processes: How many processes share a step.
+        evaluated: Prompts in a batch of evaluation.
+    """
+    group, micro = _sizes(datamodule, processes)
+    prompt, completion = module.max_prompt_tokens, module.max_completion_tokens
+    student = (1 if isinstance(module, CPTModule) else prompt, completion)
+    teacher: list[tuple[int, int]] = []
+    sampled: list[int] = []
+    if isinstance(module, DistillationModule):
+        teacher = [(module.max_teacher_prompt_tokens, completion)] * micro
+        budgets = {"student": prompt, "teacher": module.max_teacher_prompt_tokens}
+        sampled = [budgets[module.rollout_source]] * group if _samples(module) else []
+    return Lengths([student] * micro, teacher, sampled, [prompt] * evaluated, completion, group // micro)
+
+
+def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule, processes: int) -> Lengths:
+    """What there is in the data, the longest of it at the same time.
+
+    Responses that are sampled are as long as their budget, for nobody knows their length.
+
+    Args:
+        module: Which says what is read of an example.
+        datamodule: The data, which are read here.
+        processes: How many processes share a step.
+
+    Raises:
+        DataError: If the data cannot be read, or no training example can be trained on.
+    """
+    group, micro = _sizes(datamodule, processes)
+    examples = [
+        each for each in datamodule.splits.train if module.missing(each) is None and not module.training_problem(each)
+    ]
+    if not examples:
+        raise DataError(f"none of {len(datamodule.splits.train)} training examples can be trained on")
+    sets = [[len(module.tokenizer.encode(each.prompt)) for each in one.examples] for one in datamodule.splits.validation]
+    batches = [sorted(prompts, reverse=True)[: datamodule.evaluation_batch_size] for prompts in sets]
+    evaluated = max(batches, key=sum, default=[])
+    longest = module.max_completion_tokens
+    if isinstance(module, SFTModule):
+        student = _longest(module.demonstrations(examples), micro)
+        return Lengths(student, evaluated=evaluated, completion=longest, micro_batches=group // micro)
+    assert isinstance(module, DistillationModule)
+    shown, own = _read(module, examples)
+    read = shown if module.rollout_source == "teacher" else own
+    sampled = sorted((len(each.prompt) for each in read), reverse=True)[:group] if _samples(module) else []
+    return Lengths(_longest(own, micro), _longest(shown, micro), sampled, evaluated, longest, group // micro)
+
+
+def _sizes(datamodule: DemonstrationDataModule, processes: int) -> tuple[int, int]:
+    """Examples in an optimizer step and in a micro-batch, on one process."""
+    group = datamodule.group_size(processes)
+    return group, datamodule.micro_batch_size or group
+
+
+def _samples(module: DistillationModule) -> bool:
+    """Whether a model of this process, in its own memory, writes rollouts."""
+    return module.rollout_source != "demonstration" and isinstance(module.engine, InProcessEngine)
+
+
+def _read(
+    module: DistillationModule, examples: Sequence[Example]
+) -> tuple[Sequence[TokenSequence], Sequence[TokenSequence]]:
+    """What teacher and student read of examples."""
+    if module.rollout_source == "demonstration":
+        rollouts = module.sample(examples)
+    else:
+        rollouts = [Rollout([], [0] * module.max_completion_tokens, [], finished=False)] * len(examples)
+    return module.teacher_sequences(examples, rollouts), module.student_sequences(examples, rollouts)
+
+
+def _longest(sequences: Sequence[TokenSequence], count: int) -> list[tuple[int, int]]:
+    longest = sorted(sequences, key=len, reverse=True)[:count]
+    return [(len(each.prompt), len(each.completion)) for each in longest]

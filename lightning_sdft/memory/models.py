@@ -1,0 +1,103 @@
+"""The models of a module, without numbers: architecture and precision are the module's own, nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from lightning_sdft.lora import adapter_weights
+from lightning_sdft.modules import CausalLMModule, DistillationModule
+from lightning_sdft.policy import Policy
+from lightning_sdft.teacher import COPIED_TEACHERS
+
+__all__ = ["Weights", "loaded"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of the weights of whole models.
+
+    Args:
+        student: The student's, without adapters.
+        adapters: Adapters in it, the teacher's included.
+        trained: Those of both that get a gradient.
+        teacher: Weights that are the teacher's alone.
+        largest: The student's largest block.
+        embedding: What is in no block of the student.
+        heads: The heads that the loss reads.
+    """
+
+    student: int
+    adapters: int
+    trained: int
+    teacher: int
+    largest: int
+    embedding: int
+    heads: int
+
+    @classmethod
+    def of(cls, module: CausalLMModule) -> Weights:
+        """The weights of a module that has loaded its models."""
+        student = list(module.policy.parameters())
+        adapters = _bytes(adapter_weights(module.policy.model).values())
+        names = set(module.policy.model._no_split_modules or ())
+        blocks = [_bytes(each.parameters()) for each in module.policy.model.modules() if type(each).__name__ in names]
+        teacher: list[nn.Parameter] = []
+        heads = [module.policy.head.weight]
+        if isinstance(module, DistillationModule):
+            teacher = [each for each in module.teacher.parameters() if not any(each is other for other in student)]
+            heads.append(module.teacher.policy.head.weight)
+        return cls(
+            _bytes(student) - adapters,
+            adapters,
+            _bytes(each for each in student if each.requires_grad),
+            _bytes(teacher),
+            max(blocks, default=0),
+            _bytes(student) - sum(blocks),
+            _bytes(heads),
+        )
+
+
+@contextmanager
+def loaded(module: CausalLMModule) -> Iterator[None]:
+    """Give a module its models, with random weights, and take them away again.
+
+    Args:
+        module: A module without models; with them it would have numbers.
+    """
+    changes: dict[str, Any] = {"pretrained": False, "attention": _like(module.attention)}
+    teacher_model = getattr(module, "teacher_model", None)
+    if teacher_model is not None:  # which would be read
+        changes |= {"teacher_model": None, "teacher_kind": "live"}
+    before = {name: getattr(module, name) for name in changes}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        for name, value in changes.items():
+            setattr(module, name, value)
+        module.load_models()
+        if isinstance(module, DistillationModule) and teacher_model is not None:
+            options = (False, module.attention, module.trust_remote_code)
+            other = Policy.load(teacher_model, *options, tokenizer=module.tokenizer)
+            module.teacher = COPIED_TEACHERS[module.teacher_memory](other)
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        for name, value in before.items():
+            setattr(module, name, value)
+        for name in ("policy", "teacher"):
+            module._modules.pop(name, None)
+
+
+def _like(attention: str | None) -> str | None:
+    """An implementation of attention that runs anywhere, and keeps as much as the one asked for."""
+    return "sdpa" if attention is not None and attention.startswith(("flash", "flex")) else attention
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(each.nbytes for each in tensors)

@@ -1,0 +1,143 @@
+"""What the memory of a run depends on beside its module and its data: the hardware asked for, and how it is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from lightning_sdft.strategy import FSDP2Strategy
+from lightning_sdft.tokenizer import PolicyError
+
+__all__ = ["Plan", "Sharing"]
+
+Sharing = Literal["alone", "ddp", "fsdp2"]
+
+PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
+    "64-true": (torch.float64, None),
+    "32-true": (torch.float32, None),
+    "16-true": (torch.float16, None),
+    "bf16-true": (torch.bfloat16, None),
+    "16-mixed": (torch.float32, torch.float16),
+    "bf16-mixed": (torch.float32, torch.bfloat16),
+}
+"""Lightning's name of a precision to that of the weights, and that of the products under autocast."""
+
+SHORT = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a trainer is asked for, as far as memory depends on it.
+
+    Args:
+        accelerator: Whether the run is on an accelerator, and not on the CPU.
+        processes: Processes that train together, one per device.
+        sharing: How they share the weights: each has them all (``ddp``), or a part (``fsdp2``).
+        replicas: Groups of processes that have all the weights between them, under ``fsdp2``.
+        precision: Lightning's name of the precision.
+        teacher_follows: Whether a callback moves the teacher.
+        evaluates: Whether prompts are answered during training.
+    """
+
+    accelerator: bool = False
+    processes: int = 1
+    sharing: Sharing = "alone"
+    replicas: int = 1
+    precision: str = "32-true"
+    teacher_follows: bool = False
+    evaluates: bool = False
+
+    @classmethod
+    def of(cls, trainer: Mapping[str, Any], processes: int | None = None) -> Plan:
+        """Read the arguments of a trainer, whose devices need not be there.
+
+        Args:
+            trainer: Arguments of Lightning's trainer.
+            processes: How many processes, where the arguments leave it to the machine.
+
+        Raises:
+            PolicyError: If the number of processes is not given, or the precision or strategy is not known.
+        """
+        accelerator = _is_accelerator(trainer.get("accelerator") or "auto")
+        count = processes or _devices(trainer.get("devices") or "auto", accelerator) * int(trainer.get("num_nodes") or 1)
+        precision = str(trainer.get("precision"))
+        precision = SHORT.get(precision, precision)
+        if precision not in PRECISIONS:
+            raise PolicyError(f"memory knows no precision {precision!r}; it knows {', '.join(PRECISIONS)}")
+        strategy = trainer.get("strategy") or "auto"
+        callbacks = [type(each).__name__ for each in trainer.get("callbacks") or []]
+        checks = trainer.get("num_sanity_val_steps") != 0 or trainer.get("limit_val_batches") != 0
+        return cls(
+            accelerator,
+            count,
+            _sharing(strategy) if count > 1 else "alone",
+            getattr(strategy, "replicas", 1),
+            precision,
+            "EMATeacher" in callbacks,
+            checks and not trainer.get("fast_dev_run"),
+        )
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts each weight is cut."""
+        return self.processes // self.replicas if self.sharing == "fsdp2" else 1
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Make weights in the precision of the plan."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(PRECISIONS[self.precision][0])
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+    def computing(self) -> torch.autocast:
+        """Compute in the precision of the plan."""
+        narrow = self.product_precision
+        return torch.autocast("cpu", narrow or torch.bfloat16, enabled=narrow is not None)
+
+    @property
+    def weight_precision(self) -> torch.dtype:
+        """The precision of the weights."""
+        return PRECISIONS[self.precision][0]
+
+    @property
+    def product_precision(self) -> torch.dtype | None:
+        """The precision of matrix products under autocast."""
+        return PRECISIONS[self.precision][1]
+
+
+def _is_accelerator(accelerator: Any) -> bool:
+    if accelerator == "auto":
+        return torch.accelerator.is_available()
+    return accelerator != "cpu"
+
+
+def _devices(devices: Any, accelerator: bool) -> int:
+    if isinstance(devices, str) and "," in devices:
+        devices = [each for each in devices.split(",") if each.strip()]
+    if isinstance(devices, list):
+        return len(devices)
+    count = -1 if devices == "auto" else int(devices)
+    if count > 0:
+        return count
+    if not accelerator:
+        return 1
+    found = torch.accelerator.device_count()
+    if not found:
+        raise PolicyError(f"trainer.devices={devices} leaves their number to the machine, and here are none; give --processes")
+    return found
+
+
+def _sharing(strategy: Any) -> Sharing:
+    if isinstance(strategy, FSDP2Strategy) or strategy == "fsdp2":
+        return "fsdp2"
+    if isinstance(strategy, DDPStrategy) or str(strategy) == "auto" or str(strategy).startswith("ddp"):
+        return "ddp"
+    raise PolicyError(f"memory knows no strategy {strategy!r}; it knows auto, ddp and fsdp2")

@@ -1,0 +1,200 @@
+"""A rehearsal of an optimizer step: its code runs without numbers, and what it takes is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lightning_sdft.decoding import DecodingState
+from lightning_sdft.memory.hollow import Hollow
+from lightning_sdft.memory.ledger import Ledger
+from lightning_sdft.memory.lengths import Lengths
+from lightning_sdft.memory.logits import logits_memory
+from lightning_sdft.memory.models import Weights, loaded
+from lightning_sdft.memory.plan import Plan
+from lightning_sdft.modules import CausalLMModule, DistillationModule, SFTModule
+from lightning_sdft.policy import Policy, TokenSequence, evaluating
+from lightning_sdft.rollout import GREEDY, Sampling
+from lightning_sdft.rollout.drawing import sample
+
+__all__ = ["Phase", "Rehearsal", "rehearse"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a step.
+
+    Args:
+        name: What is done.
+        parts: Bytes at its peak, beyond what is there all the time, by what they are for.
+    """
+
+    name: str
+    parts: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """Bytes at its peak, beyond what is there all the time."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was written down, of a process that has whole models.
+
+    Args:
+        weights: The weights.
+        states: Bytes of the optimizer's states.
+        phases: The parts of the step, in order.
+    """
+
+    weights: Weights
+    states: int
+    phases: list[Phase]
+
+
+def rehearse(module: CausalLMModule, plan: Plan, lengths: Lengths) -> Rehearsal:
+    """Take an optimizer step without numbers, on whole models.
+
+    Args:
+        module: The module, without models; it is left as it was.
+        plan: What the trainer is asked for.
+        lengths: How many tokens are read and written.
+    """
+    with plan.loading(), Hollow() as run, loaded(module):
+        return _Step(module, plan, lengths, run.ledger).take()
+
+
+class _Step:
+    def __init__(self, module: CausalLMModule, plan: Plan, lengths: Lengths, ledger: Ledger) -> None:
+        self.module, self.plan, self.lengths, self.ledger = module, plan, lengths, ledger
+        self.weights = Weights.of(module)
+        self.trained = [each for each in module.policy.parameters() if each.requires_grad]
+        self.phases: list[Phase] = []
+        self.held = ledger.now  # what is there all the time
+
+    def take(self) -> Rehearsal:
+        """All of it."""
+        accumulates = self.lengths.micro_batches > 1 or self.plan.parts > 1
+        if accumulates:  # to gradients that are there
+            for parameter in self.trained:
+                parameter.grad = torch.empty_like(parameter)
+            self.held = self.ledger.now
+        with self.plan.computing():
+            loss = self._forward()
+        if not accumulates:  # gradients went before the backward pass, and come back in it
+            self.held += self.weights.trained
+        with self._phase("backward", "activations and their gradients"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        del loss
+        optimizer, states = self._optimize()
+        if isinstance(self.module, DistillationModule) and self.plan.teacher_follows:
+            with self._phase("teacher's update", "weights on the way"):
+                self.module.teacher.update_(self.module.policy, 0.5)
+                self.module.teacher.drift(self.module.policy)
+        if self.plan.evaluates and self.lengths.evaluated:
+            with self.plan.computing():
+                self._answer("evaluation", self.module.policy, self.lengths.evaluated, GREEDY)
+        del optimizer
+        return Rehearsal(self.weights, states, self.phases)
+
+    def _forward(self) -> Tensor:
+        module, lengths = self.module, self.lengths
+        beside: list[Tensor] = []  # what the loss takes of the teacher
+        if isinstance(module, DistillationModule):
+            if lengths.sampled:
+                writer = module.teacher.policy if module.rollout_source == "teacher" else module.policy
+                self._answer("rollouts", writer, lengths.sampled, module.sampling)
+            with self._phase("teacher", "activations"):
+                beside.append(module.teacher.hidden(_sequences(lengths.teacher)))
+        with self._phase("student", "activations"):
+            packed = isinstance(module, SFTModule) and module.packing
+            hidden = module.policy.hidden(_sequences(lengths.student), packed)
+        kept = self.ledger.now - self.held
+        with self._phase("loss", "gradients of head and hidden states") as parts:
+            parts["activations"] = kept
+            head = module.policy.head.gathered()
+            if isinstance(module, DistillationModule):
+                beside.append(module.teacher.head.gathered().weight)
+            loss: Tensor = _LossGradients.apply(hidden, head.weight, head.bias)  # type: ignore[no-untyped-call]
+        heads = [head.weight, *beside[1:]]
+        precisions = [each.dtype for index, each in enumerate(heads) if index == 0 or each is not head.weight]
+        shape = len(hidden), head.weight.shape[1], head.weight.shape[0]
+        how = len(heads), self.plan.product_precision, self.plan.accelerator
+        self.phases[-1].parts["logits"] = logits_memory(*shape, precisions, *how)
+        return loss
+
+    def _optimize(self) -> tuple[torch.optim.Optimizer, int]:
+        fused = self.plan.product_precision is None  # see CausalLMModule.configure_optimizers
+        foreach = self.plan.accelerator and not fused  # which torch chooses by itself
+        optimizer = torch.optim.AdamW(self.trained, fused=fused, foreach=foreach)
+        with self.ledger.measured() as states:
+            optimizer.step()
+        self.held += states.kept
+        with self._phase("optimizer", "states on the way"):
+            optimizer.step()
+        return optimizer, states.kept
+
+    def _answer(self, name: str, policy: Policy, prompts: Sequence[int], sampling: Sampling) -> None:
+        """Read prompts and write the first token and the last one, between which keys and values grow."""
+        texts = [[index, *[0] * (length - 1)] for index, length in enumerate(prompts)]
+        with self._phase(name, "activations") as parts, torch.no_grad(), evaluating(policy):
+            state = policy.prefill(texts)
+            noise = torch.rand(len(prompts), self.lengths.completion, dtype=torch.float64)
+            tokens, _ = sample(state.logits, Sampling(sampling.temperature), noise[:, 0])
+            if self.lengths.completion > 1:
+                _grow(state, self.lengths.completion - 2)
+                policy.advance(state, tokens)
+                sample(state.logits, Sampling(sampling.temperature), noise[:, -1])
+            parts["keys and values"] = sum(each.key_buffer.nbytes + each.value_buffer.nbytes for each in state.layers)
+
+    @contextmanager
+    def _phase(self, name: str, rest: str) -> Iterator[dict[str, int]]:
+        """Write down what the code inside takes: the rest is what it does not say to be for something else."""
+        parts: dict[str, int] = {}
+        with self.ledger.measured() as usage:
+            yield parts
+        peak = usage.before + usage.peak - self.held
+        self.phases.append(Phase(name, {rest: peak - sum(parts.values()), **parts}))
+
+
+class _LossGradients(torch.autograd.Function):
+    """What the fused loss keeps for the backward pass, without the loss."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        precisions = hidden.dtype, wide, wide
+        ctx.gradients = [
+            torch.empty_like(each, dtype=precision) if each is not None and needed else None
+            for each, precision, needed in zip((hidden, weight, bias), precisions, ctx.needs_input_grad, strict=True)
+        ]
+        ctx.precisions = [None if each is None else each.dtype for each in (hidden, weight, bias)]
+        return hidden.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, loss_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        pairs = zip(gradients, ctx.precisions, strict=True)
+        return tuple(None if each is None else each.to(precision) for each, precision in pairs)
+
+
+def _sequences(lengths: Sequence[tuple[int, int]]) -> list[TokenSequence]:
+    return [TokenSequence([0] * prompt, [0] * completion) for prompt, completion in lengths]
+
+
+def _grow(state: DecodingState, count: int) -> None:
+    """Take so many more tokens for read."""
+    for layer in state.layers:
+        batch, heads, _, width = layer.key_buffer.shape
+        new = (batch, heads, count, width)
+        layer.update(layer.key_buffer.new_empty(new), layer.value_buffer.new_empty(new))
+    if state.attention_mask is not None and state.positions is not None:
+        state.attention_mask = pad(state.attention_mask, (0, count), value=1)
+        state.positions = state.positions + count

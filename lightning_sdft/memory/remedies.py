@@ -1,0 +1,100 @@
+"""What would let a run take less memory, and how much less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
+
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.lora import LoRA
+from lightning_sdft.memory.estimate import Estimate, estimate
+from lightning_sdft.memory.lengths import lengths_by_budgets
+from lightning_sdft.memory.plan import Plan
+from lightning_sdft.modules import CausalLMModule, DistillationModule
+
+__all__ = ["Remedy", "remedies"]
+
+DEVICES = 8
+"""Devices of a common machine, among which the weights could be cut."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change of settings.
+
+    Args:
+        settings: The settings as the command line takes them.
+        peak: What the run would take then, in bytes per process.
+    """
+
+    settings: str
+    peak: int
+
+
+def remedies(
+    module: CausalLMModule, datamodule: DemonstrationDataModule, plan: Plan, evaluated: int, now: Estimate
+) -> list[Remedy]:
+    """Changes by which the run would take less, those that help most first.
+
+    Each is tried by itself. All but an adapter and another precision leave what is learned as it is.
+
+    Args:
+        module: The module, without models; it is left as it was.
+        datamodule: Its data.
+        plan: What the trainer is asked for.
+        evaluated: Prompts in a batch of evaluation.
+        now: The estimate by the budgets as things are.
+    """
+    found = []
+    for settings, changes, other in _changes(module, datamodule, plan, evaluated):
+        with _changed(module, changes), _changed(datamodule, changes):
+            count = min(evaluated, changes.get("evaluation_batch_size", evaluated))
+            lengths = lengths_by_budgets(module, datamodule, other.processes, count)
+            peak = estimate(module, other, lengths, now.held.get("process")).peak
+        if peak < now.peak:
+            found.append(Remedy(settings, peak))
+    return sorted(found, key=lambda remedy: remedy.peak)
+
+
+def _changes(
+    module: CausalLMModule, datamodule: DemonstrationDataModule, plan: Plan, evaluated: int
+) -> Iterator[tuple[str, dict[str, Any], Plan]]:
+    """Settings, the attributes of module and data module that they set, and the plan with them."""
+    group = datamodule.group_size(plan.processes)
+    if (datamodule.micro_batch_size or group) > 1:
+        accumulate = f"data.micro_batch_size=1 trainer.accumulate_grad_batches={group}"
+        yield accumulate, {"micro_batch_size": 1}, plan
+    if not module.gradient_checkpointing:
+        yield "model.gradient_checkpointing=true", {"gradient_checkpointing": True}, plan
+    if evaluated > 1:
+        few = max(evaluated // 4, 1)
+        yield f"data.evaluation_batch_size={few}", {"evaluation_batch_size": few}, plan
+    copied = isinstance(module, DistillationModule) and module.teacher_kind == "copy" and module.lora is None
+    if module.lora is None and not getattr(module, "teacher_model", None) and find_spec("peft") is not None:
+        yield f"model.lora.rank={LoRA().rank}", {"lora": LoRA(), "teacher_memory": "float32"}, plan
+    if copied and plan.accelerator and plan.parts == 1 and getattr(module, "rollout_source", "") != "teacher":
+        yield "model.teacher_memory=offload", {"teacher_memory": "offload"}, plan
+    if plan.accelerator and plan.precision in ("32-true", "bf16-mixed"):
+        yield "trainer.precision=bf16-true", {}, replace(plan, precision="bf16-true")
+    if plan.accelerator and plan.parts < DEVICES and datamodule.batch_size % DEVICES == 0:
+        micro = min(datamodule.micro_batch_size or group, datamodule.batch_size // DEVICES)
+        if datamodule.batch_size // DEVICES % micro == 0:
+            accumulate = f"trainer.accumulate_grad_batches={datamodule.batch_size // DEVICES // micro}"
+            settings = f"trainer.strategy=fsdp2 trainer.devices={DEVICES} data.micro_batch_size={micro} {accumulate}"
+            yield settings, {"micro_batch_size": micro}, replace(plan, processes=DEVICES, sharing="fsdp2")
+
+
+@contextmanager
+def _changed(owner: object, changes: dict[str, Any]) -> Iterator[None]:
+    """Set those attributes that an object has, and set them back."""
+    before = {name: getattr(owner, name) for name in changes if hasattr(owner, name)}
+    for name in before:
+        setattr(owner, name, changes[name])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)

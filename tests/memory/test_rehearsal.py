@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_sdft.callbacks import EMATeacher
+from lightning_sdft.data.example import Example
+from lightning_sdft.memory import Lengths, Plan, estimate, lengths_by_data
+from lightning_sdft.memory.rehearsal import rehearse
+from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, ReinvokeModule, SDFTModule, SFTModule
+from lightning_sdft.policy import Policy
+from tests.conftest import make_model, make_tokenizer
+from tests.memory.conftest import allocated
+from tests.modules.conftest import WORDS_TEMPLATE
+
+PROMPT, COMPLETION, SHOWN = 24, 40, 60
+"""Lengths of all prompts, responses and teacher prompts, in tokens."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model whose activations weigh more than its weights."""
+    path: Path = tmp_path_factory.mktemp("model")
+    make_model("llama", hidden_size=64, intermediate_size=160, max_position_embeddings=1024).save_pretrained(path)
+    make_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+def example(index: int) -> Example:
+    """An example of the lengths above, in words of one token each, like no other."""
+    prompt = " ".join([f"w{6 + index % 3}", f"w{index % 50}", *["w7"] * (PROMPT - 5)])
+    demonstration = " ".join(["w27"] * (COMPLETION - 1))
+    return Example(str(index), [{"role": "user", "content": prompt}], demonstration, "w3", "w3")
+
+
+def make(method: type[CausalLMModule], folder: str, **arguments: Any) -> CausalLMModule:
+    """A module whose responses are as long as they may be."""
+    budgets = {"max_prompt_tokens": PROMPT, "max_completion_tokens": COMPLETION}
+    if issubclass(method, SDFTModule):
+        arguments = {"teacher_template": WORDS_TEMPLATE, "max_teacher_prompt_tokens": 2 * SHOWN, **arguments}
+    module = method(folder, **{**budgets, "warmup_steps": 0, **arguments})
+    module.tokenizer.stop_ids = set()
+    return module
+
+
+def fit(module: CausalLMModule, data: Any, make_trainer: Any, **arguments: Any) -> int:
+    """The most that there is in three steps, by the word of the allocator."""
+    follows = isinstance(module, SDFTModule) and module.teacher_kind == "copy"
+    callbacks = [EMATeacher(0.5)] if follows else []
+    trainer = make_trainer(max_steps=3, gradient_clip_val=1.0, callbacks=callbacks, **arguments)
+    with trainer.precision_plugin.module_init_context():  # which threads do that the profiler does not see
+        module.configure_model()
+    with allocated() as usage:
+        trainer.fit(module, datamodule=data)
+    return usage.peak + sum(each.nbytes for each in module.parameters())
+
+
+OPTIONS: list[tuple[dict[str, Any], int]] = [
+    ({}, 2),
+    ({}, 8),
+    ({"gradient_checkpointing": True}, 4),
+    ({"attention": "eager"}, 4),
+]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("method", [SFTModule, SDFTModule])
+def test_training_takes_what_was_estimated(
+    method: type[CausalLMModule], precision: str, folder: str, words_data: Any, make_trainer: Any
+) -> None:
+    for arguments, micro in OPTIONS:
+        data = words_data([example(index) for index in range(24)], batch_size=8, micro_batch_size=micro)
+        module = make(method, folder, **arguments)
+        plan = Plan(precision=precision, teacher_follows=method is SDFTModule)
+        estimated = estimate(module, plan, lengths_by_data(module, data, 1))
+        assert "policy" not in module._modules
+        real = fit(module, data, make_trainer, precision=precision, accumulate_grad_batches=8 // micro)
+        assert estimated.peak == pytest.approx(real, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        (DFTModule, {}),
+        (CPTModule, {}),
+        (SFTModule, {"packing": True}),
+        (SDFTModule, {"teacher": "live"}),
+        (SDFTModule, {"rollout_source": "demonstration"}),
+        (SDFTModule, {"rollout_source": "teacher"}),
+        (ReinvokeModule, {"max_teacher_prompt_tokens": SHOWN}),
+    ],
+)
+def test_every_method_takes_what_was_estimated(
+    method: type[CausalLMModule], arguments: dict[str, Any], folder: str, words_data: Any, make_trainer: Any
+) -> None:
+    if method is ReinvokeModule:
+        arguments = {**arguments, "teacher_model": folder}
+    data = words_data([example(index) for index in range(24)], batch_size=8, micro_batch_size=4)
+    module = make(method, folder, **arguments)
+    estimated = estimate(module, Plan(teacher_follows=False), lengths_by_data(module, data, 1))
+    real = fit(module, data, make_trainer)
+    assert estimated.peak == pytest.approx(real, rel=0.06)
+    assert (getattr(module, "teacher_model", None), module.pretrained) == (arguments.get("teacher_model"), True)
+
+
+def test_keys_and_values_are_those_of_a_real_rollout(family: str, family_folder: Any) -> None:
+    policy = Policy.load(str(family_folder(family)), pretrained=False)
+    prompts = [[3] * 12, [4] * 10, [5] * 8]
+    state = policy.prefill(prompts)
+    for _ in range(COMPLETION - 1):
+        policy.advance(state, torch.zeros(3, dtype=torch.long))
+    real = sum(each.key_buffer.nbytes + each.value_buffer.nbytes for each in state.layers)
+    module = SDFTModule(
+        str(family_folder(family)),
+        max_prompt_tokens=12,
+        max_completion_tokens=COMPLETION,
+        max_teacher_prompt_tokens=12,
+        teacher_template=WORDS_TEMPLATE,
+    )
+    lengths = Lengths([(12, COMPLETION)], [(12, COMPLETION)], [12, 10, 8], [12, 10, 8], COMPLETION)
+    phases = {each.name: each for each in rehearse(module, Plan(evaluates=True), lengths).phases}
+    for name in ("rollouts", "evaluation"):
+        assert phases[name].parts["keys and values"] == pytest.approx(real, rel=0.07)

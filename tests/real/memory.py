@@ -1,0 +1,159 @@
+"""Compares ``lightning-sdft memory`` with what training takes: the peak resident set of SmolLM2-135M on a CPU.
+
+``python -m tests.real.memory`` trains three steps per setting, each in a process of its own with one thread, on rows
+whose lengths are known. It ends with an error if an estimate is further from the measurement than a quarter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_sdft.data.example import Example
+from lightning_sdft.modules import SDFTModule
+from tests.real.smollm2 import ROOT, model_folder
+
+TOLERANCE = 0.25
+
+
+class EndlessSDFTModule(SDFTModule):
+    """SDFT whose responses are as long as their budget: no token ends them."""
+
+    def __init__(self, model: str, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self.tokenizer.stop_ids = set()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is varied; lengths in tokens."""
+
+    method: str
+    micro_batch: int = 2
+    micro_batches: int = 2
+    prompt: int = 64
+    completion: int = 192
+    shown: int = 256
+    options: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = f" shown {self.shown}" if self.method != "sft" else ""
+        size = f"{self.method:4} {self.micro_batches} x {self.micro_batch} of {self.prompt} + {self.completion}{shown}"
+        return " ".join([size, *(option.removeprefix("--").split(".")[-1] for option in self.options)])
+
+
+CHECKPOINTING = "--model.init_args.gradient_checkpointing=true"
+
+SETTINGS = [
+    Setting("sft", micro_batch=1),
+    Setting("sft"),
+    Setting("sft", micro_batch=4, micro_batches=1),
+    Setting("sft", completion=960),
+    Setting("sft", completion=960, options=(CHECKPOINTING,)),
+    Setting("sft", micro_batch=4, options=("--model.init_args.attention=eager",)),
+    Setting("sdft", micro_batch=1),
+    Setting("sdft", micro_batch=4),
+    Setting("sdft", micro_batch=4, micro_batches=1, options=(CHECKPOINTING,)),
+    Setting("sdft", prompt=512, completion=64, shown=1024),
+    Setting("sdft", micro_batch=1, micro_batches=24, prompt=512, completion=64, shown=576, options=(CHECKPOINTING,)),
+]
+
+
+
+def words(length: Callable[[str], int], tokens: int) -> str:
+    """A text that makes something so many tokens long; each further word is a token."""
+    return " the" * (100 + tokens - length(" the" * 100))
+
+
+def rows(setting: Setting, model: Path) -> list[dict[str, str]]:
+    """Rows whose prompts and demonstrations have the lengths of a setting."""
+    module = SDFTModule(str(model), pretrained=False)
+    tokenizer = module.tokenizer
+
+    def prompt(text: str) -> int:
+        return len(tokenizer.encode([{"role": "user", "content": text}]))
+
+    question = words(prompt, setting.prompt)
+
+    def shown(text: str) -> int:
+        example = Example("", [{"role": "user", "content": question}], text)
+        return len(tokenizer.encode(module.teacher_messages(example)))
+
+    if setting.method == "sdft":
+        response = words(shown, setting.shown)
+    else:
+        response = words(lambda text: len(tokenizer.encode_completion(text)), setting.completion)
+    return [{"Question": question, "Response": response}] * (3 * setting.micro_batch * setting.micro_batches)
+
+
+def arguments(setting: Setting, model: Path, file: Path) -> list[str]:
+    """What `fit` and `memory` are called with."""
+    budgets = {"max_prompt_tokens": setting.prompt, "max_completion_tokens": setting.completion}
+    callbacks = ""
+    if setting.method == "sdft":
+        budgets["max_teacher_prompt_tokens"] = setting.shown
+        callbacks = "{class_path: EMATeacher, init_args: {teacher_rate: 0.01}}"
+    sizes = {"batch_size": setting.micro_batch * setting.micro_batches, "micro_batch_size": setting.micro_batch}
+    endless = ["--model.class_path=tests.real.memory.EndlessSDFTModule"] if setting.method == "sdft" else []
+    return [
+        f"--config={ROOT / 'configs' / 'experiment' / f'smollm2_{setting.method}.yaml'}",
+        *endless,
+        f"--model.init_args.model={model}",
+        *(f"--model.init_args.{name}={value}" for name, value in budgets.items()),
+        f"--data.init_args.train_file={file}",
+        *(f"--data.init_args.{name}={value}" for name, value in sizes.items()),
+        "--trainer.max_steps=3",
+        f"--trainer.accumulate_grad_batches={setting.micro_batches}",
+        f"--trainer.callbacks=[{callbacks}]",
+        "--trainer.logger=false",
+        "--trainer.enable_checkpointing=false",
+        *setting.options,
+    ]
+
+
+def peak(command: list[str], log: Path) -> int:
+    """The peak resident set of a process in bytes."""
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "-m", "lightning_sdft", *command], stdout=output, stderr=output, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(command)}\n{log.read_text()}")
+    return usage.ru_maxrss * 2**10
+
+
+def compare(setting: Setting, model: Path, folder: Path) -> float:
+    """Print a line of the table; returns the estimate over the measurement."""
+    file, record, log = folder / "rows.json", folder / "memory.json", folder / "log.txt"
+    file.write_text(json.dumps(rows(setting, model)))
+    peak(["memory", *arguments(setting, model, file), f"--json={record}"], log)
+    estimated = json.loads(record.read_text())["by_budgets"]
+    measured = peak(["fit", *arguments(setting, model, file)], log)
+    ratio = estimated["peak"] / measured
+    sizes = f"{estimated['peak'] / 2**20:7,.0f} {measured / 2**20:7,.0f} {ratio:5.2f}"
+    print(f"{setting!s:72} {sizes}  {estimated['peak_phase']}", flush=True)
+    return ratio
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="folder, hub id or .gguf file")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "smollm2", help="where the model is put")
+    options = parser.parse_args()
+    model = model_folder(options.output, options.model)
+    print(f"{'peak in MiB':72} {'estimate':>7} {'measured'} {'ratio'}")
+    with tempfile.TemporaryDirectory() as folder:
+        ratios = [compare(setting, model, Path(folder)) for setting in SETTINGS]
+    if any(abs(ratio - 1) > TOLERANCE for ratio in ratios):
+        sys.exit("an estimate is further from the measurement than a quarter")
+
+
+if __name__ == "__main__":
+    main()
