@@ -120,7 +120,7 @@ class SDFTCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Those of Lightning, without the choice to run what is in a checkpoint; ``preflight`` and ``memory``."""
         skipped = {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
-        return {**skipped, **dict.fromkeys(("preflight", "memory"), {"model", "datamodule"})}
+        return {**skipped, "preflight": {"model", "datamodule"}, "memory": {"model", "datamodule"}}
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is; Lightning would put the checkpoint's hyper-parameters over it."""

@@ -58,7 +58,9 @@ def peak_memory() -> float:
 def resident_memory() -> float:
     """Memory of the process at present in MiB; the peak so far where the system does not say."""
     status = Path("/proc/self/statm")
-    return int(status.read_text().split()[1]) * resource.getpagesize() / 2**20 if status.exists() else _peak_of_process()
+    return (
+        int(status.read_text().split()[1]) * resource.getpagesize() / 2**20 if status.exists() else _peak_of_process()
+    )
 
 
 def _peak_of_process() -> float:

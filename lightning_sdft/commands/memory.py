@@ -75,7 +75,9 @@ class MemoryTrainer(PreflightTrainer):
             evaluated = len(by_data.evaluated)
         except (DataError, OSError) as error:
             by_data, evaluated = None, datamodule.evaluation_batch_size
-            console.print(f"the data are not there, so evaluation is taken to be of full batches: {error}", highlight=False)
+            console.print(
+                f"the data are not there, so evaluation is taken to be of full batches: {error}", highlight=False
+            )
         process = None if plan.accelerator else round(resident_memory() * 2**20)
         lengths = lengths_by_budgets(model, datamodule, plan.processes, evaluated)
         result = estimate(model, plan, lengths, process)
@@ -98,7 +100,9 @@ def _report(
 ) -> None:
     device = "accelerator" if plan.accelerator else "CPU"
     sharing = "" if plan.processes == 1 else f" of {plan.processes} ({plan.sharing})"
-    console.print(f"{type(model).__name__} of {model.model}, {plan.precision}, GiB per {device}{sharing}", highlight=False)
+    console.print(
+        f"{type(model).__name__} of {model.model}, {plan.precision}, GiB per {device}{sharing}", highlight=False
+    )
     table = Table()
     table.add_column("")
     for name in estimates:

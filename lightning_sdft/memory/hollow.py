@@ -32,7 +32,7 @@ class Hollow(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger()
         self._results: dict[Any, Any] = {}
 

@@ -77,7 +77,9 @@ def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule,
     ]
     if not examples:
         raise DataError(f"none of {len(datamodule.splits.train)} training examples can be trained on")
-    sets = [[len(module.tokenizer.encode(each.prompt)) for each in one.examples] for one in datamodule.splits.validation]
+    sets = [
+        [len(module.tokenizer.encode(each.prompt)) for each in one.examples] for one in datamodule.splits.validation
+    ]
     batches = [sorted(prompts, reverse=True)[: datamodule.evaluation_batch_size] for prompts in sets]
     evaluated = max(batches, key=sum, default=[])
     longest = module.max_completion_tokens

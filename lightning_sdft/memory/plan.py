@@ -64,7 +64,9 @@ class Plan:
             PolicyError: If the number of processes is not given, or the precision or strategy is not known.
         """
         accelerator = _is_accelerator(trainer.get("accelerator") or "auto")
-        count = processes or _devices(trainer.get("devices") or "auto", accelerator) * int(trainer.get("num_nodes") or 1)
+        count = processes or _devices(trainer.get("devices") or "auto", accelerator) * int(
+            trainer.get("num_nodes") or 1
+        )
         precision = str(trainer.get("precision"))
         precision = SHORT.get(precision, precision)
         if precision not in PRECISIONS:
@@ -116,7 +118,7 @@ class Plan:
 def _is_accelerator(accelerator: Any) -> bool:
     if accelerator == "auto":
         return torch.accelerator.is_available()
-    return accelerator != "cpu"
+    return bool(accelerator != "cpu")
 
 
 def _devices(devices: Any, accelerator: bool) -> int:
@@ -131,7 +133,9 @@ def _devices(devices: Any, accelerator: bool) -> int:
         return 1
     found = torch.accelerator.device_count()
     if not found:
-        raise PolicyError(f"trainer.devices={devices} leaves their number to the machine, and here are none; give --processes")
+        raise PolicyError(
+            f"trainer.devices={devices} leaves their number to the machine, and here are none; give --processes"
+        )
     return found
 
 

@@ -91,7 +91,7 @@ class _Step:
         if not accumulates:  # gradients went before the backward pass, and come back in it
             self.held += self.weights.trained
         with self._phase("backward", "activations and their gradients"):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         del loss
         optimizer, states = self._optimize()
         if isinstance(self.module, DistillationModule) and self.plan.teacher_follows:

@@ -52,7 +52,12 @@ def take_step(policy: Policy, teacher: CopiedTeacher, autocast: bool, measured: 
 
 @pytest.mark.parametrize(
     ("attention", "checkpointing", "autocast", "workspace"),  # that kernels take while they run
-    [(None, False, False, 10_000), (None, True, True, 60_000), ("eager", False, True, 60_000), ("eager", True, False, 0)],
+    [
+        (None, False, False, 10_000),
+        (None, True, True, 60_000),
+        ("eager", False, True, 60_000),
+        ("eager", True, False, 0),
+    ],
 )
 def test_a_step_takes_what_the_allocator_gives_for_a_real_one(
     family: str,
@@ -106,7 +111,9 @@ def test_no_number_takes_memory(seven_billion: str) -> None:
 
 @pytest.mark.usefixtures("family")
 def test_weights_are_those_of_the_real_model(family: str, family_folder: Callable[[str], Path]) -> None:
-    real = {name: (each.shape, each.dtype) for name, each in load(family_folder(family), None, False).named_parameters()}
+    real = {
+        name: (each.shape, each.dtype) for name, each in load(family_folder(family), None, False).named_parameters()
+    }
     with Hollow() as run:
         policy = load(family_folder(family), None, False)
     assert {name: (each.shape, each.dtype) for name, each in policy.named_parameters()} == real

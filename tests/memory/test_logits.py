@@ -64,7 +64,9 @@ def test_loss_takes_what_the_allocator_gives(
 
 
 def test_an_accelerator_has_larger_chunks_and_narrow_factors() -> None:
-    on_cpu, elsewhere = (logits_memory(8192, 3584, 152064, [torch.float32] * 2, 2, None, each) for each in (False, True))
+    on_cpu, elsewhere = (
+        logits_memory(8192, 3584, 152064, [torch.float32] * 2, 2, None, each) for each in (False, True)
+    )
     # 160 and 432 tokens of two models in float32; strips of one token with 6 copies, and of 55.
     assert on_cpu == 2 * 160 * 152064 * 4 + 2 * 160 * 3584 * 4 + 6 * 152064 * 4
     assert elsewhere == 2 * 432 * 152064 * 4 + 2 * 432 * 3584 * 4 + 6 * 55 * 152064 * 4

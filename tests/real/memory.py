@@ -67,7 +67,6 @@ SETTINGS = [
 ]
 
 
-
 def words(length: Callable[[str], int], tokens: int) -> str:
     """A text that makes something so many tokens long; each further word is a token."""
     return " the" * (100 + tokens - length(" the" * 100))
@@ -122,7 +121,9 @@ def arguments(setting: Setting, model: Path, file: Path) -> list[str]:
 def peak(command: list[str], log: Path) -> int:
     """The peak resident set of a process in bytes."""
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-m", "lightning_sdft", *command], stdout=output, stderr=output, cwd=ROOT)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lightning_sdft", *command], stdout=output, stderr=output, cwd=ROOT
+        )
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)}\n{log.read_text()}")
