@@ -7,7 +7,7 @@ VLLM = .venv-vllm/bin
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all test-faults test-vllm lint types check format real method zoo bench
+.PHONY: help quickstart test test-all test-faults test-leaks test-vllm lint types check format real method zoo bench
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test: .venv/installed-dev ## Run the tests, the short check of the method and th
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 test-all: .venv/installed-dev test method ## Run the tests, and the full comparison of the methods on the laptop domain.
+
+test-leaks: .venv/installed-dev ## Train the laptop model for 2,000 steps, and see that memory, threads and files stay level.
+	$(BIN)/python -m tests.leaks
 
 method: .venv/installed-dev ## Compare SFT, DFT and SDFT: 3 skills, 5 seeds, 2 learning rates (about 20 minutes on two cores).
 	$(BIN)/python -m tests.method.study --output runs/method --processes $(JOBS)

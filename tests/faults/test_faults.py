@@ -63,7 +63,7 @@ def in_phase(folder: Path, phase: str, step: int) -> Callable[[], bool]:
 
 
 def test_a_run_that_ends_again_and_again_equals_the_one_that_does_not(whole: dict[str, Any], tmp_path: Path) -> None:
-    """Killed in a rollout and in a checkpoint write, requeued, ended by SIGTERM, its last checkpoint spoilt by a bit."""
+    """Killed in a rollout and a checkpoint write, requeued, ended by SIGTERM, the last checkpoint spoilt by a bit."""
     folder = prepare(tmp_path / "run", plugins=[{"class_path": "SLURMEnvironment"}])
     tools = fake_scontrol(tmp_path / "bin")
     slurm = {**SLURM, "PATH": f"{tools}:{os.environ['PATH']}"}

@@ -1,7 +1,7 @@
 """Does SDFT on the laptop model leak? ``python -m tests.leaks`` trains for 2,000 steps and prints how it grew.
 
-Everything of ``configs/experiment/laptop_sdft.yaml`` takes part: teacher, validation, checkpoints, TensorBoard, tables of
-rollouts. The first quarter is warm-up and does not count.
+Everything of ``configs/experiment/laptop_sdft.yaml`` takes part: teacher, validation, checkpoints, TensorBoard, tables
+of rollouts. The first quarter is warm-up and does not count.
 """
 
 from __future__ import annotations
