@@ -113,12 +113,18 @@ def test_weights_go_home_from_a_pass_that_fails(llama: Policy) -> None:
     assert torch.equal(teacher.hidden(SEQUENCES), CopiedTeacher(llama).hidden(SEQUENCES))
 
 
-def test_blocks_inside_of_blocks_go_with_them(llama: Policy) -> None:
+def test_blocks_inside_of_blocks_go_with_them(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     llama.model._no_split_modules = ["LlamaDecoderLayer", "LlamaMLP"]
+    visitors: list[int] = []
+    send = OffloadedTeacher._on_device
+    monkeypatch.setattr(
+        OffloadedTeacher, "_on_device", lambda self, tensor: visitors.append(id(tensor)) or send(self, tensor)
+    )
     teacher = OffloadedTeacher(llama)
     homes = [id(parameter) for parameter in teacher.parameters()]
     assert torch.equal(teacher.hidden(SEQUENCES), CopiedTeacher(llama).hidden(SEQUENCES))
     assert [id(parameter) for parameter in teacher.parameters()] == homes
+    assert visitors == homes[:-1]  # each once; the head has not been asked for
 
 
 def test_model_without_known_blocks_is_refused(llama: Policy) -> None:
