@@ -92,6 +92,7 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """``lightning-sdft fit --ckpt_path last``, as a process group of its own, of which nothing is left afterwards."""
     command = [sys.executable, "-m", "lightning_sdft", "fit", "--config", "config.yaml", "--ckpt_path", "last"]
+    command += ["--trust", "tests"]  # where PhaseFile is
     (folder / "phase").unlink(missing_ok=True)
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     variables["PYTHONPATH"] = str(Path(__file__).parents[2])

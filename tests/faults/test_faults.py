@@ -166,6 +166,8 @@ def number(bits: bytes) -> float:
 
 # A disk that is full
 
+LAST = ["fit", "--config", "config.yaml", "--ckpt_path", "last", "--trust", "tests"]
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
@@ -188,13 +190,13 @@ def test_a_full_disk_stops_the_run_and_with_more_room_it_goes_on(
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.argv", ["lightning-sdft"])
     with pytest.raises(CheckpointError, match=r"step000009.ckpt' could not be written .*make room"):
-        main(["fit", "--config", "config.yaml", "--ckpt_path", "last"])
+        main(LAST)
     (run,) = (folder / "runs/run").iterdir()
     names = {path.name for path in (run / "checkpoints").iterdir()}
     assert names == {"step000003.ckpt", "step000006.ckpt", "last.ckpt"}
     assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 6
     other.unlink()
-    assert main(["fit", "--config", "config.yaml", "--ckpt_path", "last"]).trainer.global_step == STEPS
+    assert main(LAST).trainer.global_step == STEPS
     assert {path.name for path in (run / "checkpoints").iterdir()} == {
         "step000021.ckpt",
         "step000024.ckpt",
