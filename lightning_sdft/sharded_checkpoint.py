@@ -225,22 +225,39 @@ class _Reader(FileSystemReader):
 
 
 class _IndexUnpickler(pickle.Unpickler):
-    """Knows what an index is made of, and nothing else."""
+    """Knows what an index is made of, and nothing else.
 
-    MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-    OTHERS = frozenset(
+    Names one by one: a module holds others that it imports, and to set their attributes a pickle needs to call nothing.
+    """
+
+    KNOWN = frozenset(
         {
-            ("torch", "Size"),
-            ("torch", "device"),
-            ("torch.serialization", "_get_layout"),
             ("pathlib", "PosixPath"),
             ("pathlib", "WindowsPath"),
+            ("torch", "Size"),
+            ("torch", "device"),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            ("torch.serialization", "_get_layout"),
+            *(
+                ("torch.distributed.checkpoint.metadata", name)
+                for name in (
+                    "BytesStorageMetadata",
+                    "ChunkStorageMetadata",
+                    "Metadata",
+                    "MetadataIndex",
+                    "StorageMeta",
+                    "TensorProperties",
+                    "TensorStorageMetadata",
+                    "_MEM_FORMAT_ENCODING",
+                )
+            ),
         }
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        known = (module in self.MODULES and "." not in name) or (module, name) in self.OTHERS
-        if not known and not (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+        if (module, name) not in self.KNOWN and not (
+            module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        ):
             raise CheckpointError(f"it names {module}.{name}, which no index does; it may be an attack")
         return super().find_class(module, name)
 

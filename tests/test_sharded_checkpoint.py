@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,16 @@ def test_index_runs_no_code(folder: Path, tmp_path: Path) -> None:
     assert not marker.exists()
     pickle.loads((folder / ".metadata").read_bytes())
     assert marker.exists()  # as torch would have done it
+
+
+@pytest.mark.parametrize("module", ["torch.distributed.checkpoint.filesystem", "torch.distributed.checkpoint.metadata"])
+def test_index_changes_no_module(module: str, folder: Path) -> None:
+    """To set an attribute of what a module has imported, a pickle needs to call nothing."""
+    attack = f"c{module}\nos\n}}S'linesep'\nS'changed'\nsb.".encode()
+    (folder / ".metadata").write_bytes(attack)
+    with pytest.raises(CheckpointError, match=rf"names {module}.os, which no index does"):
+        read_sharded(folder)
+    assert os.linesep != "changed"
 
 
 def test_parts_run_no_code(folder: Path, tmp_path: Path) -> None:

@@ -209,6 +209,21 @@ def test_typing_it_for_one_does_not_allow_it_for_another(config: Path, command: 
     assert "include_path=tasks" in command(*arguments)
 
 
+def test_typing_it_for_one_key_does_not_allow_it_for_another_of_the_same_name() -> None:
+    config = Namespace(model=Namespace(trust_remote_code=True), judge=Namespace(trust_remote_code=True))
+    with pytest.raises(SettingError, match=r"judge\.trust_remote_code=True"):
+        check_typed(config, ["--model.trust_remote_code=true"])
+    check_typed(config, ["--model.trust_remote_code=true", "--judge.trust_remote_code", "true"])
+
+
+def test_the_last_file_that_has_the_setting_is_named(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("off.yaml", "on.yaml", "other.yaml")]
+    for path, content in zip(files, ({"trust_remote_code": False}, {"trust_remote_code": True}, {}), strict=True):
+        write(path, **content)
+    with pytest.raises(SettingError, match=rf"^{files[1]}: trust_remote_code=True"):
+        check_typed(Namespace(trust_remote_code=True), [f"--config={path}" for path in files])
+
+
 def test_off_is_not_refused(config: Path, tmp_path: Path) -> None:
     off = write(tmp_path / "off.yaml", model={"init_args": {"trust_remote_code": False}})
     assert not main(["--config", str(config), "--config", str(off)], run=False).model.trust_remote_code
