@@ -232,7 +232,8 @@ def test_goes_on_in_micro_batches_of_another_size(
     resumed, _, later = fit("resumed", ckpt_path=checkpoint, **options(after))
     state = resumed.state_dict()
     assert all(torch.allclose(value, state[name], atol=1e-8) for name, value in expected.state_dict().items())
-    behind = {key: value for key, value in curves.values.items() if key[1] is not None and key[1] >= 5}
+    # The step before the interruption too, which is logged again.
+    behind = {key: value for key, value in curves.values.items() if key[1] is not None and key[1] >= 4}
     assert later.values == pytest.approx(behind, abs=1e-5)
 
 
