@@ -22,6 +22,7 @@ import lightning_sdft
 from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_state, adapter_weights, add_adapter
 from lightning_sdft.policy import Policy
 from lightning_sdft.sharded_checkpoint import CheckpointError, check_sharded, is_sharded, read_sharded
+from lightning_sdft.teacher.compensated import join
 
 __all__ = [
     "CheckedCheckpointIO",
@@ -294,10 +295,11 @@ def load_policy(
         raise CheckpointError(f"{checkpoint!r} is not a checkpoint of lightning_sdft")
     lora, source = _lora(content[KEY]), model or content[KEY]["model"]
     if lora is None:
-        prefix = {STUDENT: "policy.", TEACHER: "teacher.policy."}[weights]
-        state = {key: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
+        state = _below(content["state_dict"], {STUDENT: "policy.", TEACHER: "teacher.policy."}[weights])
+        if weights == TEACHER:
+            for name, residual in _below(content["state_dict"], "teacher.residual.").items():
+                state[name] = join(state[name], residual)
     else:
-        prefix = "policy."
         state = adapter_state(content["state_dict"], weights)
     if not state:
         raise CheckpointError(f"{checkpoint!r}, of {content[KEY]['method']}, has no weights of a {weights}")
@@ -305,7 +307,8 @@ def load_policy(
     if lora is not None:
         add_adapter(policy.model, lora, source=source)
         check_adapters(state, policy)
-    policy.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()}, strict=lora is None)
+        state = _below(state, "policy.")
+    policy.load_state_dict(state, strict=lora is None)
     return policy
 
 
