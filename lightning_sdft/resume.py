@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sdft.checkpoint import CheckpointError, check_whole
@@ -65,10 +65,22 @@ def continue_run(trainer: Trainer) -> Path | None:
         return None
     rank_zero_info(f"Training goes on from {path}.")
     logger = trainer.loggers[0] if trainer.loggers else None
-    if isinstance(logger, TensorBoardLogger) and Path(logger.root_dir) == path.parents[2]:
-        version = path.parents[1].name
+    version = _version_of(path, logger)
+    if isinstance(logger, TensorBoardLogger) and version is not None:
         logger._version = int(number) if (number := version.removeprefix("version_")).isdigit() else version
     return path
+
+
+def _version_of(path: Path, logger: Logger | None) -> str | None:
+    """The logger's version that wrote a checkpoint; of one that SLURM asked for, the one that was written to last."""
+    if not isinstance(logger, TensorBoardLogger):
+        return None
+    root = Path(logger.root_dir)
+    if root == path.parents[2]:
+        return path.parents[1].name
+    if path.name.startswith("hpc_ckpt_") and root.is_dir():
+        return max(root.iterdir(), key=lambda folder: folder.stat().st_mtime_ns).name
+    return None
 
 
 def _default_folders(trainer: Trainer) -> set[Path]:

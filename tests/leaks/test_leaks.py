@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.leaks.__main__ import LIMITS, counted, leaks, table
+from tests.leaks.__main__ import counted, leaks, table
 from tests.leaks.watch import Sample, growth, read_samples
 
 LEVEL = Sample(0, 500.0, 480.0, 100_000, 6, 8)
@@ -34,9 +33,7 @@ def test_noise_steps_and_peaks_of_the_allocator_are_no_leak() -> None:
     assert leaks(samples) == []
 
 
-@pytest.mark.parametrize(
-    ("quantity", "each_step"), [("live", 0.02), ("threads", 0.01), ("files", 0.01), ("objects", 1)]
-)
+@pytest.mark.parametrize(("quantity", "each_step"), [("live", 0.02), ("threads", 0.01), ("files", 0.01)])
 def test_steady_growth_is_found_in_noise(quantity: str, each_step: float) -> None:
     noise = random.Random(0)
     level = getattr(LEVEL, quantity)
@@ -66,12 +63,3 @@ def test_a_sample_sees_what_is_held() -> None:
     assert after.live - before.live > 15
     assert after.files == before.files + 1
     assert after.threads == before.threads
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_training_does_not_leak() -> None:
-    """200 small steps with 6 evaluations; `make test-leaks` takes 2,000."""
-    command = [sys.executable, "-m", "tests.leaks", "--steps", "200", "--small"]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout + ended.stderr[-2000:]
-    assert len(LIMITS) + 2 == len(ended.stdout.splitlines())
