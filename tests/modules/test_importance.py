@@ -113,4 +113,4 @@ def test_student_that_samples_itself_has_no_weights(words_module: Callable[..., 
     module = ready(words_module(DistillationModule, **SHOWN))
     module.training_step(EXAMPLES, 0)
     assert module.engine.exact
-    assert not [name for name in module.means.read() if "importance" in name]
+    assert not [name for name in module.means.read(module.device) if "importance" in name]

@@ -70,7 +70,7 @@ def test_resumed_run_with_an_adapter_equals_the_uninterrupted_one(
     method: type[CausalLMModule], make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
 ) -> None:
     fixtures = (make_module, make_data, make_trainer, tmp_path)
-    test_resumed_run_equals_the_uninterrupted_one(method, 0, *fixtures, **ADAPTER)
+    check_resume(method, 0, *fixtures, **ADAPTER)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
