@@ -17,7 +17,7 @@ from lightning_sdft.cli import main
 from tests.leaks.watch import Sample, growth, read_samples
 
 CONFIG = Path(__file__).parents[2] / "configs" / "experiment" / "laptop_sdft.yaml"
-LIMITS = {"live": 1.0, "resident": 1.0, "threads": 0.0, "files": 0.0}
+LIMITS = {"live": 1.0, "resident": 1.0, "objects": 20.0, "threads": 0.0, "files": 0.0}
 """Growth in 100 steps up to which a quantity counts as level; memory is in MiB."""
 
 SMALL = {"train_size": 64, "validation_size": 8, "test_size": 8, "prior_size": 8, "batch_size": 8}

@@ -33,7 +33,9 @@ def test_noise_steps_and_peaks_of_the_allocator_are_no_leak() -> None:
     assert leaks(samples) == []
 
 
-@pytest.mark.parametrize(("quantity", "each_step"), [("live", 0.02), ("threads", 0.01), ("files", 0.01)])
+@pytest.mark.parametrize(
+    ("quantity", "each_step"), [("live", 0.02), ("threads", 0.01), ("files", 0.01), ("objects", 1)]
+)
 def test_steady_growth_is_found_in_noise(quantity: str, each_step: float) -> None:
     noise = random.Random(0)
     level = getattr(LEVEL, quantity)
