@@ -58,6 +58,9 @@ class PhaseProgressBar(RichProgressBar):
         for task in self.progress.tasks:
             if not task.visible:
                 self.progress.remove_task(task.id)
+                for column in self.progress.columns:
+                    if isinstance(column, ProgressColumn):
+                        column._renderable_cache.pop(task.id, None)  # rich would keep what it has shown of it
         if self.val_progress_bar_id not in self.progress.task_ids:
             self.val_progress_bar_id = None
 

@@ -59,12 +59,14 @@ def test_phases_of_a_step_are_shown_as_they_begin(
 
 
 def test_bars_of_evaluations_that_are_over_are_forgotten(make_module: Any, make_data: Any, make_trainer: Any) -> None:
-    bar, kept = PhaseProgressBar(), []
+    bar, kept, shown = PhaseProgressBar(), [], []
 
     class Count(Callback):
         def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
             assert bar.progress is not None
             kept.append([task.description for task in bar.progress.tasks])
+            bar.progress.get_renderable()
+            shown.append(set(bar._column._renderable_cache))
 
     options = {"max_steps": 12, "limit_val_batches": 1, "num_sanity_val_steps": 1, "enable_progress_bar": True}
     trainer = make_trainer(callbacks=[bar, Count()], **options)
@@ -72,5 +74,6 @@ def test_bars_of_evaluations_that_are_over_are_forgotten(make_module: Any, make_
     sanity, *later = map(len, kept)
     assert sanity == 1  # the bar that is still shown
     assert later == [1, 1, 1]
+    assert all(len(each) == 1 for each in shown)
     assert all("Epoch" in descriptions[0] for descriptions in kept[1:])
     trainer.validate(trainer.lightning_module, datamodule=make_data(), verbose=False)
