@@ -37,6 +37,9 @@ from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError
 from lightning_sdft.evaluation.prior_tasks import PriorTaskError
+from lightning_sdft.experiments.compare import compare
+from lightning_sdft.experiments.continual import continual
+from lightning_sdft.experiments.sweep import sweep
 from lightning_sdft.modules import CausalLMModule, NonFiniteLossError
 from lightning_sdft.resume import continue_run, last_checkpoint
 from lightning_sdft.rollout import RolloutError
@@ -127,11 +130,14 @@ class SDFTCLI(LightningCLI):
 
 
 COMMANDS: dict[str, Callable[..., object]] = {
+    "compare": compare,
+    "continual": continual,
     "demonstrate": demonstrate,
     "export": export,
     "judge": judge,
     "prior": prior,
     "questions": questions,
+    "sweep": sweep,
 }
 """Subcommands that are plain functions: name to function, whose arguments are the options."""
 

@@ -25,7 +25,7 @@ from typing import Any
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse._common import parsing_settings  # there is no public way to take a policy back
 
-__all__ = ["SettingError", "check_typed", "import_refused", "split_trust", "trusting"]
+__all__ = ["SettingError", "check_typed", "import_refused", "split_trust", "trusted", "trusting"]
 
 PACKAGES = (
     "lightning.fabric",
@@ -90,6 +90,11 @@ def trusting(*names: str) -> Iterator[None]:
     finally:
         parsing_settings.update(settings)
         _trusted.reset(before)
+
+
+def trusted() -> list[str]:
+    """What is trusted at present beside :data:`PACKAGES`, for another process to trust as well."""
+    return sorted(_trusted.get())
 
 
 def split_trust(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -127,6 +127,11 @@ class DemonstrationDataModule(LightningDataModule):
         self._splits = Splits(kept, splits.validation, splits.test)
         return len(splits.train) - len(kept)
 
+    def evaluate_also(self, other: DemonstrationDataModule) -> None:
+        """Evaluate on the sets of another data module as well, where they have names that are new."""
+        own, others = self.splits, other.splits
+        self._splits = Splits(own.train, _joined(own.validation, others.validation), _joined(own.test, others.test))
+
     def train_dataloader(self) -> GroupLoader:
         """Micro-batches of generation groups, shuffled, this process's share."""
         replicas = self._share()
@@ -212,6 +217,11 @@ class DemonstrationDataModule(LightningDataModule):
                 f"{share['num_replicas']} processes; evaluate in fewer processes, or on more examples"
             )
         return UnrepeatedDistributedSampler(evaluation_set.examples, shuffle=False, **share)
+
+
+def _joined(sets: Sequence[EvaluationSet], others: Sequence[EvaluationSet]) -> list[EvaluationSet]:
+    names = {each.name for each in sets}
+    return [*sets, *(each for each in others if each.name not in names)]
 
 
 def _is_plain(value: object) -> bool:

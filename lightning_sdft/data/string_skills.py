@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
 from lightning_sdft.data.example import Example, Message
@@ -77,7 +77,9 @@ class StringSkillsDataModule(DemonstrationDataModule):
         skill: The new skill: ``swap-ends``, ``double`` or ``reverse-increment``.
         style: How demonstrations are written: ``sentence``, ``list`` or ``steps`` are foreign to the model but legible,
             ``unseen`` it cannot read, ``plain`` is its own.
-        train_size: Number of demonstrations.
+        own_style_share: Share of the demonstrations that are in the model's own style instead, as people's are in part.
+        train_on: ``new`` trains on the new skill; ``prior`` on prompts of the prior skills, for re-invocation.
+        train_size: Number of training examples.
         validation_size: Prompts of the new skill in the validation split.
         test_size: Prompts of the new skill in the test split.
         prior_size: Prompts of each prior skill, in either split.
@@ -85,13 +87,15 @@ class StringSkillsDataModule(DemonstrationDataModule):
         **kwargs: See :class:`DemonstrationDataModule`.
 
     Raises:
-        ValueError: If there is no such skill or style.
+        ValueError: If there is no such skill or style, or a share is none.
     """
 
     def __init__(
         self,
         skill: str = "swap-ends",
         style: str = "sentence",
+        own_style_share: float = 0.0,
+        train_on: Literal["new", "prior"] = "new",
         train_size: int = 512,
         validation_size: int = 128,
         test_size: int = 256,
@@ -104,8 +108,12 @@ class StringSkillsDataModule(DemonstrationDataModule):
             raise ValueError(f"data.skill={skill!r} is none of the new skills {sorted(NEW_SKILLS)}")
         if style not in STYLES:
             raise ValueError(f"data.style={style!r} is none of {sorted(STYLES)}")
+        if not 0 <= own_style_share <= 1:
+            raise ValueError(f"data.own_style_share={own_style_share} is no share; give a number from 0 to 1")
         self.skill = skill
         self.style = style
+        self.own_style_share = own_style_share
+        self.train_on = train_on
         self.train_size = train_size
         self.validation_size = validation_size
         self.test_size = test_size
@@ -114,34 +122,38 @@ class StringSkillsDataModule(DemonstrationDataModule):
 
     def load(self) -> Splits:
         """Draw the strings; no prompt occurs in two splits."""
-        drawn = {skill: self._draw(skill) for skill in (self.skill, *PRIOR_SKILLS)}
-        train = drawn[self.skill][: self.train_size]
+        train: list[Example] = []
         validation: list[EvaluationSet] = []
         test: list[EvaluationSet] = []
-        for skill, examples in drawn.items():
-            start = self.train_size if skill == self.skill else 0
-            middle = start + (self.validation_size if skill == self.skill else self.prior_size)
-            for sets, part in ((validation, examples[start:middle]), (test, examples[middle:])):
-                sets.append(EvaluationSet(part, {skill: StringAnswer()}, prior=skill != self.skill))
+        trained = [self.skill] if self.train_on == "new" else list(PRIOR_SKILLS)
+        for skill in (self.skill, *PRIOR_SKILLS):
+            new = skill == self.skill
+            sizes = [self.validation_size, self.test_size] if new else [self.prior_size] * 2
+            count = len(range(trained.index(skill), self.train_size, len(trained))) if skill in trained else 0
+            # New skills are drawn for training first, and prior ones last, so that evaluation is on the same prompts
+            # whatever is trained on.
+            drawn = self._draw(skill, self.train_size + sum(sizes) if new else sum(sizes) + count)
+            first = self.train_size if new else 0
+            middle, end = first + sizes[0], first + sum(sizes)
+            train += drawn[:count] if new else drawn[end:]
+            for sets, part in ((validation, drawn[first:middle]), (test, drawn[middle:end])):
+                sets.append(EvaluationSet(part, {skill: StringAnswer()}, prior=not new))
         return Splits(train, validation, test)
 
-    def _draw(self, skill: str) -> list[Example]:
-        new_sizes = [self.train_size, self.validation_size, self.test_size]
-        sizes = new_sizes if skill == self.skill else [self.prior_size] * 2
+    def _draw(self, skill: str, count: int) -> list[Example]:
         rng = random.Random(f"{self.data_seed}/{skill}")
         inputs: dict[str, Letters] = {}
-        while len(inputs) < sum(sizes):
+        while len(inputs) < count:
             letters = draw_input(rng)
             inputs["".join(letters)] = letters
-        examples = []
-        for name, letters in inputs.items():
-            answer = skill_function(skill)(letters)
-            examples.append(
-                Example(
-                    id=f"{skill}-{name}",
-                    prompt=user_turn(skill, letters),
-                    demonstration=STYLES[self.style](answer),
-                    reference=" ".join(answer),
-                )
-            )
-        return examples
+        return [self._example(skill, name, letters) for name, letters in inputs.items()]
+
+    def _example(self, skill: str, name: str, letters: Letters) -> Example:
+        answer = skill_function(skill)(letters)
+        own = random.Random(f"{self.data_seed}/style/{name}").random() < self.own_style_share
+        return Example(
+            id=f"{skill}-{name}",
+            prompt=user_turn(skill, letters),
+            demonstration=STYLES[OWN_STYLE if own else self.style](answer),
+            reference=" ".join(answer),
+        )

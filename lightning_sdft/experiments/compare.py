@@ -1,0 +1,125 @@
+"""Methods against each other: what each of them learns of a new task, and what it forgets.
+
+[1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_sdft.experiments.pictures import pareto_picture
+from lightning_sdft.experiments.plan import BASE, Method, Plan, Variant
+from lightning_sdft.experiments.pool import Failure, perform_all
+from lightning_sdft.experiments.results import Row, best_rate, records, write_hyperparameters
+from lightning_sdft.experiments.run import Outcome, PriorBenchmarks
+from lightning_sdft.experiments.starts import exported
+from lightning_sdft.experiments.tables import comparison_table
+
+__all__ = ["compare"]
+
+
+def compare(
+    out: str,
+    domains: list[str],
+    methods: dict[str, Method],
+    seeds: list[int],
+    learning_rates: list[float] = [],  # noqa: B006  # jsonargparse shows it as it is
+    seeded: list[str] = ["seed_everything", "data.init_args.shuffle_seed"],  # noqa: B006
+    prior: PriorBenchmarks | None = None,
+    jobs: int = 1,
+    threads: int = 1,
+    title: str = "",
+) -> list[Row]:
+    """Compare methods on new tasks and on what they forget: tables and pictures as in the paper.
+
+    Every method is trained on every domain with every seed and learning rate, each in an ordinary run of ``fit``. Its
+    checkpoint is the one with the best validation accuracy (of ``ModelCheckpoint`` with ``monitor: val/accuracy``),
+    and its learning rate, for each domain, the one with the best mean over seeds of that accuracy (the lower of
+    equals); accuracies are those of the test split. The base model is evaluated too.
+
+    Give the arguments in a file with ``--config``; see ``configs/compare``. ``--out`` then has ``results.json`` (a
+    row for each run), ``table5.md``, ``pareto.png`` and ``pareto.svg`` (extra ``plot``), ``tensorboard`` with the tab
+    HParams, and a folder for each run with its configs, log and checkpoints. The same command goes on where it was:
+    finished runs are never repeated, interrupted ones go on from their last checkpoint, and those that failed are
+    tried again. Several commands may work on the same folder.
+
+    Args:
+        out: Folder of the results.
+        domains: Names of the domains, which ``{domain}`` in the methods' parts stands for.
+        methods: Methods by name.
+        seeds: Seeds with which each method is trained.
+        learning_rates: Learning rates that are tried.
+        seeded: Settings that take the seed.
+        prior: Public benchmarks that are asked of every trained model and of the base.
+        jobs: Runs at once; where there are as many GPUs, each has one of its own.
+        threads: Threads of each run.
+        title: Title of the table and of the picture.
+
+    Returns:
+        A row for each run.
+
+    Raises:
+        SettingError: If the arguments do not go together, or ``out`` has the results of other runs.
+    """
+    plan = Plan(domains, methods, seeds, learning_rates, seeded, prior)
+    comparison = _Comparison(plan, Path(out), jobs, threads)
+    for stage in [[BASE], *plan.stages()]:
+        comparison.perform([variant for method in stage for variant in plan.variants(method)])
+    rows = sorted(comparison.rows, key=lambda row: (plan.order(row.method), row.variant))
+    _write(plan, rows, Path(out), title)
+    return rows
+
+
+class _Comparison:
+    """The runs of a plan that have been performed so far."""
+
+    def __init__(self, plan: Plan, out: Path, jobs: int, threads: int) -> None:
+        self.plan = plan
+        self.out = out
+        self.jobs = jobs
+        self.threads = threads
+        self.rows: list[Row] = []
+        self.total = sum(len(plan.variants(method)) for method in (BASE, *plan.methods))
+
+    def perform(self, variants: Sequence[Variant]) -> None:
+        """Perform runs that wait for none of each other."""
+        folders: dict[Path, Variant] = {}
+        for variant in variants:
+            folder = variant.folder(self.out / "runs")
+            start = self._start(variant)
+            if isinstance(start, Failure):
+                self._done(variant, start)
+                continue
+            self.plan.run(variant, start).write(folder)
+            folders[folder] = variant
+        perform_all(list(folders), self.jobs, self.threads, lambda folder, what: self._done(folders[folder], what))
+
+    def _start(self, variant: Variant) -> Path | Failure | None:
+        """The trained model that a run starts from."""
+        before = None if variant.method == BASE else self.plan.methods[variant.method].after
+        if before is None:
+            return None
+        rate = best_rate(self.rows, variant.domain, before)
+        if rate is None:
+            return Failure(f"no run of {before} on {variant.domain} to start from")
+        folder = Variant(variant.domain, before, rate, variant.seed).folder(self.out / "runs")
+        outcome = Outcome.read(folder)
+        if outcome is None:
+            return Failure(f"{before} has failed on {variant.domain} at {rate:g} with seed {variant.seed}")
+        return exported(folder, outcome)
+
+    def _done(self, variant: Variant, what: Outcome | Failure) -> None:
+        self.rows.append(Row.of(variant, what))
+        print(f"[{len(self.rows)}/{self.total}] {self.rows[-1]}", flush=True)
+
+
+def _write(plan: Plan, rows: list[Row], out: Path, title: str) -> None:
+    (out / "results.json").write_text(json.dumps(records(rows), indent=1) + "\n", encoding="utf-8")
+    table = comparison_table(rows, list(plan.methods), list(plan.domains), title)
+    (out / "table5.md").write_text(table, encoding="utf-8")
+    write_hyperparameters(rows, out / "tensorboard")
+    pictures = pareto_picture(rows, list(plan.methods), list(plan.domains), title, out)
+    print(table)
+    print(f"written to {out}: results.json, table5.md, {', '.join(pictures) or 'no picture (extra plot)'}")

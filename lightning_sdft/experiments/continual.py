@@ -1,0 +1,143 @@
+"""Skills learned one after another in one model: what is kept of the earlier ones.
+
+[1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lightning_sdft.experiments.chains import BASE_STAGE, Chain, Stage, best_chains
+from lightning_sdft.experiments.curves import curves_picture
+from lightning_sdft.experiments.plan import BASE, Method, Plan, slug
+from lightning_sdft.experiments.pool import Failure, perform_all
+from lightning_sdft.experiments.retention import retention_table
+from lightning_sdft.experiments.run import Outcome, PriorBenchmarks, Run
+from lightning_sdft.experiments.starts import exported
+from lightning_sdft.trust import SettingError
+
+__all__ = ["continual"]
+
+
+def continual(
+    out: str,
+    skills: list[str],
+    methods: dict[str, Method],
+    seeds: list[int],
+    learning_rates: list[float] = [],  # noqa: B006  # jsonargparse shows it as it is
+    seeded: list[str] = ["seed_everything", "data.init_args.shuffle_seed"],  # noqa: B006
+    prior: PriorBenchmarks | None = None,
+    jobs: int = 1,
+    threads: int = 1,
+    title: str = "",
+) -> list[Stage]:
+    """Learn skills one after another in one model, and see what is left of each (Fig. 3 of the paper).
+
+    Each stage is an ordinary run of ``fit`` that starts from the weights at the end of the one before; optimizer and
+    schedule start anew, and the teacher of SDFT is the student of that moment. All skills are evaluated during and
+    after each stage, so data modules must log the accuracy of a skill under its name (``val/accuracy/<skill>``).
+
+    Give the arguments in a file with ``--config``; see ``configs/continual``. ``--out`` then has ``results.json`` (a
+    row for each stage of each sequence), ``matrix.md`` (accuracies behind every stage, average accuracy, forgetting,
+    backward and forward transfer), ``curves.png`` and ``curves.svg`` (extra ``plot``), and a folder for each run. The
+    same command goes on where it was, as ``lightning-sdft compare`` does.
+
+    Args:
+        out: Folder of the results.
+        skills: The skills in the order in which they are learned, which ``{domain}`` in the methods' parts stands for.
+        methods: Methods by name. Of those with several learning rates, the one with the best mean over skills on the
+            validation split at the end is shown.
+        seeds: Seeds with which each sequence is trained.
+        learning_rates: Learning rates that are tried.
+        seeded: Settings that take the seed.
+        prior: Public benchmarks that are asked after each stage, and of the base model.
+        jobs: Runs at once; where there are as many GPUs, each has one of its own.
+        threads: Threads of each run.
+        title: Title of the table and of the picture.
+
+    Returns:
+        A row for each stage.
+
+    Raises:
+        SettingError: If the arguments do not go together, or ``out`` has the results of other runs.
+    """
+    waiting = [name for name, method in methods.items() if method.after is not None]
+    if waiting:
+        raise SettingError(
+            f"methods.{waiting[0]}.after: in a sequence each stage starts from the one before; leave it out"
+        )
+    plan = Plan(skills, methods, seeds, learning_rates, seeded, prior)
+    sequences = _Sequences(plan, Path(out), jobs, threads)
+    for number in range(len(skills) + 1):
+        sequences.perform(number)
+    rows = sorted(sequences.rows, key=lambda row: (plan.order(row.chain.method), row.chain, row.number))
+    _write(plan, rows, Path(out), title)
+    return rows
+
+
+@dataclass
+class _Sequences:
+    """The stages that have been performed so far."""
+
+    plan: Plan
+    out: Path
+    jobs: int
+    threads: int
+
+    def __post_init__(self) -> None:
+        self.rows: list[Stage] = []
+
+    def perform(self, number: int) -> None:
+        """Perform a stage of all sequences; stage 0 is the base model."""
+        folders: dict[Path, Chain] = {}
+        for chain in self._chains(number):
+            folder = self._folder(chain, number)
+            start = self._start(chain, number)
+            if isinstance(start, Failure):
+                self._done(chain, number, start)
+                continue
+            self._run(chain, number, start).write(folder)
+            folders[folder] = chain
+        perform_all(list(folders), self.jobs, self.threads, lambda path, what: self._done(folders[path], number, what))
+
+    def _chains(self, number: int) -> list[Chain]:
+        methods = [BASE] if number == BASE_STAGE else self.plan.methods
+        return sorted({Chain.of(variant) for method in methods for variant in self.plan.variants(method)})
+
+    def _folder(self, chain: Chain, number: int) -> Path:
+        name = "base" if number == BASE_STAGE else f"stage-{number}-{slug(self.plan.domains[number - 1])}"
+        return chain.folder(self.out / "runs") / name
+
+    def _start(self, chain: Chain, number: int) -> Path | Failure | None:
+        """The model at the end of the stage before."""
+        if number <= BASE_STAGE + 1:
+            return None
+        folder = self._folder(chain, number - 1)
+        outcome = Outcome.read(folder)
+        return Failure(f"stage {number - 1} has failed") if outcome is None else exported(folder, outcome)
+
+    def _run(self, chain: Chain, number: int, start: Path | None) -> Run:
+        """The run of a stage, which evaluates all skills."""
+        skills = self.plan.domains
+        first, *others = [skills[max(number - 1, 0)], *(each for each in skills if each != skills[max(number - 1, 0)])]
+        run = self.plan.run(chain.variant(first), start)
+        also = [self.plan.run(chain.variant(skill)).parts for skill in others]
+        return replace(run, checkpoint="last", evaluate_also=also)
+
+    def _done(self, chain: Chain, number: int, what: Outcome | Failure) -> None:
+        skill = None if number == BASE_STAGE else self.plan.domains[number - 1]
+        folder = self._folder(chain, number)
+        self.rows.append(Stage.of(chain, number, skill, self.plan.domains, what, folder))
+        print(self.rows[-1], flush=True)
+
+
+def _write(plan: Plan, rows: list[Stage], out: Path, title: str) -> None:
+    (out / "results.json").write_text(json.dumps([row.record() for row in rows], indent=1) + "\n", encoding="utf-8")
+    best = best_chains(rows)
+    table = retention_table(best, rows, list(plan.methods), list(plan.domains), title)
+    (out / "matrix.md").write_text(table, encoding="utf-8")
+    pictures = curves_picture(best, list(plan.methods), list(plan.domains), title, out)
+    print(table)
+    print(f"written to {out}: results.json, matrix.md, {', '.join(pictures) or 'no picture (extra plot)'}")

@@ -1,0 +1,110 @@
+"""The pictures of a comparison (extra ``plot``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning_sdft.experiments.intervals import Mean
+from lightning_sdft.experiments.plan import BASE
+from lightning_sdft.experiments.results import Row, best_rate, chosen
+
+__all__ = ["pareto_picture", "save_picture"]
+
+COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+"""Paul Tol's bright colours, which people with colour-blindness can tell apart."""
+
+
+def pareto_picture(
+    rows: Sequence[Row], methods: Sequence[str], domains: Sequence[str], title: str, out: Path
+) -> list[str]:
+    """What is learned against what is kept, a panel per domain: every learning rate, the chosen one with intervals.
+
+    Args:
+        rows: The runs.
+        methods: Methods in their order.
+        domains: Domains in their order.
+        title: Title of the picture.
+        out: Folder to write ``pareto.png`` and ``pareto.svg`` to.
+
+    Returns:
+        Names of the files; none without matplotlib, or if there is no prior task.
+    """
+    if find_spec("matplotlib") is None or all(row.prior_average is None for row in rows):
+        return []
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.6 + 3.4 * len(domains), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(domains), squeeze=False)[0]
+    for panel, domain in zip(panels, domains, strict=True):
+        for number, method in enumerate((BASE, *methods)):
+            _draw_method(panel, rows, domain, method, "black" if method == BASE else COLORS[(number - 1) % 7])
+        panel.set_title(domain, fontsize=10)
+        panel.set_xlabel("prior tasks, average (%)")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("new task (%)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 1 + 2 * len(domains)),
+        frameon=False,
+        fontsize=9,
+    )
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return save_picture(figure, out, "pareto")
+
+
+def save_picture(figure: Any, out: Path, name: str) -> list[str]:
+    """Write a figure as PNG and SVG, and return the names of the files."""
+    figure.savefig(out / f"{name}.png", dpi=160)
+    figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+    return [f"{name}.png", f"{name}.svg"]
+
+
+def _draw_method(panel: Any, rows: Sequence[Row], domain: str, method: str, color: str) -> None:
+    """A small point for each learning rate, and the chosen one as a large one with its intervals."""
+    best = best_rate(rows, domain, method)
+    rates = sorted(
+        {
+            row.variant.learning_rate
+            for row in rows
+            if (row.variant.domain, row.method) == (domain, method) and row.variant.learning_rate is not None
+        }
+    )
+    points = [_point([row for row in rows if _is(row, domain, method, rate)]) for rate in rates if rate != best]
+    for point in points:
+        if point is not None:
+            panel.plot(100 * point[0].value, 100 * point[1].value, "o", color=color, alpha=0.4, markersize=4)
+    point = _point(chosen(rows, domain, method))
+    if point is not None:
+        x, y = point
+        errors = {
+            name: None if each.half_width is None else 100 * each.half_width
+            for name, each in (("xerr", x), ("yerr", y))
+        }
+        marker = "*" if method == BASE else "o"
+        panel.errorbar(
+            100 * x.value, 100 * y.value, **errors, fmt=marker, color=color, label=method, markersize=8, capsize=2
+        )
+
+
+def _is(row: Row, domain: str, method: str, rate: float | None) -> bool:
+    return (row.variant.domain, row.method, row.variant.learning_rate) == (domain, method, rate)
+
+
+def _point(rows: Sequence[Row]) -> tuple[Mean, Mean] | None:
+    """Means over seeds of prior average and new task."""
+    pairs = [
+        (row.prior_average, row.new_task_accuracy)
+        for row in rows
+        if row.prior_average is not None and row.new_task_accuracy is not None
+    ]
+    if not pairs:
+        return None
+    prior, new = zip(*pairs, strict=True)
+    return Mean.of(prior), Mean.of(new)

@@ -1,0 +1,150 @@
+"""What is compared: methods, and the runs that each of them takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_sdft.experiments.run import PriorBenchmarks, Run, nested, read_parts
+from lightning_sdft.trust import SettingError, trusted
+
+__all__ = ["BASE", "Method", "Plan", "Variant"]
+
+BASE = "base"
+"""The method that trains nothing."""
+
+LEARNING_RATE = "model.init_args.learning_rate"
+START = "model.init_args.model"
+
+
+@dataclass
+class Method:
+    """A row of a comparison.
+
+    Args:
+        parts: Configs of ``fit``, each over those before it: files, or settings in place. ``{domain}`` in a path or in
+            a value stands for the name of the domain.
+        after: The method whose trained model this one starts from: its run with the same domain and seed, at the
+            learning rate that is best for it.
+        learning_rates: Those that are tried, if not the same as for other methods.
+        checkpoint: Whose weights are evaluated: the ``best`` on the validation sets of the new task, or the ``last``.
+    """
+
+    parts: list[str | dict[str, Any]]
+    after: str | None = None
+    learning_rates: list[float] | None = None
+    checkpoint: Literal["best", "last"] = "best"
+
+
+@dataclass(frozen=True, order=True)
+class Variant:
+    """Which run it is."""
+
+    domain: str
+    method: str
+    learning_rate: float | None
+    seed: int
+
+    def folder(self, runs: Path) -> Path:
+        """The folder of the run."""
+        rate = [] if self.learning_rate is None else [f"rate-{self.learning_rate:g}"]
+        return runs.joinpath(*map(slug, [self.domain, self.method]), "-".join([*rate, f"seed-{self.seed}"]))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a comparison runs.
+
+    Args:
+        domains: Names of the domains.
+        methods: Methods by name.
+        seeds: Seeds of each variant.
+        learning_rates: Learning rates of each method that has none of its own.
+        seeded: Settings that take the seed.
+        prior: Benchmarks that every trained model and the base are asked.
+    """
+
+    domains: Sequence[str]
+    methods: Mapping[str, Method]
+    seeds: Sequence[int]
+    learning_rates: Sequence[float]
+    seeded: Sequence[str]
+    prior: PriorBenchmarks | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in (("domains", self.domains), ("methods", self.methods), ("seeds", self.seeds)):
+            if not values:
+                raise SettingError(f"{name} is empty; there is nothing to compare")
+            if len({slug(str(value)) for value in values}) < len(values):
+                raise SettingError(f"{name}={list(values)}: two of them would share a folder")
+        if BASE in self.methods:
+            raise SettingError(f"the method {BASE!r} is there by itself; give yours another name")
+        for name, method in self.methods.items():
+            if method.after is not None and method.after not in self.methods:
+                raise SettingError(f"methods.{name}.after={method.after!r} is none of {sorted(self.methods)}")
+
+    def stages(self) -> list[list[str]]:
+        """Methods in an order in which each comes behind the one it starts from; those of a stage go side by side.
+
+        Raises:
+            SettingError: If methods wait for each other.
+        """
+        after = {name: [] if each.after is None else [each.after] for name, each in self.methods.items()}
+        sorter = TopologicalSorter(after)
+        try:
+            sorter.prepare()
+        except CycleError as error:
+            raise SettingError(f"methods wait for each other: {' after '.join(error.args[1])}") from error
+        stages: list[list[str]] = []
+        while sorter.is_active():
+            ready = set(sorter.get_ready())
+            stages.append([name for name in self.methods if name in ready])
+            sorter.done(*ready)
+        return stages
+
+    def order(self, method: str) -> int:
+        """Where a method comes in tables."""
+        return [BASE, *self.methods].index(method)
+
+    def variants(self, method: str) -> list[Variant]:
+        """The runs of a method."""
+        rates: Sequence[float | None] = [None] if method == BASE else self._rates(method)
+        return [Variant(domain, method, rate, seed) for domain in self.domains for rate in rates for seed in self.seeds]
+
+    def run(self, variant: Variant, start: Path | None = None) -> Run:
+        """A run of the plan.
+
+        Args:
+            variant: Which one.
+            start: Folder of the model that it starts from, if not the one in its configs.
+        """
+        first = next(iter(self.methods))
+        method = self.methods[first if variant.method == BASE else variant.method]
+        parts = read_parts(method.parts, domain=variant.domain)
+        parts += [nested(setting, variant.seed) for setting in self.seeded]
+        if variant.learning_rate is not None:
+            parts.append(nested(LEARNING_RATE, variant.learning_rate))
+        if start is not None:
+            parts.append(nested(START, str(start)))
+        return Run(parts, variant.method != BASE, method.checkpoint, prior=self.prior, trust=trusted())
+
+    def _rates(self, method: str) -> Sequence[float]:
+        own = self.methods[method].learning_rates
+        rates = self.learning_rates if own is None else own
+        if not rates:
+            raise SettingError(f"no learning rate for {method}; give learning_rates")
+        return rates
+
+
+def slug(name: str) -> str:
+    """A name as a folder.
+
+    Example:
+        >>> slug("SFT + re-invoke")
+        'sft-re-invoke'
+    """
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")

@@ -1,0 +1,80 @@
+"""Runs that a sweep may stop early."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["PRUNED", "PRUNING", "OptunaPruning", "connect", "hand_over"]
+
+PRUNED = "pruned"
+"""File in the folder of a run that was stopped."""
+
+PRUNING = "lightning_sdft.experiments.pruning.OptunaPruning"
+
+TRIAL = "trial.json"
+SECONDS_BETWEEN_HEARTBEATS = 30
+SECONDS_OF_GRACE = 120
+
+
+def connect(out: Path) -> optuna.storages.RDBStorage:
+    """The storage of a sweep; trials whose process has died are tried again."""
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.RDBStorage(
+            f"sqlite:///{out / 'study.db'}",
+            engine_kwargs={"connect_args": {"timeout": SECONDS_OF_GRACE}},  # for others to end what they write
+            heartbeat_interval=SECONDS_BETWEEN_HEARTBEATS,
+            grace_period=SECONDS_OF_GRACE,
+            heartbeat_stale_trial_callback=optuna.storages.RetryFailedTrialCallback(),
+        )
+
+
+def hand_over(trial: optuna.Trial, folders: Iterable[Path]) -> None:
+    """Tell the runs of a trial whose they are; not in their configs, which are the same whatever the trial."""
+    for folder in folders:
+        record = {"out": str(folder.parents[2]), "trial": trial._trial_id}
+        (folder / TRIAL).write_text(json.dumps(record), encoding="utf-8")
+
+
+class OptunaPruning(Callback):
+    """Reports the validation accuracy to the sweep that a run is part of, and stops the run where that says so.
+
+    Args:
+        folder: Folder of the run.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report, unless this is Lightning's sanity check."""
+        if trainer.sanity_checking:
+            return
+        stop = self._report(trainer) if trainer.is_global_zero else False
+        if trainer.strategy.broadcast(stop):
+            trainer.should_stop = True
+
+    def _report(self, trainer: Trainer) -> bool:
+        """Tell the sweep, and ask whether to stop."""
+        import optuna
+
+        record = json.loads((self.folder / TRIAL).read_text())
+        storage, pruner = connect(Path(record["out"])), optuna.pruners.MedianPruner()
+        study = optuna.load_study(study_name="sweep", storage=storage, pruner=pruner)
+        trial = optuna.Trial(study, record["trial"])
+        trial.report(float(trainer.callback_metrics["val/accuracy"]), trainer.global_step)
+        stop = trial.should_prune()
+        if stop:
+            (self.folder / PRUNED).touch()
+        return stop

@@ -1,0 +1,22 @@
+"""Trained models that other runs start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shutil import rmtree
+
+from lightning_sdft.commands.export import export
+from lightning_sdft.experiments.run import Outcome
+
+__all__ = ["exported"]
+
+
+def exported(folder: Path, outcome: Outcome) -> Path:
+    """The evaluated model of a run as a Hugging Face folder, which is written when it is first asked for."""
+    found = folder / "export"
+    if not found.exists():
+        unfinished = folder / ".export"
+        rmtree(unfinished, ignore_errors=True)
+        export(str(unfinished), checkpoint=outcome.checkpoint)
+        unfinished.rename(found)
+    return found

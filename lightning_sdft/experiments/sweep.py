@@ -1,0 +1,243 @@
+"""The best of a grid of settings, by accuracy on the validation split.
+
+[1] Akiba et al., Optuna: A Next-generation Hyperparameter Optimization Framework, 2019, https://arxiv.org/abs/1907.10902
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning_sdft.experiments.plan import slug
+from lightning_sdft.experiments.pool import Failure, perform_all
+from lightning_sdft.experiments.pruning import PRUNED, PRUNING, connect, hand_over
+from lightning_sdft.experiments.run import Config, Outcome, Run, nested, read_parts
+from lightning_sdft.trust import SettingError, trusted
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["sweep"]
+
+Settings = dict[str, Any]
+
+
+def sweep(
+    out: str,
+    parts: list[str | dict[str, Any]],
+    grid: dict[str, list[Any]],
+    seeds: list[int],
+    seeded: list[str] = ["seed_everything", "data.init_args.shuffle_seed"],  # noqa: B006  # as jsonargparse shows it
+    sampler: Literal["grid", "random", "tpe"] = "grid",
+    trials: int | None = None,
+    pruning: bool = False,
+    jobs: int = 1,
+    threads: int = 1,
+) -> Settings:
+    """Try the settings of a grid, each in ordinary runs of ``fit``, and write the best as a config (extra ``sweep``).
+
+    A trial is judged by its mean over seeds of the best validation accuracy. Give the arguments in a file with
+    ``--config``; see ``configs/sweep``. ``--out`` then has ``best.yaml``, which ``fit`` takes, ``trials.json``,
+    Optuna's ``study.db``, and a folder for each run. The same command goes on where it was; several of them may work
+    on the same study at once, on one machine or on a shared disk.
+
+    Args:
+        out: Folder of the results.
+        parts: Configs of ``fit``, each over those before it: files, or settings in place.
+        grid: Values of each setting, such as ``model.init_args.learning_rate: [5e-6, 1e-5]``. A value that is a mapping
+            is several settings at once, and the key their name: ``batch: [{data.init_args.batch_size: 16,
+            trainer.accumulate_grad_batches: 4}]``.
+        seeds: Seeds of each trial.
+        seeded: Settings that take the seed.
+        sampler: Which of the combinations are tried: all of the ``grid``, ``random`` ones, or by ``tpe`` those that
+            promise most.
+        trials: How many are tried by a sampler other than ``grid``.
+        pruning: Whether to stop runs that are below the median of the others at the same optimizer step.
+        jobs: Trials at once; where there are as many GPUs, each has one of its own.
+        threads: Threads of each run.
+
+    Returns:
+        The best settings.
+
+    Raises:
+        SettingError: If the arguments do not go together, or all trials have failed.
+    """
+    if find_spec("optuna") is None:
+        raise SettingError("sweeps need Optuna: pip install 'lightning-sdft[sweep]'")
+    if sampler == "grid" and trials is not None:
+        raise SettingError("sampler=grid tries all combinations; leave trials out, or take another sampler")
+    if sampler != "grid" and trials is None:
+        raise SettingError(f"sampler={sampler} needs the number of trials")
+    task = _Sweep(Path(out), parts, _choices(grid), seeds, seeded, pruning, threads)
+    task.out.mkdir(parents=True, exist_ok=True)
+    study = _study(task, sampler)
+    _optimize(study, task, trials or _combinations(task.choices), jobs)
+    return _write(study, task)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What is searched, and how a combination is tried."""
+
+    out: Path
+    parts: Sequence[str | Config]
+    choices: Mapping[str, Mapping[str, Settings]]
+    seeds: Sequence[int]
+    seeded: Sequence[str]
+    pruning: bool
+    threads: int
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """Mean validation accuracy of a combination."""
+        import optuna
+
+        labels = {name: str(trial.suggest_categorical(name, list(values))) for name, values in self.choices.items()}
+        configs = self.configs(labels)
+        trial.set_user_attr("settings", {key: value for name in labels for key, value in self.settings(name, labels)})
+        folders = [self._folder(labels, seed, configs) for seed in self.seeds]
+        if self.pruning:
+            hand_over(trial, folders)
+        found: dict[Path, Outcome | Failure] = {}
+        perform_all(folders, 1, self.threads, found.__setitem__)
+        for folder, outcome in found.items():
+            if isinstance(outcome, Failure):
+                raise RuntimeError(f"{folder}: {outcome}")
+            if (folder / PRUNED).exists():
+                raise optuna.TrialPruned
+        accuracies = [each.validation_accuracy for each in found.values() if isinstance(each, Outcome)]
+        known = [each for each in accuracies if each is not None]
+        if len(known) < len(accuracies):
+            raise RuntimeError(f"{folders[0]}: there is no val/accuracy; give the data a validation split")
+        return mean(known)
+
+    def configs(self, labels: Mapping[str, str]) -> list[Config]:
+        """Configs of a combination."""
+        chosen = [nested(key, value) for name in labels for key, value in self.settings(name, labels)]
+        return [*read_parts(self.parts), *chosen]
+
+    def settings(self, name: str, labels: Mapping[str, str]) -> list[tuple[str, Any]]:
+        """The settings that a combination chooses for a name."""
+        return list(self.choices[name][labels[name]].items())
+
+    def _folder(self, labels: Mapping[str, str], seed: int, configs: Sequence[Config]) -> Path:
+        name = "_".join(slug(f"{name.rpartition('.')[2]}-{label}") for name, label in labels.items())
+        folder = self.out / "runs" / name / f"seed-{seed}"
+        parts = [*configs, *(nested(setting, seed) for setting in self.seeded)]
+        if self.pruning:
+            callback = {"class_path": PRUNING, "init_args": {"folder": str(folder)}}
+            parts.append({"trainer": {"callbacks+": [callback]}})
+        Run(parts, trust=trusted()).write(folder)
+        return folder
+
+
+def _choices(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Settings]]:
+    """For each name of the grid, its values by a label: the settings that they stand for."""
+    choices: dict[str, dict[str, Settings]] = {}
+    for name, values in grid.items():
+        if not values:
+            raise SettingError(f"grid.{name} has no values")
+        found = [value if isinstance(value, Mapping) else {name: value} for value in values]
+        labels = [", ".join(f"{value}" for value in settings.values()) for settings in found]
+        if len(set(labels)) < len(labels):
+            raise SettingError(f"grid.{name} has a value twice: {'; '.join(labels)}")
+        choices[name] = {label: dict(settings) for label, settings in zip(labels, found, strict=True)}
+    if not choices:
+        raise SettingError("grid is empty; there is nothing to choose from")
+    return choices
+
+
+def _combinations(choices: Mapping[str, Mapping[str, Settings]]) -> int:
+    count = 1
+    for values in choices.values():
+        count *= len(values)
+    return count
+
+
+def _study(task: _Sweep, sampler: str) -> optuna.Study:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = {name: list(values) for name, values in task.choices.items()}
+    study = optuna.create_study(
+        storage=connect(task.out),
+        study_name="sweep",
+        sampler=_sampler(sampler, space),
+        pruner=optuna.pruners.MedianPruner() if task.pruning else optuna.pruners.NopPruner(),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    known = study.user_attrs.get("grid")
+    if known not in (None, space):
+        raise SettingError(f"{task.out} has a sweep of another grid, {known}; give another --out")
+    study.set_user_attr("grid", space)
+    return study
+
+
+def _sampler(name: str, space: Mapping[str, Sequence[str]]) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    if name == "grid":
+        return optuna.samplers.GridSampler(space, seed=0)
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=0)
+    return optuna.samplers.TPESampler(seed=0, constant_liar=True)  # of trials that run, expect little
+
+
+def _optimize(study: optuna.Study, task: _Sweep, total: int, jobs: int) -> None:
+    """Try combinations until so many have ended, those of earlier commands and of other ones included."""
+    import optuna
+
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+
+    def show(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        value = f"{trial.value:.3f}" if trial.value is not None else trial.state.name.lower()
+        done = len(study.get_trials(deepcopy=False, states=ended))
+        print(f"[{done}/{total}] {_text(trial.user_attrs.get('settings', {}))}: {value}", flush=True)
+
+    tried = len(study.get_trials(deepcopy=False, states=ended))
+    failures: list[str] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        try:
+            return task.objective(trial)
+        except RuntimeError as error:
+            failures.append(str(error))
+            print(f"FAILED: {error}", flush=True)
+            raise
+
+    if tried < total:
+        stop = optuna.study.MaxTrialsCallback(total, states=ended)
+        study.optimize(objective, n_trials=total - tried, n_jobs=jobs, callbacks=[show, stop], catch=(RuntimeError,))
+    if not study.get_trials(deepcopy=False, states=ended[:1]):
+        raise SettingError(f"no trial has ended well; {failures[0] if failures else 'all were stopped early'}")
+
+
+def _write(study: optuna.Study, task: _Sweep) -> Settings:
+    from lightning_sdft.experiments.build import build  # which needs the command line, and that this
+
+    best = study.best_trial
+    labels = {name: str(best.params[name]) for name in task.choices}
+    cli = build(task.configs(labels), task.out / "best")
+    header = f"# The best of {len(study.trials)} trials: accuracy {best.value:.4f} on the validation split.\n"
+    (task.out / "best.yaml").write_text(header + cli.parser.dump(cli.config, skip_none=False), encoding="utf-8")
+    records = [
+        {
+            "settings": trial.user_attrs.get("settings", {}),
+            "validation_accuracy": trial.value,
+            "state": trial.state.name.lower(),
+        }
+        for trial in study.trials
+    ]
+    (task.out / "trials.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    settings: Settings = best.user_attrs["settings"]
+    print(f"best: {_text(settings)}: {best.value:.3f}\nwritten to {task.out}: best.yaml, trials.json, study.db")
+    return settings
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in settings.items())

@@ -1,0 +1,55 @@
+"""The tables of a comparison, as Markdown, in the layout of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lightning_sdft.experiments.intervals import Mean
+from lightning_sdft.experiments.plan import BASE
+from lightning_sdft.experiments.results import AVERAGE, Row, best_rate, chosen
+
+__all__ = ["comparison_table"]
+
+
+def comparison_table(rows: Sequence[Row], methods: Sequence[str], domains: Sequence[str], title: str = "") -> str:
+    """New task, each prior task and their average, by domain and method, each method at its best learning rate.
+
+    Args:
+        rows: The runs.
+        methods: Methods in their order.
+        domains: Domains in their order.
+        title: Heading.
+    """
+    lines = [f"# {title}", ""] if title else []
+    lines += ["Percent, mean over seeds ± half of the 95% interval; learning rates chosen on the validation split.", ""]
+    for domain in domains:
+        lines += _domain_table(rows, methods, domain)
+    failed = [row for row in rows if row.error is not None]
+    if failed:
+        lines += ["Failed, and left out above:", "", *(f"- {row}" for row in failed), ""]
+    return "\n".join(lines)
+
+
+def _domain_table(rows: Sequence[Row], methods: Sequence[str], domain: str) -> list[str]:
+    here = [row for row in rows if row.variant.domain == domain]
+    tasks = list(dict.fromkeys(task for row in here for task in row.prior if task != AVERAGE))
+    lines = [f"## {domain}", "", f"| method | rate | seeds | new task | {' | '.join([*tasks, 'Avg.'])} |"]
+    lines.append(f"|---|---|---{'|---' * (len(tasks) + 2)}|")
+    for method in (BASE, *methods):
+        found = chosen(here, domain, method)
+        rate = best_rate(here, domain, method)
+        cells = [
+            method,
+            "" if rate is None else f"{rate:g}",
+            str(len(found)),
+            _cell(found, lambda r: r.new_task_accuracy),
+        ]
+        cells += [_cell(found, lambda row, task=task: row.prior.get(task)) for task in tasks]  # type: ignore[misc]
+        cells.append(_cell(found, lambda row: row.prior_average))
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _cell(rows: Sequence[Row], value: Callable[[Row], float | None]) -> str:
+    values = [found for row in rows if (found := value(row)) is not None]
+    return Mean.of(values).percent() if values else "-"
