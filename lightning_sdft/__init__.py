@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from lightning_sdft.modules import DistillationModule as DistillationModule
     from lightning_sdft.modules import ReinvokeModule as ReinvokeModule
     from lightning_sdft.modules import SDFTModule as SDFTModule
+    from lightning_sdft.modules import SequenceDistillationModule as SequenceDistillationModule
     from lightning_sdft.modules import SFTModule as SFTModule
     from lightning_sdft.policy import Policy as Policy
     from lightning_sdft.rollout import Rollout as Rollout
@@ -102,6 +103,7 @@ _HOMES = {
         "ReinvokeModule",
         "SDFTModule",
         "SFTModule",
+        "SequenceDistillationModule",
     ),
     "policy": ("Policy",),
     "rollout": ("Rollout", "RolloutEngine", "Sampling", "VLLMEngine", "VLLMServer"),

@@ -7,6 +7,7 @@ from lightning_sdft.modules.dft import DFTModule
 from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.modules.reinvoke import ReinvokeModule
 from lightning_sdft.modules.sdft import SDFTModule
+from lightning_sdft.modules.sequence_distillation import SequenceDistillationModule
 from lightning_sdft.modules.sft import SFTModule
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "ReinvokeModule",
     "SDFTModule",
     "SFTModule",
+    "SequenceDistillationModule",
 ]

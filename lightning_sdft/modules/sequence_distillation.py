@@ -1,0 +1,47 @@
+"""SFT on what the teacher writes, the plainest way to learn from a teacher.
+
+[1] Kim and Rush, Sequence-Level Knowledge Distillation, 2016, https://arxiv.org/abs/1606.07947
+[2] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sdft.data.example import Example
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.losses import cross_entropy
+from lightning_sdft.modules.distillation import DistillationModule
+
+__all__ = ["SequenceDistillationModule"]
+
+
+class SequenceDistillationModule(DistillationModule):
+    """Sequence-level distillation [1]: cross-entropy on the teacher's answers, sampled anew each time.
+
+    What remains of SDFT if the student neither answers itself nor sees the teacher's distributions: the third curve of
+    Fig. 6 in [2]. For the second, off-policy distillation, take DistillationModule with ``rollout_source: teacher``.
+
+    Args:
+        model: See :class:`CausalLMModule`.
+        **kwargs: See :class:`DistillationModule`, without ``rollout_source``, and without ``divergence``, for there is
+            none.
+    """
+
+    def __init__(self, model: str, **kwargs: Any) -> None:
+        super().__init__(model, rollout_source="teacher", **kwargs)
+
+    def training_step(self, examples: Sequence[Example], batch_idx: int) -> Tensor:
+        """Raise the likelihood of what the teacher has written."""
+        batch = MicroBatch.of(examples)
+        rollouts = self.rollouts(batch)
+        targets = torch.tensor([token for rollout in rollouts for token in rollout.completion], device=self.device)
+        weights = self.weights(rollouts)
+        with self.clock.phase("student"):
+            hidden = self.policy.hidden(self.student_sequences(batch, rollouts))
+            result = cross_entropy(hidden, self.policy.head, targets, weights)
+        return self.finish_step(batch, result, weights, {"nll": "train/nll", "entropy": "student/entropy"})
