@@ -58,6 +58,7 @@ class AnsweringModule(LightningModule):
         rollouts = self.respond(batch)
         responses = [self.tokenizer.decode(rollout.completion) for rollout in rollouts]
         self.graded.update(dataloader_idx, batch, responses)
+        self.graded.count(dataloader_idx, [len(rollout.completion) for rollout in rollouts])
         return {"rollouts": rollouts}
 
     def test_step(self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[Rollout]]:
@@ -84,15 +85,18 @@ class AnsweringModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log accuracies: ``val/accuracy/<set>`` of new skills and ``prior/<set>`` of prior ones, and their means.
 
-        The ends of their 95% intervals stand under ``val/accuracy_low``, ``val/accuracy_high`` and so on.
+        The ends of their 95% intervals stand under ``val/accuracy_low``, ``val/accuracy_high`` and so on, and the mean
+        tokens of responses under ``val/length/<set>``.
         """
         self._end_evaluation()
         self._log_accuracies("val/accuracy", "prior")
+        self.log_dict(self.graded.lengths("val/length"), batch_size=1)
 
     def on_test_epoch_end(self) -> None:
-        """Log accuracies under ``test/accuracy`` and ``test/prior``."""
+        """Log accuracies under ``test/accuracy`` and ``test/prior``, mean tokens under ``test/length``."""
         self._end_evaluation()
         self._log_accuracies("test/accuracy", "test/prior")
+        self.log_dict(self.graded.lengths("test/length"), batch_size=1)
 
     def on_predict_epoch_end(self) -> None:
         """End the evaluation."""

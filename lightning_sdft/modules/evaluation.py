@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.data.example import DataError, Example
@@ -22,6 +23,7 @@ class GradedSets(nn.Module):
         super().__init__()
         self.sets = sets
         self.graders = nn.ModuleList(nn.ModuleList(each.graders.values()) for each in sets)
+        self.tokens = nn.ModuleList(MeanMetric() for _ in sets)
 
     def of(self, index: int) -> dict[str, Grader]:
         """The graders of a set by metric name.
@@ -38,6 +40,10 @@ class GradedSets(nn.Module):
         for grader in self.of(index).values():
             grader.update(responses, [example.reference for example in examples])
 
+    def count(self, index: int, tokens: Sequence[int]) -> None:
+        """Count the tokens of responses to examples of a set."""
+        self.tokens[index].update(torch.tensor(tokens, dtype=torch.float))
+
     def verdicts(
         self, index: int, examples: Sequence[Example], responses: Sequence[str]
     ) -> list[dict[str, bool | None]]:
@@ -46,6 +52,16 @@ class GradedSets(nn.Module):
         graders = self.of(index)
         given = [grader.grade_all(responses, references) for grader in graders.values()]
         return [dict(zip(graders, each, strict=True)) for each in zip(*given, strict=True)]
+
+    def lengths(self, name: str) -> dict[str, float]:
+        """Mean tokens of responses since the last call, of each set of new skills, as ``<name>/<set>``."""
+        means = {}
+        for evaluation_set, tokens in zip(self.sets, self.tokens, strict=True):
+            assert isinstance(tokens, MeanMetric)
+            if not evaluation_set.prior:
+                means[f"{name}/{evaluation_set.name}"] = float(tokens.compute())
+            tokens.reset()
+        return means
 
     def accuracies(self, new: str, prior: str) -> tuple[dict[str, float], dict[str, float]]:
         """Accuracies since the last call, of each set and on average, with their 95% intervals.

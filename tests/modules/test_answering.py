@@ -47,8 +47,8 @@ def evaluation_sets(module: CausalLMModule, rights: dict[str, int]) -> list[Eval
 
 
 def accuracies(trainer: Any) -> dict[str, float]:
-    """What was logged, the ends of intervals aside, which every accuracy has."""
-    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    """What was logged of accuracies, the ends of intervals aside, which every accuracy has."""
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if "/length/" not in name}
     ends = {name for name in metrics if re.search("_(low|high)(/|$)", name)}
     assert 3 * (len(metrics) - len(ends)) == len(metrics)
     return {name: value for name, value in metrics.items() if name not in ends}
@@ -89,6 +89,27 @@ def test_test_logs_accuracies_of_the_test_sets(
     trainer.test(module, datamodule=words_data(test=evaluation_sets(module, {"new": 3, "old": 2})), verbose=False)
     expected = {"test/accuracy/new": 0.75, "test/accuracy": 0.75, "test/prior/old": 0.5, "test/prior/average": 0.5}
     assert accuracies(trainer) == pytest.approx(expected)
+
+
+def test_mean_tokens_of_responses_to_new_skills_are_logged(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    module = words_module(SFTModule)
+    sets = evaluation_sets(module, {"new": 3, "newer": 1, "old": 2})
+    data, trainer = words_data(validation=sets, evaluation_batch_size=3), make_trainer(limit_val_batches=1.0)
+    for _ in range(2):  # counted anew
+        trainer.validate(module, datamodule=data, verbose=False)
+        lengths = {name: value for name, value in trainer.callback_metrics.items() if "/length/" in name}
+        assert lengths.keys() == {"val/length/new", "val/length/newer"}
+        for each in sets[:2]:
+            prompts = [
+                torch.tensor([token_ids(f"<user> {e.prompt[-1]['content']} <end> <assistant>")]) for e in each.examples
+            ]
+            options = {"do_sample": False, "max_new_tokens": module.max_completion_tokens, "eos_token_id": STOP_IDS}
+            expected = [
+                module.policy.model.generate(prompt, **options).shape[1] - prompt.shape[1] for prompt in prompts
+            ]
+            assert lengths[f"val/length/{each.name}"] == pytest.approx(sum(expected) / len(expected))
 
 
 def test_the_first_grader_of_a_set_leads_and_further_ones_are_logged_beside_it(
