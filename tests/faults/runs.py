@@ -18,10 +18,13 @@ from typing import Any
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from torch import distributed
+from torch.distributed.checkpoint import TensorStorageMetadata
 
 from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from lightning_sdft.resume import newest_whole
+from lightning_sdft.sharded_checkpoint import check_sharded, is_sharded
 from tests.faults.phase import read
 
 STEPS = 24
@@ -179,12 +182,28 @@ def last_checkpoint(folder: Path) -> Path:
 
 def result(folder: Path) -> dict[str, Any]:
     """Student, teacher, optimizer, schedule, loops, counters, generators and curves of a run that ended."""
-    checkpoint = load_checkpoint(last_checkpoint(folder))
+    path = last_checkpoint(folder)
+    checkpoint = load_checkpoint(path)
+    if is_sharded(path):
+        checkpoint["optimizer_states"] = optimizer_states(path)
     callbacks = checkpoint.pop("callbacks")
     kept = {name: state for name, state in callbacks.items() if not name.startswith("LastCheckpoints")}
     resume = kept["ExactResume"]
     resume["logged"] = {name: value for name, value in resume["logged"].items() if not is_timing(name)}
     return {**checkpoint, "callbacks": kept, "curves": curves(folder)}
+
+
+def optimizer_states(folder: Path) -> dict[str, torch.Tensor]:
+    """Of a checkpoint that is a folder of parts, whole."""
+    stored = check_sharded(folder).state_dict_metadata.items()
+    states = {
+        name: torch.empty(tensor.size, dtype=tensor.properties.dtype)
+        for name, tensor in stored
+        if isinstance(tensor, TensorStorageMetadata) and name.startswith("optimizer_")
+    }
+    assert states
+    distributed.checkpoint.load(states, checkpoint_id=folder, no_dist=True)
+    return states
 
 
 def is_timing(name: str) -> bool:
