@@ -7,7 +7,7 @@ VLLM = .venv-vllm/bin
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all test-faults test-leaks test-vllm lint types check format real method zoo bench
+.PHONY: help quickstart test test-all test-faults test-leaks test-vllm lint types check format real reproduce zoo bench
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,13 +18,13 @@ quickstart: .venv/installed ## Install, then fine-tune the laptop model with SDF
 test: .venv/installed-dev ## Run the tests, the short check of the method and the notebook included.
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup
 
-test-all: .venv/installed-dev test method ## Run the tests, and the full comparison of the methods on the laptop domain.
+test-all: .venv/installed-dev test reproduce ## Run the tests, and the paper's comparison on the laptop model.
 
 test-leaks: .venv/installed-dev ## Train the laptop model for 2,000 steps, and see that memory, threads and files stay level.
 	$(BIN)/python -m tests.leaks
 
-method: .venv/installed-dev ## Compare SFT, DFT and SDFT: 3 skills, 5 seeds, 2 learning rates (about 20 minutes on two cores).
-	$(BIN)/python -m tests.method.study --output runs/method --processes $(JOBS)
+reproduce: .venv/installed-dev ## Reproduce the paper's main table and figures on the laptop model (about half an hour on two cores).
+	$(BIN)/python -m tests.reproduce --out runs/reproduce --jobs $(JOBS)
 
 test-faults: .venv/installed-dev ## Kill 40 runs of the laptop model at random moments, and compare them with runs left alone (about an hour).
 	$(BIN)/python -m tests.faults --runs 40

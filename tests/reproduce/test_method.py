@@ -1,6 +1,6 @@
 """SDFT learns at least as much as SFT and forgets a fifth of it at most; a broken teacher is found out.
 
-The short version of ``study.py``: one skill, two seeds, each method at its best learning rate there.
+One skill and two seeds of what ``make reproduce`` does, each method at its best learning rate there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModul
 from lightning_sdft.policy import Policy, TokenSequence
 from lightning_sdft.rollout import Rollout
 from lightning_sdft.teacher import CopiedTeacher
-from tests.method.study import Result, Summary, build, promise_holds, run, summarise
+from tests.reproduce.training import Result, Summary, build, promise_holds, run
 
 SKILL = "swap-ends"
 SEEDS = (0, 1)
@@ -27,13 +27,13 @@ pytestmark = [pytest.mark.method, pytest.mark.xdist_group("method")]
 
 @pytest.fixture(scope="module")
 def sft() -> Summary:
-    return summarise([run("SFT", SKILL, RATES["SFT"], seed) for seed in SEEDS], "SFT")
+    return Summary.of([run("SFT", SKILL, RATES["SFT"], seed) for seed in SEEDS])
 
 
 def test_sdft_learns_as_much_as_sft_and_forgets_little(sft: Summary) -> None:
     results = [run("SDFT", SKILL, RATES["SDFT"], seed) for seed in SEEDS]
     assert all(result.new > result.base_new + 0.2 for result in results)
-    assert promise_holds(summarise(results, "SDFT"), sft)
+    assert promise_holds(Summary.of(results), sft)
 
 
 class OtherDemonstration(SDFTModule):
@@ -82,4 +82,4 @@ def test_broken_teacher_breaks_the_promise(
     build_module: Callable[[str, float], CausalLMModule], teacher_callback: Callable[[], Callback], sft: Summary
 ) -> None:
     result: Result = run("SDFT", SKILL, RATES["SDFT"], 0, build_module=build_module, teacher_callback=teacher_callback)
-    assert not promise_holds(summarise([result], "SDFT"), sft)
+    assert not promise_holds(Summary.of([result]), sft)
