@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_sdft.experiments.pictures import pareto_picture
+from lightning_sdft.experiments.pictures import pareto_picture, pass_at_k_picture
 from lightning_sdft.experiments.plan import BASE, Method, Plan, Variant
 from lightning_sdft.experiments.pool import Failure, perform_all
 from lightning_sdft.experiments.results import Row, best_rate, records, write_hyperparameters
@@ -120,6 +120,7 @@ def _write(plan: Plan, rows: list[Row], out: Path, title: str) -> None:
     table = comparison_table(rows, list(plan.methods), list(plan.domains), title)
     (out / "table5.md").write_text(table, encoding="utf-8")
     write_hyperparameters(rows, out / "tensorboard")
-    pictures = pareto_picture(rows, list(plan.methods), list(plan.domains), title, out)
+    shown = (rows, list(plan.methods), list(plan.domains), title, out)
+    pictures = [*pareto_picture(*shown), *pass_at_k_picture(*shown)]
     print(table)
     print(f"written to {out}: results.json, table5.md, {', '.join(pictures) or 'no picture (extra plot)'}")

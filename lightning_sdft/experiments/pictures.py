@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 from lightning_sdft.experiments.intervals import Mean
 from lightning_sdft.experiments.plan import BASE
-from lightning_sdft.experiments.results import Row, best_rate, chosen
+from lightning_sdft.experiments.results import ACCURACY, Row, best_rate, chosen
 
-__all__ = ["pareto_picture", "save_picture"]
+__all__ = ["pareto_picture", "pass_at_k_picture", "save_picture"]
 
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Paul Tol's bright colours, which people with colour-blindness can tell apart."""
@@ -57,6 +58,47 @@ def pareto_picture(
     if title:
         figure.suptitle(title, fontsize=11)
     return save_picture(figure, out, "pareto")
+
+
+def pass_at_k_picture(
+    rows: Sequence[Row], methods: Sequence[str], domains: Sequence[str], title: str, out: Path
+) -> list[str]:
+    """How often one of k sampled answers is right, a panel per domain, with 95% bands over seeds.
+
+    Args:
+        rows: The runs, of which the callback ``PassAtK`` has logged it.
+        methods: Methods in their order.
+        domains: Domains in their order.
+        title: Title of the picture.
+        out: Folder to write ``pass_at_k.png`` and ``pass_at_k.svg`` to.
+
+    Returns:
+        Names of the files; none without matplotlib, or if nothing was sampled.
+    """
+    if find_spec("matplotlib") is None or not any(_pass_at_k(row) for row in rows):
+        return []
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.6 + 3.4 * len(domains), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(domains), squeeze=False, sharey=True)[0]
+    for panel, domain in zip(panels, domains, strict=True):
+        for number, method in enumerate((BASE, *methods)):
+            curves = [curve for row in chosen(rows, domain, method) if (curve := _pass_at_k(row))]
+            if curves:
+                color = "black" if method == BASE else COLORS[(number - 1) % 7]
+                means = {k: Mean.of([curve[k] for curve in curves]) for k in sorted(curves[0])}
+                ends = [[100 * (m.value + sign * (m.half_width or 0)) for m in means.values()] for sign in (-1, 1)]
+                panel.plot(list(means), [100 * each.value for each in means.values()], color=color, label=method)
+                panel.fill_between(list(means), *ends, color=color, alpha=0.2, linewidth=0)
+        panel.set_xscale("log", base=2)
+        panel.set_title(domain, fontsize=10)
+        panel.set_xlabel("k answers")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("one of k is right (%)")
+    panels[0].legend(frameon=False, fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return save_picture(figure, out, "pass_at_k")
 
 
 def save_picture(figure: Any, out: Path, name: str) -> list[str]:
@@ -108,3 +150,13 @@ def _point(rows: Sequence[Row]) -> tuple[Mean, Mean] | None:
         return None
     prior, new = zip(*pairs, strict=True)
     return Mean.of(prior), Mean.of(new)
+
+
+def _pass_at_k(row: Row) -> dict[int, float]:
+    """Pass@k by k of the new task: of the set that is called like the domain, or else of the first."""
+    curves: dict[str, dict[int, float]] = {}
+    for name, value in (row.metrics or {}).items():
+        match = re.fullmatch(r"test/pass_at_(\d+)/(.+)", name)
+        if match is not None and f"{ACCURACY}/{match[2]}" in (row.metrics or {}):  # prior tasks are elsewhere
+            curves.setdefault(match[2], {})[int(match[1])] = value
+    return curves.get(row.variant.domain) or next(iter(curves.values()), {})
