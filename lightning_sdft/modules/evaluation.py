@@ -42,7 +42,9 @@ class GradedSets(nn.Module):
 
     def count(self, index: int, tokens: Sequence[int]) -> None:
         """Count the tokens of responses to examples of a set."""
-        self.tokens[index].update(torch.tensor(tokens, dtype=torch.float))
+        mean = self.tokens[index]
+        assert isinstance(mean, MeanMetric)
+        mean.update(torch.tensor(tokens, dtype=torch.float))
 
     def verdicts(
         self, index: int, examples: Sequence[Example], responses: Sequence[str]
