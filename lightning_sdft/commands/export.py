@@ -11,7 +11,7 @@ from lightning_sdft.adapter_export import merge_adapter, save_adapter
 from lightning_sdft.checkpoint import CheckpointError, load_policy
 from lightning_sdft.lora import adapter_weights
 
-__all__ = ["export"]
+__all__ = ["export", "write_model"]
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -41,6 +41,21 @@ def export(
         CheckpointError: If there is nothing to write, or the file is torn, not a checkpoint of this package, or lacks
             the weights asked for.
     """
+    write_model(output, checkpoint, model, weights, dtype, adapter, trust_remote_code)
+    what = "model" if checkpoint is None else f"{weights}'s adapter" if adapter else weights
+    print(f"{what} written to {output} in {dtype}")
+
+
+def write_model(
+    output: str,
+    checkpoint: str | None = None,
+    model: str | None = None,
+    weights: Literal["student", "teacher"] = "student",
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    adapter: bool = False,
+    trust_remote_code: bool = False,
+) -> None:
+    """What :func:`export` does, in silence."""
     policy = load_policy(model, checkpoint, weights, trust_remote_code)
     has_adapter = bool(adapter_weights(policy.model))
     if adapter and not has_adapter:
@@ -53,5 +68,3 @@ def export(
         if has_adapter:
             merge_adapter(policy.model)
         policy.save_pretrained(output, PRECISIONS[dtype])
-    what = "model" if checkpoint is None else f"{weights}'s adapter" if adapter else weights
-    print(f"{what} written to {output} in {dtype}")

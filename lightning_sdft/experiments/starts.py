@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from shutil import rmtree
 
-from lightning_sdft.commands.export import export
+from lightning_sdft.commands.export import write_model
 from lightning_sdft.experiments.run import Outcome
 
 __all__ = ["exported"]
@@ -17,6 +17,6 @@ def exported(folder: Path, outcome: Outcome) -> Path:
     if not found.exists():
         unfinished = folder / ".export"
         rmtree(unfinished, ignore_errors=True)
-        export(str(unfinished), checkpoint=outcome.checkpoint)
+        write_model(str(unfinished), checkpoint=outcome.checkpoint)
         unfinished.rename(found)
     return found
