@@ -18,8 +18,7 @@ from lightning.pytorch.strategies import (
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from lightning_sdft.checkpoint import check_checkpoint_file, only_data
-from lightning_sdft.sharded_checkpoint import is_sharded, load_sharded, save_sharded
+from lightning_sdft.checkpoint import check_checkpoint_file, is_sharded, load_sharded, only_data, save_sharded
 from lightning_sdft.tokenizer import PolicyError
 
 __all__ = ["FSDP2Strategy", "check_strategy"]

@@ -1,0 +1,48 @@
+"""What a checkpoint says about itself: which method and which model it is of, and with which adapter."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import lightning_sdft
+from lightning_sdft.checkpoint.errors import CheckpointError
+from lightning_sdft.lora import LoRA
+
+__all__ = ["KEY", "check_method", "describe_method", "described_lora"]
+
+KEY = "lightning_sdft"
+"""Where a checkpoint says it."""
+
+
+def describe_method(method: str, model: str, lora: LoRA | None = None) -> dict[str, Any]:
+    """What a checkpoint says about itself: the method's class, the model training started from, our version, LoRA."""
+    about = {"method": method, "model": model, "version": lightning_sdft.__version__}
+    return about if lora is None else {**about, "lora": asdict(lora)}
+
+
+def check_method(checkpoint: dict[str, Any], method: str, lora: LoRA | None = None) -> None:
+    """Refuse to go on with a checkpoint of another method, or of another adapter.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another method or adapter, or not of this package.
+    """
+    about = checkpoint.get(KEY, {})
+    saved = about.get("method")
+    if saved != method:
+        raise CheckpointError(
+            f"the checkpoint was written by {saved or 'something other than lightning_sdft'}, not by {method}; go on "
+            f"with that method, or export the checkpoint to a Hugging Face folder and start {method} from it "
+            "(model=FOLDER)"
+        )
+    settings = [None if each is None else replace(each, dropout=0.0) for each in (described_lora(about), lora)]
+    if settings[0] != settings[1]:
+        raise CheckpointError(
+            f"the checkpoint was written with lora={described_lora(about)}, and is to be read with lora={lora}, "
+            "where its weights would mean something else; set lora as it was"
+        )
+
+
+def described_lora(about: dict[str, Any]) -> LoRA | None:
+    """The adapter of a checkpoint, of what it says about itself."""
+    return LoRA(**about["lora"]) if "lora" in about else None
