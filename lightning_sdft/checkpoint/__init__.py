@@ -9,7 +9,7 @@ from lightning_sdft.checkpoint.files import (
     load_checkpoint,
     use_checked_files,
 )
-from lightning_sdft.checkpoint.method import check_method, describe_method
+from lightning_sdft.checkpoint.method import check_lightnings, check_method, check_training_state, describe_method
 from lightning_sdft.checkpoint.policies import load_policy
 from lightning_sdft.checkpoint.sharded import is_sharded, load_sharded, save_sharded
 
@@ -19,7 +19,9 @@ __all__ = [
     "adapters_alone",
     "check_adapters",
     "check_checkpoint_file",
+    "check_lightnings",
     "check_method",
+    "check_training_state",
     "check_whole",
     "describe_method",
     "is_sharded",

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
 from lightning_sdft.checkpoint.errors import CheckpointError, reading
+from lightning_sdft.checkpoint.method import check_lightnings
 from lightning_sdft.checkpoint.sharded import check_sharded, is_sharded, read_sharded
 
 __all__ = ["CheckedCheckpointIO", "check_checkpoint_file", "check_whole", "load_checkpoint", "use_checked_files"]
@@ -107,8 +108,13 @@ class CheckedCheckpointIO(TorchCheckpointIO):
         """Check the file, where it is a local one, and read it as data; of a folder of parts, weights alone.
 
         Raises:
-            CheckpointError: If there is no such file, or it is torn or holds more than data.
+            CheckpointError: If there is no such file, or it is torn, holds more than data, or is not Lightning's.
         """
+        checkpoint = self._read(path, *args, **kwargs)
+        check_lightnings(checkpoint, path)
+        return checkpoint
+
+    def _read(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if "://" not in str(path):
             if is_sharded(path):
                 return read_sharded(path)

@@ -78,5 +78,7 @@ class _IndexUnpickler(pickle.Unpickler):
         if (module, name) not in self.KNOWN and not (
             module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         ):
-            raise CheckpointError(f"it names {module}.{name}, which no index does; it may be an attack")
+            raise CheckpointError(
+                f"it names {module}.{name}, which no index does; it may be an attack, and nothing was run"
+            )
         return super().find_class(module, name)

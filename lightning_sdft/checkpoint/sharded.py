@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
-from lightning_sdft.checkpoint.errors import CheckpointError
+from lightning_sdft.checkpoint.errors import CheckpointError, only_data, reading
 from lightning_sdft.checkpoint.index import IndexReader
 from lightning_sdft.processes import any_process, barrier, process_index
 
@@ -149,10 +149,14 @@ def read_sharded(folder: str | Path) -> dict[str, Any]:
 
 
 def _read(state: dict[str, Any], folder: Path, no_dist: bool = False) -> None:
-    try:
-        load(state, storage_reader=IndexReader(folder), planner=_Planner(), no_dist=no_dist)
-    except (RuntimeError, CheckpointException) as error:
-        raise CheckpointError(f"the checkpoint {str(folder)!r} does not fit or is damaged: {_reason(error)}") from error
+    with only_data(folder):
+        try:
+            load(state, storage_reader=IndexReader(folder), planner=_Planner(), no_dist=no_dist)
+        except (RuntimeError, CheckpointException) as error:
+            reason = _reason(error)
+            if isinstance(reason, pickle.UnpicklingError):
+                raise reason from None
+            raise CheckpointError(f"the checkpoint {str(folder)!r} does not fit or is damaged: {reason}") from error
 
 
 def _reason(error: BaseException | None) -> object:
@@ -163,12 +167,8 @@ def _reason(error: BaseException | None) -> object:
 
 
 def _remainder(folder: Path) -> dict[str, Any]:
-    try:
+    with reading(folder / REMAINDER):
         remainder: dict[str, Any] = torch.load(folder / REMAINDER, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{str(folder / REMAINDER)!r} is damaged, or holds more than data, which may be an attack: {error}"
-        ) from error
     return remainder
 
 

@@ -22,12 +22,15 @@ from lightning_sdft.checkpoint import (
 )
 from tests.strangers import Intruder
 
+LIGHTNINGS = {"pytorch-lightning_version": "2.6.4"}
+"""What a trainer knows a checkpoint by."""
+
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "step=3.ckpt"
-    content = {"lightning_sdft": describe_method("SFTModule", "a-model"), "state_dict": {"x": torch.arange(1000)}}
-    torch.save(content, path)
+    about = describe_method("SFTModule", "a-model")
+    torch.save({**LIGHTNINGS, "lightning_sdft": about, "state_dict": {"x": torch.arange(1000)}}, path)
     return path
 
 
@@ -152,8 +155,15 @@ for number in range(10**9 if not limit else 1):
 """
 
 
+@pytest.mark.parametrize("content", [[3], {"state_dict": {"x": torch.ones(3)}}])
+def test_data_that_no_trainer_wrote_are_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"weights.pt' holds data, but no checkpoint .* model=NAME"):
+        CheckedCheckpointIO().load_checkpoint(tmp_path / "weights.pt")
+
+
 def test_writes_what_it_reads_and_nothing_else(tmp_path: Path) -> None:
-    content = {"state_dict": {"x": torch.arange(1000)}, "number": 3}
+    content = {**LIGHTNINGS, "state_dict": {"x": torch.arange(1000)}, "number": 3}
     CheckedCheckpointIO().save_checkpoint(content, tmp_path / "made" / "a.ckpt")
     read = CheckedCheckpointIO().load_checkpoint(tmp_path / "made" / "a.ckpt")
     assert torch.equal(read["state_dict"]["x"], content["state_dict"]["x"])

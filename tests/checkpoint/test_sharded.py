@@ -85,7 +85,7 @@ def test_parts_run_no_code(folder: Path, tmp_path: Path) -> None:
     attack = tmp_path / "attack.ckpt"
     save(state, checkpoint_id=attack)
     (attack / "meta.pt").write_bytes((folder / "meta.pt").read_bytes())
-    with pytest.raises(CheckpointError, match="does not fit or is damaged"):
+    with pytest.raises(CheckpointError, match=r"attack.ckpt' holds more than data .* nothing was run"):
         sharded._read({"value": 0}, attack)
     assert not marker.exists()
 
