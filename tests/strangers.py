@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 from lightning_sdft.checkpoint import describe_method
 from lightning_sdft.modules import SDFTModule
+from tests.cli_runs import MODEL
 from tests.conftest import make_model, make_tokenizer
-from tests.test_cli import MODEL
 
 
 class Intruder:

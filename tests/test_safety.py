@@ -28,8 +28,8 @@ from lightning_sdft.strategy import FSDP2Strategy
 from lightning_sdft.tokenizer import PolicyError
 from lightning_sdft.trust import SettingError
 from tests import strangers
+from tests.cli_runs import DATA, MODEL, TRAINER
 from tests.evaluation.test_prior_tasks import folder as tasks
-from tests.test_cli import DATA, MODEL, TRAINER
 
 __all__ = ["tasks"]
 
