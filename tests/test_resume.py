@@ -14,9 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 
-from lightning_sdft.checkpoint import CheckedCheckpointIO, CheckpointError
+from lightning_sdft.checkpoint import CheckedCheckpointIO, CheckpointError, save_sharded
 from lightning_sdft.resume import checkpoints, continue_run, last_checkpoint, newest_whole
-from lightning_sdft.sharded_checkpoint import save_sharded
 
 Write = Callable[..., Path]
 

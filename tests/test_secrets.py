@@ -13,7 +13,7 @@ import pytest
 
 from lightning_sdft.cli import entry_point
 from tests.chat.server import Answer, ChatServer, fails, says, serving
-from tests.test_cli import TRAINER
+from tests.cli_runs import TRAINER
 from tests.test_safety import write
 
 KEY = "sk-easily-found-0123456789abcdef"

@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lightning_sdft.callbacks import EMATeacher, KLToBase
-from lightning_sdft.checkpoint import CheckpointError, load_checkpoint, load_policy
+from lightning_sdft.checkpoint import CheckpointError, is_sharded, load_checkpoint, load_policy
 from lightning_sdft.data.base import EvaluationSet, Splits
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
-from lightning_sdft.sharded_checkpoint import is_sharded
 from lightning_sdft.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.tokenizer import PolicyError
 from tests.distributed import in_processes

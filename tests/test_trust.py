@@ -94,7 +94,7 @@ def test_environment_is_no_way_around(command: Callable[..., str], monkeypatch: 
     ("path", "defined"),
     [
         ("lightning_sdft.cli.sys.exit", "sys.exit"),
-        ("lightning_sdft.checkpoint.os.remove", "posix.remove"),
+        ("lightning_sdft.checkpoint.files.os.remove", "posix.remove"),
         ("lightning.pytorch.cli.yaml.YAMLObject", "yaml.YAMLObject"),
         ("torch.nn.modules.module.torch.load", "torch.serialization.load"),
         ("torch.hub.load", "torch.hub.load"),

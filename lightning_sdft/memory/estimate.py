@@ -86,7 +86,7 @@ def _sharded(phase: Phase, weights: Weights, parts: int) -> Phase:
     if phase.name in ("optimizer", "teacher's update"):
         return Phase(phase.name, {name: size // parts for name, size in phase.parts.items()})
     whole, blocks = weights.student + weights.adapters, 2 * weights.largest + weights.embedding
-    relative = weights.teacher / whole or 1.0  # of a teacher's precision to the student's
+    relative = weights.read / whole  # of a teacher's precision to the student's
     gathered = {
         "rollouts": whole,
         "evaluation": whole,

@@ -27,6 +27,7 @@ class Weights:
         adapters: Adapters in it, the teacher's included.
         trained: Those of both that get a gradient.
         teacher: Weights that are the teacher's alone.
+        read: Weights that the teacher computes with, whosever they are.
         largest: The student's largest block.
         embedding: What is in no block of the student.
         heads: The heads that the loss reads.
@@ -36,6 +37,7 @@ class Weights:
     adapters: int
     trained: int
     teacher: int
+    read: int
     largest: int
     embedding: int
     heads: int
@@ -48,15 +50,18 @@ class Weights:
         names = set(module.policy.model._no_split_modules or ())
         blocks = [_bytes(each.parameters()) for each in module.policy.model.modules() if type(each).__name__ in names]
         teacher: list[nn.Parameter] = []
+        read: list[nn.Parameter] = []
         heads = [module.policy.head.weight]
         if isinstance(module, DistillationModule):
             teacher = [each for each in module.teacher.parameters() if not any(each is other for other in student)]
+            read = list(module.teacher.policy.parameters())  # of a compensated one, not what rounding took
             heads.append(module.teacher.policy.head.weight)
         return cls(
             _bytes(student) - adapters,
             adapters,
             _bytes(each for each in student if each.requires_grad),
             _bytes(teacher),
+            _bytes(read),
             max(blocks, default=0),
             _bytes(student) - sum(blocks),
             _bytes(heads),

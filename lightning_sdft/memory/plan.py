@@ -73,7 +73,6 @@ class Plan:
             raise PolicyError(f"memory knows no precision {precision!r}; it knows {', '.join(PRECISIONS)}")
         strategy = trainer.get("strategy") or "auto"
         callbacks = [type(each).__name__ for each in trainer.get("callbacks") or []]
-        checks = trainer.get("num_sanity_val_steps") != 0 or trainer.get("limit_val_batches") != 0
         return cls(
             accelerator,
             count,
@@ -81,7 +80,7 @@ class Plan:
             getattr(strategy, "replicas", 1),
             precision,
             "EMATeacher" in callbacks,
-            checks and not trainer.get("fast_dev_run"),
+            trainer.get("limit_val_batches") != 0,  # without which there is no sanity check either
         )
 
     @property

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from lightning_sdft.checkpoint import adapters_alone, check_adapters, check_method, describe_method, only_data
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lightning_sdft.checkpoint import (
+    adapters_alone,
+    check_adapters,
+    check_method,
+    check_training_state,
+    describe_method,
+    only_data,
+)
 from lightning_sdft.lora import LoRA
 from lightning_sdft.modules.answering import AnsweringModule
 from lightning_sdft.trust import trusting
@@ -24,8 +33,12 @@ class SavedModule(AnsweringModule):
         checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model, self.lora)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another method or adapter."""
+        """Refuse a checkpoint of another method or adapter, or one that training cannot go on from."""
         check_method(checkpoint, type(self).__name__, self.lora)
+        trainer = self._trainer
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            lightnings = ["optimizer_states"] if trainer.strategy.lightning_restore_optimizer else []
+            check_training_state(checkpoint, [*lightnings, "lr_schedulers"], trainer.ckpt_path)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:

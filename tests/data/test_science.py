@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,95 +9,29 @@ from typing import Any
 
 import datasets
 import pytest
-from jsonargparse import ArgumentParser
 
-from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError, Example
-from lightning_sdft.data.science import SCIENCE_SYSTEM_PROMPT, ScienceDataModule, science_question
-from lightning_sdft.grading.answer_tag import AnswerFormat, AnswerTag
-
-SYSTEM = "\n".join(
-    [
-        "",
-        "Given a question and four options, please select the right answer. Respond in the following format:",
-        "<reasoning>",
-        "...",
-        "</reasoning>",
-        "<answer>",
-        "...",
-        "</answer>",
-        "",
-        "For the answer, only output the letter corresponding to the correct option (A, B, C, or D), and nothing else. "
-        'Do not restate the answer text. For example, if the answer is "A", just output:',
-        "<answer>",
-        "A",
-        "</answer>",
-        "",
-    ]
+from lightning_sdft.data.example import DataError
+from lightning_sdft.data.science import SCIENCE_SYSTEM_PROMPT, science_question
+from tests.data.science_rows import (
+    DEMONSTRATION,
+    SHAPES,
+    SYSTEM,
+    TEXTS,
+    WRITTEN,
+    Write,
+    choices,
+    demonstrated,
+    evaluated,
+    filling,
+    published,
+    sdpo,
+    trained,
+    turns,
+    undivided,
+    write,
 )
 
-TEXTS = ["hydrogen", "helium", "H: a salt", "none"]
-WRITTEN = "Which gas number {n}  burns?\n\nA: hydrogen\nB: helium\nC: H: a salt\nD: none"
-DEMONSTRATION = "<reasoning>\nIt burns.\n</reasoning>\n<answer>\nA\n</answer>"
-
-
-def turns(n: int) -> list[dict[str, str]]:
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": WRITTEN.format(n=n)}]
-
-
-def published(n: int, **changes: Any) -> dict[str, Any]:
-    """A row of SciKnowEval."""
-    row = {
-        "prompt": {"default": "Please directly give the answer without any explanation."},
-        "question": f"Which gas number {n}  burns?",
-        "choices": {"text": TEXTS, "label": ["A", "B", "C", "D"]},
-        "answerKey": "A",
-        "type": "mcq-4-choices",
-        "domain": "Chemistry",
-        "details": {"level": "L3", "task": "burning", "subtask": "gas", "source": "us"},
-        "answer": "",
-    }
-    return row | changes
-
-
-def filling(n: int) -> dict[str, Any]:
-    choices = {"text": [], "label": []}
-    return published(n, type="filling", choices=choices, answerKey="", answer="2H2 + O2 = 2H2O")
-
-
-def trained(n: int, **changes: Any) -> dict[str, Any]:
-    return {"messages": turns(n), "output_text": DEMONSTRATION} | changes
-
-
-def evaluated(n: int, **changes: Any) -> dict[str, Any]:
-    return {"prompt": turns(n), "answer": "A"} | changes
-
-
-def sdpo(n: int, **changes: Any) -> dict[str, Any]:
-    row = {"idx": n, "kind": "mcq", "dataset": "sciknoweval", "answer": "A", "system": SYSTEM, "tests": "-"}
-    return row | {"prompt": WRITTEN.format(n=n) + "\nPlease reason step by step."} | changes
-
-
-def demonstrated(n: int, **changes: Any) -> dict[str, Any]:
-    return {"id": f"old-{n}", "prompt": turns(n), "reference": "A", "response": DEMONSTRATION} | changes
-
-
-SHAPES = [published, trained, evaluated, sdpo, demonstrated]
-
-Write = Callable[..., str]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def to_file(rows: list[dict[str, Any]], name: str = "train.json") -> str:
-        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
-        return str(tmp_path / name)
-
-    return to_file
-
-
-def undivided(file: str, **arguments: Any) -> list[Example]:
-    return list(ScienceDataModule(train=file, validation_share=0, test_share=0, **arguments).splits.train)
+__all__ = ["write"]
 
 
 def test_system_prompt_is_the_published_one_byte_for_byte() -> None:
@@ -162,10 +95,6 @@ def test_other_rows_are_no_bad_rows(write: Write, caplog: pytest.LogCaptureFixtu
     assert "row 3: the answer 'E' is none of A, B, C, D" in caplog.text
 
 
-def choices(texts: list[Any] = TEXTS, labels: list[Any] | None = None) -> dict[str, Any]:
-    return {"text": texts, "label": ["A", "B", "C", "D"] if labels is None else labels}
-
-
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
@@ -224,129 +153,3 @@ def test_bad_rows_are_named_or_skipped(
     with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
         assert [example.id for example in undivided(file, on_bad_row="skip")] == ["train-1", "train-3"]
     assert "left out 1 of 3 rows" in caplog.text
-
-
-def test_default_shares_are_those_of_the_paper(write: Write) -> None:
-    splits = ScienceDataModule(train=write([published(n) for n in range(200)])).splits
-    assert [len(splits.train), len(splits.validation[0].examples), len(splits.test[0].examples)] == [150, 10, 40]
-    again = ScienceDataModule(train=write([published(n) for n in range(200)])).splits
-    assert again.test[0].examples == splits.test[0].examples
-    other = ScienceDataModule(train=write([published(n) for n in range(200)]), split_seed=1).splits
-    assert other.test[0].examples != splits.test[0].examples
-
-
-def test_nothing_is_held_out_where_a_file_is_given(write: Write) -> None:
-    train, test = write([published(n) for n in range(20)]), write([evaluated(n) for n in range(50, 53)], "test.json")
-    splits = ScienceDataModule(train=train, test=test).splits
-    assert (len(splits.train), len(splits.validation), len(splits.test[0].examples)) == (20, 0, 3)
-    splits = ScienceDataModule(train=train, test=test, validation_share=0.1).splits
-    assert (len(splits.train), len(splits.validation[0].examples), len(splits.test[0].examples)) == (18, 2, 3)
-    splits = ScienceDataModule(train=train, test_share=0.5).splits
-    assert (len(splits.train), len(splits.validation[0].examples), len(splits.test[0].examples)) == (9, 1, 10)
-    assert not ScienceDataModule(validation=test).splits.train
-    with pytest.raises(DataError, match=r"data.test and data.test_share=0.2 exclude each other"):
-        ScienceDataModule(train=train, test=test, test_share=0.2)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_no_question_is_on_two_sides(seed: int, write: Write) -> None:
-    rows = []
-    for n in range(40):  # the same question as it is, spaced otherwise, and with other options
-        options = choices([*TEXTS[1:], f"oxygen {n}"])
-        rows += [published(n), published(n, question=f"Which gas number  {n}\nburns?"), published(n, choices=options)]
-    splits = ScienceDataModule(train=write(rows), split_seed=seed).splits
-    sides = [splits.train, splits.validation[0].examples, splits.test[0].examples]
-    stems = [{" ".join(each.prompt[-1]["content"].split("\n\nA: ")[0].split()) for each in side} for side in sides]
-    assert [len(stem) for stem in stems] == [30, 2, 8]
-    assert [len(side) for side in sides] == [90, 6, 24]
-    assert len(set.union(*stems)) == 40
-
-
-def test_warns_of_questions_on_both_sides(write: Write, caplog: pytest.LogCaptureFixture) -> None:
-    train = write([sdpo(n) for n in range(10, 30)])
-    test = write([evaluated(n) for n in range(28, 32)], "eval_data.json")
-    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
-        _ = ScienceDataModule(train=train, test=test).splits
-    assert "2 of 4 test questions, the first being eval_data-1, are also trained on" in caplog.text
-    caplog.clear()
-    _ = ScienceDataModule(train=train).splits
-    assert not caplog.text
-
-
-def test_accuracy_leads_and_the_format_rate_is_beside_it(write: Write) -> None:
-    (test,) = ScienceDataModule(test=write([evaluated(n) for n in range(4)], "test.json")).splits.test
-    assert test.name == "science"
-    assert {name: type(grader) for name, grader in test.graders.items()} == {
-        "science": AnswerTag,
-        "science_format": AnswerFormat,
-    }
-    responses = [DEMONSTRATION, "A", "<answer>B</answer>", "Helium"]
-    for name, rate in (("science", 0.5), ("science_format", 0.5)):
-        test.graders[name].update(responses, [example.reference for example in test.examples])
-        assert test.graders[name].compute() == rate
-
-
-def test_the_command_line_knows_all_arguments(write: Write) -> None:
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(DemonstrationDataModule, "data")
-    arguments = ["--data=lightning_sdft.data.science.ScienceDataModule", "--data.batch_size=1", "--data.level=L2"]
-    arguments += [f"--data.train={write([trained(n) for n in range(20)])}", "--data.on_bad_row=skip"]
-    arguments += ["--data.split_seed=3"]
-    data = parser.instantiate(parser.parse_args(arguments)).data
-    assert (data.level, data.on_bad_row, data.split_seed, data.test_share) == ("L2", "skip", 3, 0.2)
-    assert len(data.train_dataloader()) == 15
-    assert len(data.test_dataloader()[0].dataset) == 4
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-@pytest.mark.real
-def test_real_files_in_both_shapes_are_the_same_examples(real_data: Path, tmp_path: Path) -> None:
-    prepared = [
-        row
-        for split in ("train", "test")
-        for row in read_lines(real_data / "science_mcq" / f"sdpo_sciknoweval_chemistry_{split}.json")
-    ]
-    raw = [row for file in sorted((real_data / "sciknoweval_chemistry_l3").glob("*.jsonl")) for row in read_lines(file)]
-    both = []
-    for name, rows in (("prepared.jsonl", prepared), ("raw.jsonl", raw)):
-        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
-        examples = undivided(str(tmp_path / name))
-        assert all(example.prompt[0] == {"role": "system", "content": SYSTEM} for example in examples)
-        both.append({example.prompt[-1]["content"]: example.reference for example in examples})
-    assert len(raw) == 2400
-    assert len(both[0]) == len(both[1]) == 2100
-    assert both[0] == both[1]
-    expected = {row["prompt"][: -len("\nPlease reason step by step.")]: row["answer"] for row in prepared}
-    assert both[0] == expected
-
-
-@pytest.mark.real
-def test_real_questions_are_split_by_question(real_data: Path, tmp_path: Path) -> None:
-    raw = [row for file in (real_data / "sciknoweval_chemistry_l3").glob("*.jsonl") for row in read_lines(file)]
-    asked = {(row["question"], *row["choices"]["text"]): row for row in raw if row["type"] != "filling"}
-    (tmp_path / "raw.jsonl").write_text("\n".join(map(json.dumps, raw)))
-    splits = ScienceDataModule(train=str(tmp_path / "raw.jsonl")).splits
-    sides = [splits.train, splits.validation[0].examples, splits.test[0].examples]
-    assert sum(map(len, sides)) == len(asked) == 2100
-    stems = [{example.prompt[-1]["content"].split("\n\nA: ")[0] for example in side} for side in sides]
-    assert sum(map(len, stems)) == len(set.union(*stems)) == len({row["question"] for row in asked.values()}) == 2095
-
-
-@pytest.mark.real
-def test_contamination_of_real_files_is_warned_of(
-    real_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    raw = [row for file in (real_data / "sciknoweval_chemistry_l3").glob("*.jsonl") for row in read_lines(file)]
-    (tmp_path / "raw.jsonl").write_text("\n".join(map(json.dumps, raw)))
-    folder = real_data / "science_mcq"
-    train, test = (str(folder / f"sdpo_sciknoweval_chemistry_{split}.json") for split in ("train", "test"))
-    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
-        _ = ScienceDataModule(train=str(tmp_path / "raw.jsonl"), test=test).splits
-    assert "210 of 210 test questions" in caplog.text
-    caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
-        _ = ScienceDataModule(train=train, test=test).splits
-    assert not caplog.text

@@ -1,7 +1,7 @@
 """Checkpoints of which each process writes its part: a folder that any number of processes reads again, as data.
 
 torch unpickles the index of such a folder and whatever in it is no tensor, which would run code that somebody put
-there. Here both are read with no freedom to do so.
+there. Here both are read with no freedom to do so (the index by :mod:`lightning_sdft.checkpoint.index`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict import (
@@ -31,16 +30,14 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
+from lightning_sdft.checkpoint.errors import CheckpointError, only_data, reading
+from lightning_sdft.checkpoint.index import IndexReader
 from lightning_sdft.processes import any_process, barrier, process_index
 
-__all__ = ["CheckpointError", "check_sharded", "is_sharded", "load_sharded", "read_sharded", "save_sharded"]
+__all__ = ["check_sharded", "is_sharded", "load_sharded", "read_sharded", "save_sharded"]
 
 REMAINDER = "meta.pt"
 """What is neither weights nor optimizer states, where Lightning puts it too."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message says which file, why, and what to do."""
 
 
 def is_sharded(path: str | Path) -> bool:
@@ -58,7 +55,7 @@ def check_sharded(folder: str | Path) -> Metadata:
         CheckpointError: If a part is missing or too short, or the index is none.
     """
     folder = Path(folder)
-    metadata = _Reader(folder).read_metadata()
+    metadata = IndexReader(folder).read_metadata()
     ends: dict[str, int] = {}
     for place in metadata.storage_data.values():
         ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
@@ -152,10 +149,14 @@ def read_sharded(folder: str | Path) -> dict[str, Any]:
 
 
 def _read(state: dict[str, Any], folder: Path, no_dist: bool = False) -> None:
-    try:
-        load(state, storage_reader=_Reader(folder), planner=_Planner(), no_dist=no_dist)
-    except (RuntimeError, CheckpointException) as error:
-        raise CheckpointError(f"the checkpoint {str(folder)!r} does not fit or is damaged: {_reason(error)}") from error
+    with only_data(folder):
+        try:
+            load(state, storage_reader=IndexReader(folder), planner=_Planner(), no_dist=no_dist)
+        except (RuntimeError, CheckpointException) as error:
+            reason = _reason(error)
+            if isinstance(reason, pickle.UnpicklingError):
+                raise reason from None
+            raise CheckpointError(f"the checkpoint {str(folder)!r} does not fit or is damaged: {reason}") from error
 
 
 def _reason(error: BaseException | None) -> object:
@@ -166,12 +167,8 @@ def _reason(error: BaseException | None) -> object:
 
 
 def _remainder(folder: Path) -> dict[str, Any]:
-    try:
+    with reading(folder / REMAINDER):
         remainder: dict[str, Any] = torch.load(folder / REMAINDER, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{str(folder / REMAINDER)!r} is damaged, or holds more than data, which may be an attack: {error}"
-        ) from error
     return remainder
 
 
@@ -201,65 +198,6 @@ def _sync_names(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class _Reader(FileSystemReader):
-    """Reads the index of a folder with no freedom to run code."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        index = Path(self.path) / ".metadata"
-        try:
-            with index.open("rb") as file:
-                metadata = _IndexUnpickler(file).load()
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{str(self.path)!r} is no checkpoint, or was not written to its end: it has no {index.name}"
-            ) from error
-        except Exception as error:  # whatever it is that is read as an index
-            raise CheckpointError(f"the index {str(index)!r} is damaged: {error}") from error
-        if not isinstance(metadata, Metadata):
-            raise CheckpointError(f"the index {str(index)!r} is none")
-        if metadata.storage_meta is not None:
-            metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class _IndexUnpickler(pickle.Unpickler):
-    """Knows what an index is made of, and nothing else.
-
-    Names one by one: a module holds others that it imports, and to set their attributes a pickle needs to call nothing.
-    """
-
-    KNOWN = frozenset(
-        {
-            ("pathlib", "PosixPath"),
-            ("pathlib", "WindowsPath"),
-            ("torch", "Size"),
-            ("torch", "device"),
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch.serialization", "_get_layout"),
-            *(
-                ("torch.distributed.checkpoint.metadata", name)
-                for name in (
-                    "BytesStorageMetadata",
-                    "ChunkStorageMetadata",
-                    "Metadata",
-                    "MetadataIndex",
-                    "StorageMeta",
-                    "TensorProperties",
-                    "TensorStorageMetadata",
-                    "_MEM_FORMAT_ENCODING",
-                )
-            ),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.KNOWN and not (
-            module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        ):
-            raise CheckpointError(f"it names {module}.{name}, which no index does; it may be an attack")
-        return super().find_class(module, name)
 
 
 class _Planner(DefaultLoadPlanner):

@@ -6,67 +6,32 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint
 from lightning.pytorch import Trainer
 
-import lightning_sdft
 from lightning_sdft.checkpoint import (
     CheckedCheckpointIO,
     CheckpointError,
     check_checkpoint_file,
-    check_method,
     check_whole,
     describe_method,
     load_checkpoint,
-    load_policy,
+    save_sharded,
 )
-from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter
-from lightning_sdft.policy import Policy
-from lightning_sdft.sharded_checkpoint import save_sharded
-from tests.conftest import move_adapter
 from tests.strangers import Intruder
-from tests.test_policy import own_logits
+
+LIGHTNINGS = {"pytorch-lightning_version": "2.6.4"}
+"""What a trainer knows a checkpoint by."""
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "step=3.ckpt"
-    content = {"lightning_sdft": describe_method("SFTModule", "a-model"), "state_dict": {"x": torch.arange(1000)}}
-    torch.save(content, path)
+    about = describe_method("SFTModule", "a-model")
+    torch.save({**LIGHTNINGS, "lightning_sdft": about, "state_dict": {"x": torch.arange(1000)}}, path)
     return path
-
-
-def test_description_says_method_model_and_version() -> None:
-    expected = {"method": "SFTModule", "model": "a-model", "version": lightning_sdft.__version__}
-    assert describe_method("SFTModule", "a-model") == expected
-
-
-def test_description_says_what_the_adapter_is_like() -> None:
-    about = describe_method("SFTModule", "a-model", LoRA(rank=3, target_modules=["q_proj"]))
-    assert about["lora"] == {
-        "rank": 3,
-        "alpha": 32,
-        "target_modules": ["q_proj"],
-        "dropout": 0.0,
-        "modules_to_save": [],
-        "rank_stabilized": False,
-    }
-
-
-def test_own_method_passes() -> None:
-    check_method({"lightning_sdft": describe_method("SFTModule", "a-model")}, "SFTModule")
-
-
-def test_other_methods_are_refused_with_the_way_out() -> None:
-    message = r"written by SFTModule, not by SDFTModule; .* export the checkpoint .* \(model=FOLDER\)"
-    with pytest.raises(CheckpointError, match=message):
-        check_method({"lightning_sdft": describe_method("SFTModule", "a-model")}, "SDFTModule")
-    with pytest.raises(CheckpointError, match="written by something other than lightning_sdft, not by SDFTModule"):
-        check_method({"state_dict": {}}, "SDFTModule")
 
 
 def test_reads_a_whole_file(checkpoint: Path) -> None:
@@ -173,55 +138,6 @@ def test_other_zip_files_are_no_checkpoints(tmp_path: Path) -> None:
             read(tmp_path / "a.ckpt")
 
 
-# Adapters
-
-LORA = LoRA(rank=2, target_modules=["q_proj", "embed_tokens"], modules_to_save=["norm"])
-
-
-@pytest.fixture
-def adapters(llama: Policy, tmp_path: Path) -> tuple[Policy, Path]:
-    """A policy with adapters of a student and a teacher, and their checkpoint."""
-    for seed, name in enumerate((STUDENT, TEACHER)):
-        add_adapter(llama.eval().model, LORA, name)
-        move_adapter(llama.model, name, seed)
-    about = describe_method("SDFTModule", llama.tokenizer.hugging_face.name_or_path, LORA)
-    state = {f"policy.model.{name}": weight.detach() for name, weight in adapter_weights(llama.model).items()}
-    torch.save({"lightning_sdft": about, "state_dict": state}, tmp_path / "adapters.ckpt")
-    return llama, tmp_path / "adapters.ckpt"
-
-
-@pytest.mark.parametrize("weights", [STUDENT, TEACHER])
-def test_policy_is_rebuilt_of_model_and_adapter(weights: Any, adapters: tuple[Policy, Path]) -> None:
-    policy, path = adapters
-    loaded = load_policy(None, str(path), weights).eval()
-    if weights == TEACHER:
-        pairs = zip(*(adapter_weights(policy.model, name).values() for name in (STUDENT, TEACHER)), strict=True)
-        for theirs, ours in pairs:
-            theirs.data.copy_(ours)
-    assert torch.equal(own_logits(loaded), own_logits(policy))
-    assert adapter_weights(loaded.model).keys() == adapter_weights(loaded.model, STUDENT).keys()
-
-
-def test_policy_without_some_of_its_adapter_is_refused(adapters: tuple[Policy, Path]) -> None:
-    _, path = adapters
-    content = torch.load(path)
-    weight = next(name for name in content["state_dict"] if STUDENT in name)
-    del content["state_dict"][weight]
-    torch.save(content, path)
-    with pytest.raises(CheckpointError, match=f"lacks 1 weights, the first is '{weight}'"):
-        load_policy(None, str(path))
-    load_policy(None, str(path), TEACHER)
-
-
-def test_teacher_that_is_no_adapter_has_no_weights(adapters: tuple[Policy, Path]) -> None:
-    _, path = adapters
-    content = torch.load(path)
-    content["state_dict"] = {name: each for name, each in content["state_dict"].items() if TEACHER not in name}
-    torch.save(content, path)
-    with pytest.raises(CheckpointError, match="of SDFTModule, has no weights of a teacher"):
-        load_policy(None, str(path), TEACHER)
-
-
 # Writing
 
 WRITER = """
@@ -239,8 +155,15 @@ for number in range(10**9 if not limit else 1):
 """
 
 
+@pytest.mark.parametrize("content", [[3], {"state_dict": {"x": torch.ones(3)}}])
+def test_data_that_no_trainer_wrote_are_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"weights.pt' holds data, but no checkpoint .* model=NAME"):
+        CheckedCheckpointIO().load_checkpoint(tmp_path / "weights.pt")
+
+
 def test_writes_what_it_reads_and_nothing_else(tmp_path: Path) -> None:
-    content = {"state_dict": {"x": torch.arange(1000)}, "number": 3}
+    content = {**LIGHTNINGS, "state_dict": {"x": torch.arange(1000)}, "number": 3}
     CheckedCheckpointIO().save_checkpoint(content, tmp_path / "made" / "a.ckpt")
     read = CheckedCheckpointIO().load_checkpoint(tmp_path / "made" / "a.ckpt")
     assert torch.equal(read["state_dict"]["x"], content["state_dict"]["x"])

@@ -1,0 +1,82 @@
+"""What a checkpoint says about itself: which method and which model it is of, and with which adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from typing import Any
+
+import lightning_sdft
+from lightning_sdft.checkpoint.errors import CheckpointError
+from lightning_sdft.lora import LoRA
+
+__all__ = ["KEY", "check_lightnings", "check_method", "check_training_state", "describe_method", "described_lora"]
+
+KEY = "lightning_sdft"
+"""Where a checkpoint says it."""
+
+
+def describe_method(method: str, model: str, lora: LoRA | None = None) -> dict[str, Any]:
+    """What a checkpoint says about itself: the method's class, the model training started from, our version, LoRA."""
+    about = {"method": method, "model": model, "version": lightning_sdft.__version__}
+    return about if lora is None else {**about, "lora": asdict(lora)}
+
+
+def check_lightnings(checkpoint: object, path: object) -> None:
+    """Refuse what no trainer has written, however well it can be read.
+
+    Raises:
+        CheckpointError: If Lightning's version, by which trainers know their own, is not in it.
+    """
+    if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
+        raise CheckpointError(
+            f"{str(path)!r} holds data, but no checkpoint that a trainer has written; use one of lightning_sdft. "
+            "A model is given as model=NAME"
+        )
+
+
+def check_method(checkpoint: dict[str, Any], method: str, lora: LoRA | None = None) -> None:
+    """Refuse to go on with a checkpoint of another method, or of another adapter.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another method or adapter, or not of this package.
+    """
+    about = checkpoint.get(KEY, {})
+    saved = about.get("method")
+    if saved != method:
+        raise CheckpointError(
+            f"the checkpoint was written by {saved or 'something other than lightning_sdft'}, not by {method}; go on "
+            f"with that method, or export the checkpoint to a Hugging Face folder and start {method} from it "
+            "(model=FOLDER)"
+        )
+    settings = [None if each is None else replace(each, dropout=0.0) for each in (described_lora(about), lora)]
+    if settings[0] != settings[1]:
+        raise CheckpointError(
+            f"the checkpoint was written with lora={described_lora(about)}, and is to be read with lora={lora}, "
+            "where its weights would mean something else; set lora as it was"
+        )
+
+
+def check_training_state(checkpoint: dict[str, Any], needed: Iterable[str], path: object) -> None:
+    """Refuse to go on training with a checkpoint that has the weights, but not the states beside them.
+
+    Args:
+        checkpoint: As it was read.
+        needed: Names of the states that training needs of it.
+        path: Where it was read.
+
+    Raises:
+        CheckpointError: If one is missing.
+    """
+    missing = [name for name in needed if name not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"training cannot go on from the checkpoint {str(path)!r}: of it, {' and '.join(missing)} cannot be had "
+            "here. With a folder of parts go on with trainer.strategy=fsdp2, which a single process can do too; with "
+            "weights alone (save_weights_only) start anew: export them to a Hugging Face folder (model=FOLDER)"
+        )
+
+
+def described_lora(about: dict[str, Any]) -> LoRA | None:
+    """The adapter of a checkpoint, of what it says about itself."""
+    return LoRA(**about["lora"]) if "lora" in about else None

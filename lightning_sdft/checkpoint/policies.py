@@ -1,0 +1,66 @@
+"""A policy with the weights of a checkpoint, as it is exported and evaluated."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from lightning_sdft.checkpoint.adapters import check_adapters
+from lightning_sdft.checkpoint.errors import CheckpointError
+from lightning_sdft.checkpoint.files import load_checkpoint
+from lightning_sdft.checkpoint.method import KEY, described_lora
+from lightning_sdft.lora import STUDENT, TEACHER, adapter_state, add_adapter
+from lightning_sdft.policy import Policy
+from lightning_sdft.teacher.compensated import join
+
+__all__ = ["load_policy"]
+
+
+def load_policy(
+    model: str | None,
+    checkpoint: str | None,
+    weights: Literal["student", "teacher"] = "student",
+    trust_remote_code: bool = False,
+) -> Policy:
+    """A pretrained model, or one with the weights of a checkpoint.
+
+    Args:
+        model: Model that gives architecture and tokenizer; by default the one that the checkpoint was trained from.
+        checkpoint: The checkpoint file; without one, the model has its own weights.
+        weights: Whose weights to take from the checkpoint.
+        trust_remote_code: Whether code that comes with the model may be run.
+
+    Raises:
+        CheckpointError: If neither is given, or if the file is torn, not a checkpoint of this package, or lacks the
+            weights asked for.
+    """
+    if checkpoint is None:
+        if model is None:
+            raise CheckpointError("a model or a checkpoint is needed; give model=NAME or checkpoint=FILE")
+        return Policy.load(model, trust_remote_code=trust_remote_code)
+    content = load_checkpoint(checkpoint)
+    if KEY not in content:
+        raise CheckpointError(f"{checkpoint!r} is not a checkpoint of lightning_sdft")
+    lora, source = described_lora(content[KEY]), model or content[KEY]["model"]
+    if lora is None:
+        state = _below(content["state_dict"], {STUDENT: "policy.", TEACHER: "teacher.policy."}[weights])
+        if weights == TEACHER:
+            for name, residual in _below(content["state_dict"], "teacher.residual.").items():
+                state[name] = join(state[name], residual)
+    else:
+        state = adapter_state(content["state_dict"], weights)
+    if not state:
+        raise CheckpointError(f"{checkpoint!r}, of {content[KEY]['method']}, has no weights of a {weights}")
+    policy = Policy.load(source, pretrained=lora is not None, trust_remote_code=trust_remote_code)
+    if lora is not None:
+        add_adapter(policy.model, lora, source=source)
+        check_adapters(state, policy)
+        state = _below(state, "policy.")
+    policy.load_state_dict(state, strict=lora is None)
+    return policy
+
+
+def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose name begins with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

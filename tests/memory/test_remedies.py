@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lightning_sdft.lora import LoRA
+from lightning_sdft.memory import Plan, Remedy, estimate, lengths_by_budgets, remedies
+from lightning_sdft.modules import SDFTModule, SFTModule
+
+ACCUMULATE = "data.micro_batch_size=1 trainer.accumulate_grad_batches=8"
+CHECKPOINTING = "model.gradient_checkpointing=true"
+FEWER = "data.evaluation_batch_size=4"
+ADAPTER = "model.lora.rank=16"
+OFFLOAD = "model.teacher_memory=offload"
+NARROW = "trainer.precision=bf16-true"
+SHARDED = "trainer.strategy=fsdp2 trainer.devices=8 data.micro_batch_size=1 trainer.accumulate_grad_batches=1"
+
+GPU = Plan(accelerator=True, teacher_follows=True, evaluates=True)
+
+
+def peak(module: Any, data: Any, plan: Plan = GPU, evaluated: int = 16) -> Any:
+    return estimate(module, plan, lengths_by_budgets(module, data, plan.processes, evaluated))
+
+
+def found(module: Any, data: Any, plan: Plan = GPU, evaluated: int = 16) -> list[Remedy]:
+    return remedies(module, data, plan, evaluated, peak(module, data, plan, evaluated))
+
+
+def offered(*arguments: Any) -> set[str]:
+    return {each.settings for each in found(*arguments)}
+
+
+@pytest.fixture
+def module(words_module: Callable[..., Any]) -> Any:
+    """A run that generates and evaluates little, so that a training step is what takes most."""
+    return words_module(SDFTModule, max_prompt_tokens=20, max_completion_tokens=30)
+
+
+@pytest.fixture
+def data(words_data: Callable[..., Any]) -> Any:
+    return words_data(batch_size=8, micro_batch_size=4, evaluation_batch_size=16)
+
+
+def test_what_helps_is_offered_and_what_helps_most_comes_first(module: Any, data: Any) -> None:
+    remedy = found(module, data)
+    peaks = [each.peak for each in remedy]
+    assert peaks == sorted(peaks)
+    assert max(peaks) < peak(module, data).peak
+    assert {ACCUMULATE, CHECKPOINTING, OFFLOAD, NARROW, SHARDED} <= {each.settings for each in remedy}
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "sizes", "plan"),
+    [
+        (ACCUMULATE, {}, {"micro_batch_size": 1}, GPU),
+        (CHECKPOINTING, {"gradient_checkpointing": True}, {}, GPU),
+        (OFFLOAD, {"teacher_memory": "offload"}, {}, GPU),
+        (NARROW, {}, {}, Plan(True, precision="bf16-true", teacher_follows=True, evaluates=True)),
+        (SHARDED, {}, {"micro_batch_size": 1}, Plan(True, 8, "fsdp2", teacher_follows=True, evaluates=True)),
+    ],
+)
+def test_a_remedy_is_what_a_run_with_its_settings_would_take(
+    settings: str,
+    arguments: dict[str, Any],
+    sizes: dict[str, Any],
+    plan: Plan,
+    module: Any,
+    data: Any,
+    words_module: Callable[..., Any],
+    words_data: Callable[..., Any],
+) -> None:
+    promised = {each.settings: each.peak for each in found(module, data)}[settings]
+    other = words_module(SDFTModule, max_prompt_tokens=20, max_completion_tokens=30, **arguments)
+    real = peak(other, words_data(**{"batch_size": 8, "micro_batch_size": 4, **sizes}), plan).peak
+    assert promised == pytest.approx(real, abs=4 * 64)  # an optimizer counts the steps of each tensor, or does not
+
+
+def test_fewer_answers_at_a_time_help_where_evaluation_takes_most(words_module: Callable[..., Any], data: Any) -> None:
+    module = words_module(SFTModule, max_prompt_tokens=4, max_completion_tokens=4)
+    before = peak(module, data, GPU, 256)
+    assert before.largest.name == "evaluation"
+    few = {each.settings: each.peak for each in found(module, data, GPU, 256)}["data.evaluation_batch_size=64"]
+    assert few == max(peak(module, data, GPU, 64).peak, before.always)
+    assert FEWER not in offered(module, data, GPU, 1)
+
+
+def test_adapter_is_what_a_large_model_is_trained_by(seven_billion: str, data: Any) -> None:
+    module = SFTModule(seven_billion, max_prompt_tokens=64, max_completion_tokens=64)
+    best = found(module, data, Plan(accelerator=True))
+    adapter = next(each for each in best if each.settings == ADAPTER)
+    weights = 7_615_616_512  # of Qwen2.5-7B
+    assert 4 * weights < adapter.peak < 6 * weights  # and not 16 bytes for each of them
+    assert peak(module, data, Plan(accelerator=True), 0).held["optimizer"] > 8 * weights
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes", "plan", "absent"),
+    [
+        ({}, {"micro_batch_size": 1}, GPU, ACCUMULATE),
+        ({"gradient_checkpointing": True}, {}, GPU, CHECKPOINTING),
+        ({"lora": LoRA(rank=4)}, {}, GPU, ADAPTER),
+        ({"lora": LoRA(rank=4)}, {}, GPU, OFFLOAD),
+        ({"teacher": "live"}, {}, GPU, OFFLOAD),
+        ({"rollout_source": "teacher"}, {}, GPU, OFFLOAD),
+        ({}, {}, Plan(teacher_follows=True), OFFLOAD),  # it is on the CPU already
+        ({}, {}, Plan(teacher_follows=True), NARROW),
+        ({}, {}, Plan(True, precision="bf16-true", teacher_follows=True), NARROW),
+        ({}, {"batch_size": 4}, GPU, SHARDED),
+        ({}, {}, Plan(teacher_follows=True), SHARDED),
+    ],
+)
+def test_what_is_set_or_cannot_be_is_not_offered(
+    arguments: dict[str, Any],
+    sizes: dict[str, Any],
+    plan: Plan,
+    absent: str,
+    words_module: Callable[..., Any],
+    words_data: Callable[..., Any],
+) -> None:
+    module = words_module(SDFTModule, max_prompt_tokens=20, max_completion_tokens=30, **arguments)
+    data = words_data(**{"batch_size": 8, "micro_batch_size": 4, **sizes})
+    settings = offered(module, data, plan)
+    assert settings
+    assert not any(each.startswith(absent.split()[0]) for each in settings)
+
+
+def test_module_and_data_are_left_as_they_were(module: Any, data: Any) -> None:
+    names = ("lora", "gradient_checkpointing", "teacher_memory", "pretrained", "attention")
+    sizes = ("batch_size", "micro_batch_size", "evaluation_batch_size")
+    before = [getattr(module, name) for name in names], [getattr(data, name) for name in sizes]
+    found(module, data)
+    assert ([getattr(module, name) for name in names], [getattr(data, name) for name in sizes]) == before
+    assert not {"policy", "teacher"} & module._modules.keys()

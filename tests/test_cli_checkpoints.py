@@ -1,0 +1,81 @@
+"""What the command line does with checkpoints, and Lightning's does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+
+import lightning_sdft
+from lightning_sdft import SDFTModule
+from lightning_sdft.checkpoint import CheckpointError
+from lightning_sdft.cli import entry_point, main
+from tests.cli_runs import MODEL, config_file, trusted
+
+__all__ = ["config_file", "trusted"]
+
+
+def test_checkpoint_does_not_override_what_was_typed(config_file: Path) -> None:
+    """Trap 2: LightningCLI would put the checkpoint's hyper-parameters over the command line."""
+    main(["fit", "--config", str(config_file)])
+    checkpoint = "runs/run/checkpoints/last.ckpt"
+    arguments = ["--ckpt_path", checkpoint, "--model.init_args.warmup_steps=1", "--trainer.max_steps=4"]
+    resumed = main(["fit", "--config", str(config_file), *arguments])
+    assert resumed.model.warmup_steps == 1
+    assert resumed.trainer.global_step == 4
+
+
+def test_last_starts_a_run_goes_on_with_it_and_evaluates_it(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning would look for it in the folder of a new run, and evaluate the base model without it."""
+    logger = ["--trainer.logger.init_args.version=null", "--trainer.callbacks+=LastCheckpoints"]
+    logger.append("--trainer.callbacks.every_n_train_steps=2")
+    arguments = ["fit", "--config", str(config_file), *logger, "--ckpt_path", "last"]
+    assert main(arguments).trainer.ckpt_path is None
+    resumed = main([*arguments, "--trainer.max_steps=5"])
+    assert str(resumed.trainer.ckpt_path).endswith("version_0/checkpoints/epoch=0-step=3.ckpt")
+    assert resumed.trainer.global_step == 5
+    assert [path.name for path in Path("runs/run").iterdir()] == ["version_0"]
+    capsys.readouterr()
+    tested = main(["test", "--config", str(config_file), *logger, "--ckpt_path", "last"])
+    assert Path(str(tested.trainer.ckpt_path)).parent == Path("runs/run/version_0/checkpoints")
+    assert f"Accuracy of {tested.trainer.ckpt_path}" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.chdir(config_file.parent.parent)
+    with pytest.raises(CheckpointError, match="left no whole checkpoint"):
+        main(["test", "--config", str(config_file), *logger, "--ckpt_path", "last"])
+
+
+@pytest.mark.parametrize(("rank", "code"), [(0, 143), (1, 0)])
+def test_sigterm_is_an_exit_code_of_the_first_process(
+    rank: int, code: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callbacks = ["--trainer.callbacks+=tests.callbacks.test_preemption.Signal"]
+    callbacks += ["--trainer.callbacks.signum=15", "--trainer.callbacks.hook=on_before_backward"]
+    callbacks += ["--trainer.callbacks.number=2"]
+    monkeypatch.setattr("sys.argv", ["lightning-sdft", "fit", "--config", str(config_file), *callbacks])
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    with pytest.raises(SystemExit) as end:
+        entry_point()
+    assert end.value.code == code
+
+
+def test_checkpoint_of_a_command_line_run_loads_in_python_as_data(config_file: Path) -> None:
+    """Traps 3 to 5: no pickled objects, arguments as attributes, the class that was trained."""
+    main(["fit", "--config", str(config_file), "--model.init_args.divergence=ReverseKL"])
+    path = Path("runs/run/checkpoints/last.ckpt")
+    torch.load(path, weights_only=True)
+    module = SDFTModule.load_from_checkpoint(path)
+    assert type(module) is SDFTModule
+    assert module.divergence == lightning_sdft.ReverseKL()
+    assert module.max_completion_tokens == MODEL["max_completion_tokens"]
+
+
+def test_a_second_run_may_use_the_same_folder(config_file: Path) -> None:
+    """Trap 6: SaveConfigCallback refuses an existing file."""
+    for _ in range(2):
+        main(["fit", "--config", str(config_file)])
+    assert yaml.safe_load(Path("runs/run/config.yaml").read_text())["model"]["class_path"].endswith("SDFTModule")
