@@ -9,7 +9,6 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: help quickstart test test-all test-faults test-leaks test-memory test-vllm lint types check format real reproduce \
 	zoo bench
-4fc6e719b6b80deb5ba4a10cf9d
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
