@@ -122,8 +122,10 @@ class Plan:
             variant: Which one.
             start: Folder of the model that it starts from, if not the one in its configs.
         """
-        first = next(iter(self.methods))
-        method = self.methods[first if variant.method == BASE else variant.method]
+        if variant.method == BASE:  # the model that is in the configs of a method that starts from no other
+            method = next(each for each in self.methods.values() if each.after is None)
+        else:
+            method = self.methods[variant.method]
         parts = read_parts(method.parts, domain=variant.domain)
         parts += [nested(setting, variant.seed) for setting in self.seeded]
         if variant.learning_rate is not None:
@@ -137,6 +139,8 @@ class Plan:
         rates = self.learning_rates if own is None else own
         if not rates:
             raise SettingError(f"no learning rate for {method}; give learning_rates")
+        if len({f"{rate:g}" for rate in rates}) < len(rates):
+            raise SettingError(f"learning rates {list(rates)} of {method}: two of them would share a folder")
         return rates
 
 
