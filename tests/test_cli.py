@@ -34,6 +34,7 @@ MODEL = {
     "skip_tokens": 0,
     "learning_rate": 1e-3,
 }
+SFT = {"model": "zoo/laptop", "max_prompt_tokens": 16, "max_completion_tokens": 24}
 DATA = {"train_size": 32, "validation_size": 4, "test_size": 4, "prior_size": 4, "batch_size": 8}
 TRAINER = {
     "accelerator": "cpu",
@@ -194,6 +195,18 @@ def test_last_starts_a_run_goes_on_with_it_and_evaluates_it(
     monkeypatch.chdir(config_file.parent.parent)
     with pytest.raises(CheckpointError, match="left no whole checkpoint"):
         main(["test", "--config", str(config_file), *logger, "--ckpt_path", "last"])
+
+
+def test_what_a_run_goes_on_from_knows_of_the_best_of_the_same_validation(config_file: Path) -> None:
+    """Weights alone of the best are none to go on from, and its accuracy would be forgotten."""
+    best = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/accuracy", "mode": "max"}}
+    callbacks = [{"class_path": "LastCheckpoints"}, best]
+    cli = main({**config(callbacks=callbacks), "model": {"class_path": "SFTModule", "init_args": SFT}}, run=False)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    (last,) = Path(cli.trainer.log_dir or "").glob("checkpoints/step*.ckpt")
+    states = torch.load(last, weights_only=True)["callbacks"]
+    (found,) = [state for name, state in states.items() if "val/accuracy" in name]
+    assert found["best_model_path"].endswith("step=3.ckpt")
 
 
 @pytest.mark.parametrize(("rank", "code"), [(0, 143), (1, 0)])
