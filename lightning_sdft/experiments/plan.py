@@ -106,6 +106,17 @@ class Plan:
             sorter.done(*ready)
         return stages
 
+    def check(self) -> None:
+        """Look at all runs before the first of them takes its time.
+
+        Raises:
+            SettingError: If methods wait for each other or have no learning rate, or a file is not there.
+        """
+        self.stages()
+        for method in (BASE, *self.methods):
+            for variant in self.variants(method):
+                self.run(variant)
+
     def order(self, method: str) -> int:
         """Where a method comes in tables."""
         return [BASE, *self.methods].index(method)

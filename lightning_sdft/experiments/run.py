@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from jsonargparse import Namespace
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from lightning_sdft.trust import SettingError
 
-__all__ = ["Config", "Outcome", "PriorBenchmarks", "Run", "nested", "read_curves", "read_parts"]
+__all__ = ["Config", "Outcome", "PriorBenchmarks", "Run", "nested", "plain", "read_curves", "read_parts"]
 
 Config = dict[str, Any]
 """A config of ``fit``, or a part of one."""
@@ -136,7 +137,15 @@ def read_parts(parts: Sequence[str | Config], **names: str) -> list[Config]:
         >>> read_parts([{"data": {"init_args": {"skill": "{domain}"}}}], domain="double")
         [{'data': {'init_args': {'skill': 'double'}}}]
     """
-    return [_substituted(_read(_named(part, names)) if isinstance(part, str) else part, names) for part in parts]
+    given = [_read(_named(part, names)) if isinstance(part, str) else part for part in parts]
+    return [_substituted(plain(part), names) for part in given]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: jsonargparse makes namespaces of mappings with a ``class_path``, wherever they are."""
+    if isinstance(value, Namespace | Mapping):
+        return {name: plain(each) for name, each in (vars(value) if isinstance(value, Namespace) else value).items()}
+    return [plain(each) for each in value] if isinstance(value, list) else value
 
 
 def nested(setting: str, value: Any) -> Config:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lightning_sdft.experiments.plan import slug
 from lightning_sdft.experiments.pool import Failure, check_jobs, perform_all
 from lightning_sdft.experiments.pruning import PRUNED, PRUNING, hand_over
-from lightning_sdft.experiments.run import Config, Outcome, Run, nested, read_parts
+from lightning_sdft.experiments.run import Config, Outcome, Run, nested, plain, read_parts
 from lightning_sdft.trust import SettingError, trusted
 
 if TYPE_CHECKING:
@@ -133,9 +133,9 @@ class Sweep:
         return [*self.parts, *chosen]
 
     def identity(self) -> dict[str, Any]:
-        """What its results depend on, beside the values that are tried, as JSON."""
-        identity = {"parts": self.parts, "seeds": self.seeds, "seeded": self.seeded, "pruning": self.pruning}
-        return dict(json.loads(json.dumps(identity)))
+        """What its results depend on, by the names of the arguments, as JSON."""
+        identity = {"grid": self.choices, "parts": self.parts, "seeds": self.seeds, "seeded": self.seeded}
+        return dict(json.loads(json.dumps({**identity, "pruning": self.pruning})))
 
     def settings(self, name: str, labels: Mapping[str, str]) -> list[tuple[str, Any]]:
         """The settings that a combination chooses for a name."""
@@ -158,7 +158,7 @@ def _choices(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Settings]
     for name, values in grid.items():
         if not values:
             raise SettingError(f"grid.{name} has no values")
-        found = [value if isinstance(value, Mapping) else {name: value} for value in values]
+        found = [each if _is_several(each) else {name: each} for each in map(plain, values)]
         labels = [", ".join(f"{value}" for value in settings.values()) for settings in found]
         if len(set(labels)) < len(labels):
             raise SettingError(f"grid.{name} has a value twice: {'; '.join(labels)}")
@@ -168,6 +168,11 @@ def _choices(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Settings]
     if not choices:
         raise SettingError("grid is empty; there is nothing to choose from")
     return choices
+
+
+def _is_several(value: Any) -> bool:
+    """Whether a value of the grid is several settings at once, and not an object."""
+    return isinstance(value, Mapping) and "class_path" not in value
 
 
 def _write(study: optuna.Study, task: Sweep) -> Settings:

@@ -41,7 +41,7 @@ def open_study(sweep: Sweep, sampler: Untried) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
     )
-    for name, value in {"grid": sweep.space, **sweep.identity()}.items():
+    for name, value in sweep.identity().items():
         known = study.user_attrs.get(name, value)
         if known != value:
             raise SettingError(f"{sweep.out} has a sweep with other {name}, {known}; give another --out")
