@@ -44,7 +44,7 @@ def test_methods_come_behind_what_they_start_from() -> None:
 
 @pytest.mark.parametrize("after", [{"a": "b", "b": "c", "c": "a"}, {"a": "a"}])
 def test_methods_that_wait_for_each_other_are_refused(after: dict[str, str]) -> None:
-    with pytest.raises(SettingError, match="methods wait for each other: .* after ") as error:
+    with pytest.raises(SettingError, match=r"methods wait for each other: .* after ") as error:
         plan({name: method(after=other) for name, other in after.items()}).stages()
     assert all(f"{name}" in str(error.value) for name in after)
 
