@@ -24,6 +24,7 @@ import lightning_sdft.data
 import lightning_sdft.grading
 import lightning_sdft.losses
 import lightning_sdft.modules
+from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
 from lightning_sdft.chat.base import ChatError
 from lightning_sdft.checkpoint import CheckpointError
 from lightning_sdft.commands.demonstrate import demonstrate
@@ -91,7 +92,9 @@ class SDFTCLI(LightningCLI):
             idle += (LearningRateMonitor, DeviceStatsMonitor)
         if config.get("enable_progress_bar") is False:
             idle += (ProgressBar,)
-        config["callbacks"] = [each for each in config.get("callbacks") or [] if not isinstance(each, idle)]
+        callbacks = [each for each in config.get("callbacks") or [] if not isinstance(each, idle)]
+        # What a run goes on from is written last, so that it knows of the best checkpoint of the same validation.
+        config["callbacks"] = sorted(callbacks, key=lambda each: isinstance(each, LastCheckpoints))
         return super().instantiate_trainer(**kwargs)
 
     def validate(self, verbose: bool = True, **arguments: Any) -> None:

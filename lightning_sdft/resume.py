@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_sdft.checkpoint import CheckpointError, check_whole
+from lightning_sdft.checkpoint import CheckpointError, check_whole, load_checkpoint
 
 __all__ = ["checkpoints", "continue_run", "last_checkpoint", "newest_whole"]
 
@@ -28,15 +28,20 @@ def checkpoints(trainer: Trainer) -> list[Path]:
     return found
 
 
-def newest_whole(paths: Iterable[Path]) -> Path | None:
-    """The checkpoint that was written last, without those that are not whole, which a warning names."""
+def newest_whole(paths: Iterable[Path], to_train: bool = False) -> Path | None:
+    """The checkpoint that was written last, without those that are not whole, which a warning names.
+
+    Args:
+        paths: The checkpoints.
+        to_train: Whether training is to go on from it, so that weights alone (``save_weights_only``) are not enough.
+    """
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path), reverse=True):
         try:
             check_whole(path)
+            if not (to_train and _has_weights_alone(path)):
+                return path
         except CheckpointError as error:
             rank_zero_warn(f"passed over: {error}")
-        else:
-            return path
     return None
 
 
@@ -57,9 +62,9 @@ def continue_run(trainer: Trainer) -> Path | None:
 
     Returns:
         The newest whole checkpoint, or ``None`` if there is none, so that the same command starts a run and goes on
-        with it.
+        with it. Those of weights alone do not count.
     """
-    path = newest_whole(checkpoints(trainer))
+    path = newest_whole(checkpoints(trainer), to_train=True)
     if path is None:
         rank_zero_info("There is no checkpoint to go on from: training starts anew.")
         return None
@@ -69,6 +74,15 @@ def continue_run(trainer: Trainer) -> Path | None:
     if isinstance(logger, TensorBoardLogger) and version is not None:
         logger._version = int(number) if (number := version.removeprefix("version_")).isdigit() else version
     return path
+
+
+def _has_weights_alone(path: Path) -> bool:
+    """Whether it was written with ``save_weights_only``; folders of parts never are."""
+    try:
+        content = {} if path.is_dir() else load_checkpoint(path)
+    except CheckpointError:
+        return False  # and is refused by its name where it is read
+    return "state_dict" in content and "optimizer_states" not in content
 
 
 def _version_of(path: Path, logger: Logger | None) -> str | None:

@@ -13,7 +13,7 @@ import lightning_sdft
 from lightning_sdft import SDFTModule
 from lightning_sdft.checkpoint import CheckpointError
 from lightning_sdft.cli import entry_point, main
-from tests.cli_runs import MODEL, config_file, trusted
+from tests.cli_runs import MODEL, config, config_file, trusted
 
 __all__ = ["config_file", "trusted"]
 
@@ -79,3 +79,16 @@ def test_a_second_run_may_use_the_same_folder(config_file: Path) -> None:
     for _ in range(2):
         main(["fit", "--config", str(config_file)])
     assert yaml.safe_load(Path("runs/run/config.yaml").read_text())["model"]["class_path"].endswith("SDFTModule")
+
+
+def test_what_a_run_goes_on_from_knows_of_the_best_of_the_same_validation(config_file: Path) -> None:
+    """Weights alone of the best are none to go on from, and its accuracy would be forgotten."""
+    best = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/accuracy", "mode": "max"}}
+    callbacks = [{"class_path": "LastCheckpoints"}, best]
+    sft = {"model": "zoo/laptop", "max_prompt_tokens": 16, "max_completion_tokens": 24}
+    cli = main({**config(callbacks=callbacks), "model": {"class_path": "SFTModule", "init_args": sft}}, run=False)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    (last,) = Path(cli.trainer.log_dir or "").glob("checkpoints/step*.ckpt")
+    states = torch.load(last, weights_only=True)["callbacks"]
+    (found,) = [state for name, state in states.items() if "val/accuracy" in name]
+    assert found["best_model_path"].endswith("step=3.ckpt")

@@ -132,6 +132,19 @@ def test_what_is_not_whole_is_passed_over_with_its_name(write: Write, tmp_path: 
     assert "truncated" in second
 
 
+def test_weights_alone_are_evaluated_but_training_does_not_go_on_from_them(write: Write, tmp_path: Path) -> None:
+    whole, weights = write("checkpoints/step000003.ckpt"), tmp_path / "checkpoints/best.ckpt"
+    state = {"state_dict": {"x": torch.arange(3)}}
+    CheckedCheckpointIO().save_checkpoint({**state, "optimizer_states": []}, whole)
+    CheckedCheckpointIO().save_checkpoint(state, weights)
+    os.utime(whole, (3, 3))
+    os.utime(weights, (6, 6))
+    assert last_checkpoint(trainer(tmp_path)) == weights
+    assert continue_run(trainer(tmp_path)) == whole
+    whole.unlink()
+    assert continue_run(trainer(tmp_path)) is None
+
+
 def test_whole_folder_is_taken(write: Write, tmp_path: Path) -> None:
     write("checkpoints/step000003.ckpt")
     expected = write("checkpoints/step000006.ckpt", folder=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lightning_sdft.experiments.pictures import pareto_picture, pass_at_k_picture
 from lightning_sdft.experiments.plan import BASE, Method, Plan, Variant
-from lightning_sdft.experiments.pool import Failure, perform_all
+from lightning_sdft.experiments.pool import Failure, check_jobs, perform_all
 from lightning_sdft.experiments.results import Row, best_rate, records, write_hyperparameters
 from lightning_sdft.experiments.run import Outcome, PriorBenchmarks
 from lightning_sdft.experiments.starts import exported
@@ -63,7 +63,9 @@ def compare(
     Raises:
         SettingError: If the arguments do not go together, or ``out`` has the results of other runs.
     """
+    check_jobs(jobs, threads)
     plan = Plan(domains, methods, seeds, learning_rates, seeded, prior)
+    plan.check()
     comparison = _Comparison(plan, Path(out), jobs, threads)
     for stage in [[BASE], *plan.stages()]:
         comparison.perform([variant for method in stage for variant in plan.variants(method)])

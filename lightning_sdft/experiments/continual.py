@@ -12,7 +12,7 @@ from pathlib import Path
 from lightning_sdft.experiments.chains import BASE_STAGE, Chain, Stage, best_chains
 from lightning_sdft.experiments.curves import curves_picture
 from lightning_sdft.experiments.plan import BASE, Method, Plan, slug
-from lightning_sdft.experiments.pool import Failure, perform_all
+from lightning_sdft.experiments.pool import Failure, check_jobs, perform_all
 from lightning_sdft.experiments.retention import retention_table
 from lightning_sdft.experiments.run import Outcome, PriorBenchmarks, Run
 from lightning_sdft.experiments.starts import exported
@@ -63,12 +63,14 @@ def continual(
     Raises:
         SettingError: If the arguments do not go together, or ``out`` has the results of other runs.
     """
+    check_jobs(jobs, threads)
     waiting = [name for name, method in methods.items() if method.after is not None]
     if waiting:
         raise SettingError(
             f"methods.{waiting[0]}.after: in a sequence each stage starts from the one before; leave it out"
         )
     plan = Plan(skills, methods, seeds, learning_rates, seeded, prior)
+    plan.check()
     sequences = _Sequences(plan, Path(out), jobs, threads)
     for number in range(len(skills) + 1):
         sequences.perform(number)

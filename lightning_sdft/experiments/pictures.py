@@ -46,9 +46,12 @@ def pareto_picture(
         panel.set_xlabel("prior tasks, average (%)")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("new task (%)")
-    handles, labels = panels[0].get_legend_handles_labels()
+    shown: dict[str, Any] = {}  # on any panel: a method may have failed on the first
+    for panel in panels:
+        shown |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    labels = [method for method in (BASE, *methods) if method in shown]
     figure.legend(
-        handles,
+        [shown[label] for label in labels],
         labels,
         loc="outside lower center",
         ncols=min(len(labels), 1 + 2 * len(domains)),

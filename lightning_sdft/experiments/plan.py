@@ -106,6 +106,17 @@ class Plan:
             sorter.done(*ready)
         return stages
 
+    def check(self) -> None:
+        """Look at all runs before the first of them takes its time.
+
+        Raises:
+            SettingError: If methods wait for each other or have no learning rate, or a file is not there.
+        """
+        self.stages()
+        for method in (BASE, *self.methods):
+            for variant in self.variants(method):
+                self.run(variant)
+
     def order(self, method: str) -> int:
         """Where a method comes in tables."""
         return [BASE, *self.methods].index(method)
@@ -122,8 +133,10 @@ class Plan:
             variant: Which one.
             start: Folder of the model that it starts from, if not the one in its configs.
         """
-        first = next(iter(self.methods))
-        method = self.methods[first if variant.method == BASE else variant.method]
+        if variant.method == BASE:  # the model that is in the configs of a method that starts from no other
+            method = next(each for each in self.methods.values() if each.after is None)
+        else:
+            method = self.methods[variant.method]
         parts = read_parts(method.parts, domain=variant.domain)
         parts += [nested(setting, variant.seed) for setting in self.seeded]
         if variant.learning_rate is not None:
@@ -137,6 +150,8 @@ class Plan:
         rates = self.learning_rates if own is None else own
         if not rates:
             raise SettingError(f"no learning rate for {method}; give learning_rates")
+        if len({f"{rate:g}" for rate in rates}) < len(rates):
+            raise SettingError(f"learning rates {list(rates)} of {method}: two of them would share a folder")
         return rates
 
 

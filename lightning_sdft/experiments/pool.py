@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import sys
@@ -16,12 +17,28 @@ from queue import SimpleQueue
 import torch
 
 from lightning_sdft.experiments.run import Outcome
+from lightning_sdft.trust import SettingError
 
-__all__ = ["Failure", "perform_all"]
+__all__ = ["Failure", "check_jobs", "perform_all"]
+
+ERROR = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")
+"""How the last words of a process begin, which may take several lines."""
+
+LONGEST_REASON = 500
 
 
 class Failure(str):
     """Why a run did not end well."""
+
+
+def check_jobs(jobs: int, threads: int) -> None:
+    """Refuse numbers with which nothing would run.
+
+    Raises:
+        SettingError: If one of them is not positive.
+    """
+    if jobs < 1 or threads < 1:
+        raise SettingError(f"jobs={jobs} and threads={threads}: give at least 1 of each")
 
 
 def perform_all(
@@ -36,7 +53,11 @@ def perform_all(
         jobs: Runs at once.
         threads: Threads of each; results may depend on their number in the last bit.
         done: Called after each run, and at once for those that were done before.
+
+    Raises:
+        SettingError: If ``jobs`` or ``threads`` is not positive.
     """
+    check_jobs(jobs, threads)
     # Processes are copies of one that has done the imports, seconds of which each run would have to pay for.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning_sdft.cli"])
@@ -64,8 +85,12 @@ def perform_all(
             done(folder, found)
     with ThreadPoolExecutor(jobs) as pool:
         started = {pool.submit(perform, folder): folder for folder in waiting}
-        for future in as_completed(started):
-            done(started[future], future.result())
+        try:
+            for future in as_completed(started):
+                done(started[future], future.result())
+        except BaseException:  # such as Ctrl-C, which has ended the runs in progress: start no more
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _perform(folder: str, threads: int, gpu: int | None) -> None:
@@ -84,6 +109,8 @@ def _reason(folder: Path, code: int | None) -> str:
     if code is not None and code < 0:
         with suppress(ValueError):
             return f"killed by {signal.Signals(-code).name}"
-    lines = (folder / "log.txt").read_text(errors="replace").split("\n") if (folder / "log.txt").exists() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {code}")
-    return last[:300]
+    log = folder / "log.txt"
+    lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()] if log.exists() else []
+    first = next((index for index in reversed(range(len(lines))) if ERROR.match(lines[index])), len(lines) - 1)
+    reason = " ".join(line.strip() for line in lines[first:]).removeprefix("error: ") if lines else f"exit code {code}"
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."

@@ -26,7 +26,7 @@ SECONDS_OF_GRACE = 120
 
 
 def connect(out: Path) -> optuna.storages.RDBStorage:
-    """The storage of a sweep; trials whose process has died are tried again."""
+    """The storage of a sweep, which notices trials whose process has died."""
     import optuna
 
     with warnings.catch_warnings():
@@ -36,7 +36,6 @@ def connect(out: Path) -> optuna.storages.RDBStorage:
             engine_kwargs={"connect_args": {"timeout": SECONDS_OF_GRACE}},  # for others to end what they write
             heartbeat_interval=SECONDS_BETWEEN_HEARTBEATS,
             grace_period=SECONDS_OF_GRACE,
-            heartbeat_stale_trial_callback=optuna.storages.RetryFailedTrialCallback(),
         )
 
 

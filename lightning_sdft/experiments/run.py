@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from jsonargparse import Namespace
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from lightning_sdft.trust import SettingError
 
-__all__ = ["Config", "Outcome", "PriorBenchmarks", "Run", "nested", "read_curves", "read_parts"]
+__all__ = ["Config", "Outcome", "PriorBenchmarks", "Run", "nested", "plain", "read_curves", "read_parts"]
 
 Config = dict[str, Any]
 """A config of ``fit``, or a part of one."""
@@ -64,16 +65,16 @@ class Run:
         """Make the folder of this run.
 
         Raises:
-            SettingError: If another run has left its result there.
+            SettingError: If another run has left its result there, or checkpoints, from which this one would go on.
         """
-        file, text = folder / "run.json", json.dumps(asdict(self), indent=1) + "\n"
-        if file.exists() and file.read_text() != text and Outcome.read(folder) is not None:
+        file, record = folder / "run.json", asdict(self)
+        if file.exists() and not _same(json.loads(file.read_text()), record) and _has_left(folder):
             raise SettingError(
-                f"{folder} has the result of a run with other settings (see run.json there); give another --out, or "
-                "remove that folder"
+                f"{folder} has the result or checkpoints of a run with other settings (see run.json there); give "
+                "another --out, or remove that folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(file, text)
+        _replace(file, json.dumps(record, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -136,7 +137,15 @@ def read_parts(parts: Sequence[str | Config], **names: str) -> list[Config]:
         >>> read_parts([{"data": {"init_args": {"skill": "{domain}"}}}], domain="double")
         [{'data': {'init_args': {'skill': 'double'}}}]
     """
-    return [_substituted(_read(_named(part, names)) if isinstance(part, str) else part, names) for part in parts]
+    given = [_read(_named(part, names)) if isinstance(part, str) else part for part in parts]
+    return [_substituted(plain(part), names) for part in given]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: jsonargparse makes namespaces of mappings with a ``class_path``, wherever they are."""
+    if isinstance(value, Namespace | Mapping):
+        return {name: plain(each) for name, each in (vars(value) if isinstance(value, Namespace) else value).items()}
+    return [plain(each) for each in value] if isinstance(value, list) else value
 
 
 def nested(setting: str, value: Any) -> Config:
@@ -162,12 +171,21 @@ def read_curves(folder: Path) -> dict[str, dict[int, float]]:
     return curves
 
 
+def _same(old: Config, new: Config) -> bool:
+    """Whether two runs come to the same; whom one trusts changes no result."""
+    return {**old, "trust": []} == {**json.loads(json.dumps(new)), "trust": []}
+
+
+def _has_left(folder: Path) -> bool:
+    return Outcome.read(folder) is not None or any(folder.glob("tensorboard/checkpoints/*.ckpt"))
+
+
 def _read(path: str) -> Config:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(f"{path}: {error.strerror}; paths are relative to the current folder") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingError(f"{path} is no YAML: {error}") from error
     if not isinstance(content, dict):
         raise SettingError(f"{path} is no config of `fit`: it has no settings")

@@ -6,7 +6,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from lightning_sdft.commands.export import write_model
-from lightning_sdft.experiments.run import Outcome
+from lightning_sdft.experiments.run import Outcome, claimed
 
 __all__ = ["exported"]
 
@@ -14,9 +14,10 @@ __all__ = ["exported"]
 def exported(folder: Path, outcome: Outcome) -> Path:
     """The evaluated model of a run as a Hugging Face folder, which is written when it is first asked for."""
     found = folder / "export"
-    if not found.exists():
-        unfinished = folder / ".export"
-        rmtree(unfinished, ignore_errors=True)
-        write_model(str(unfinished), checkpoint=outcome.checkpoint)
-        unfinished.rename(found)
+    with claimed(folder):
+        if not found.exists():
+            unfinished = folder / ".export"
+            rmtree(unfinished, ignore_errors=True)
+            write_model(str(unfinished), checkpoint=outcome.checkpoint)
+            unfinished.rename(found)
     return found

@@ -14,15 +14,15 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_sdft.experiments.plan import slug
-from lightning_sdft.experiments.pool import Failure, perform_all
-from lightning_sdft.experiments.pruning import PRUNED, PRUNING, connect, hand_over
-from lightning_sdft.experiments.run import Config, Outcome, Run, nested, read_parts
+from lightning_sdft.experiments.pool import Failure, check_jobs, perform_all
+from lightning_sdft.experiments.pruning import PRUNED, PRUNING, hand_over
+from lightning_sdft.experiments.run import Config, Outcome, Run, nested, plain, read_parts
 from lightning_sdft.trust import SettingError, trusted
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["sweep"]
+__all__ = ["Sweep", "sweep"]
 
 Settings = dict[str, Any]
 
@@ -71,34 +71,46 @@ def sweep(
         raise SettingError("sweeps need Optuna: pip install 'lightning-sdft[sweep]'")
     if sampler == "grid" and trials is not None:
         raise SettingError("sampler=grid tries all combinations; leave trials out, or take another sampler")
-    if sampler != "grid" and trials is None:
-        raise SettingError(f"sampler={sampler} needs the number of trials")
-    task = _Sweep(Path(out), parts, _choices(grid), seeds, seeded, pruning, threads)
+    if sampler != "grid" and (trials is None or trials < 1):
+        raise SettingError(f"sampler={sampler} needs the number of trials, at least 1")
+    if not seeds:
+        raise SettingError("seeds is empty; there is nothing to try")
+    check_jobs(jobs, threads)
+    from lightning_sdft.experiments.trials import open_study, try_all
+    from lightning_sdft.experiments.untried import Untried
+
+    task = Sweep(Path(out), read_parts(parts), _choices(grid), seeds, seeded, pruning, threads, trusted())
     task.out.mkdir(parents=True, exist_ok=True)
-    study = _study(task, sampler)
-    _optimize(study, task, trials or _combinations(task.choices), jobs)
+    combinations = Untried(task.space, sampler)
+    study = open_study(task, combinations)
+    total = len(combinations.combinations)
+    try_all(study, task, combinations, total if trials is None else min(trials, total), jobs)
     return _write(study, task)
 
 
 @dataclass(frozen=True)
-class _Sweep:
+class Sweep:
     """What is searched, and how a combination is tried."""
 
     out: Path
-    parts: Sequence[str | Config]
+    parts: Sequence[Config]
     choices: Mapping[str, Mapping[str, Settings]]
     seeds: Sequence[int]
     seeded: Sequence[str]
     pruning: bool
     threads: int
+    trust: Sequence[str]  # asked for once: threads of Optuna do not know what is trusted
 
-    def objective(self, trial: optuna.Trial) -> float:
+    @property
+    def space(self) -> dict[str, list[str]]:
+        """The labels of each name's values."""
+        return {name: list(values) for name, values in self.choices.items()}
+
+    def objective(self, trial: optuna.Trial, labels: Mapping[str, str]) -> float:
         """Mean validation accuracy of a combination."""
         import optuna
 
-        labels = {name: str(trial.suggest_categorical(name, list(values))) for name, values in self.choices.items()}
         configs = self.configs(labels)
-        trial.set_user_attr("settings", {key: value for name in labels for key, value in self.settings(name, labels)})
         folders = [self._folder(labels, seed, configs) for seed in self.seeds]
         if self.pruning:
             hand_over(trial, folders)
@@ -118,7 +130,12 @@ class _Sweep:
     def configs(self, labels: Mapping[str, str]) -> list[Config]:
         """Configs of a combination."""
         chosen = [nested(key, value) for name in labels for key, value in self.settings(name, labels)]
-        return [*read_parts(self.parts), *chosen]
+        return [*self.parts, *chosen]
+
+    def identity(self) -> dict[str, Any]:
+        """What its results depend on, by the names of the arguments, as JSON."""
+        identity = {"grid": self.choices, "parts": self.parts, "seeds": self.seeds, "seeded": self.seeded}
+        return dict(json.loads(json.dumps({**identity, "pruning": self.pruning})))
 
     def settings(self, name: str, labels: Mapping[str, str]) -> list[tuple[str, Any]]:
         """The settings that a combination chooses for a name."""
@@ -131,7 +148,7 @@ class _Sweep:
         if self.pruning:
             callback = {"class_path": PRUNING, "init_args": {"folder": str(folder)}}
             parts.append({"trainer": {"callbacks+": [callback]}})
-        Run(parts, trust=trusted()).write(folder)
+        Run(parts, trust=self.trust).write(folder)
         return folder
 
 
@@ -141,103 +158,42 @@ def _choices(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Settings]
     for name, values in grid.items():
         if not values:
             raise SettingError(f"grid.{name} has no values")
-        found = [value if isinstance(value, Mapping) else {name: value} for value in values]
+        found = [each if _is_several(each) else {name: each} for each in map(plain, values)]
         labels = [", ".join(f"{value}" for value in settings.values()) for settings in found]
         if len(set(labels)) < len(labels):
             raise SettingError(f"grid.{name} has a value twice: {'; '.join(labels)}")
+        if len({slug(label) for label in labels}) < len(labels):
+            raise SettingError(f"grid.{name} has values that would share a folder: {'; '.join(labels)}")
         choices[name] = {label: dict(settings) for label, settings in zip(labels, found, strict=True)}
     if not choices:
         raise SettingError("grid is empty; there is nothing to choose from")
     return choices
 
 
-def _combinations(choices: Mapping[str, Mapping[str, Settings]]) -> int:
-    count = 1
-    for values in choices.values():
-        count *= len(values)
-    return count
+def _is_several(value: Any) -> bool:
+    """Whether a value of the grid is several settings at once, and not an object."""
+    return isinstance(value, Mapping) and "class_path" not in value
 
 
-def _study(task: _Sweep, sampler: str) -> optuna.Study:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = {name: list(values) for name, values in task.choices.items()}
-    study = optuna.create_study(
-        storage=connect(task.out),
-        study_name="sweep",
-        sampler=_sampler(sampler, space),
-        pruner=optuna.pruners.MedianPruner() if task.pruning else optuna.pruners.NopPruner(),
-        direction="maximize",
-        load_if_exists=True,
-    )
-    known = study.user_attrs.get("grid")
-    if known not in (None, space):
-        raise SettingError(f"{task.out} has a sweep of another grid, {known}; give another --out")
-    study.set_user_attr("grid", space)
-    return study
-
-
-def _sampler(name: str, space: Mapping[str, Sequence[str]]) -> optuna.samplers.BaseSampler:
-    import optuna
-
-    if name == "grid":
-        return optuna.samplers.GridSampler(space, seed=0)
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=0)
-    return optuna.samplers.TPESampler(seed=0, constant_liar=True)  # of trials that run, expect little
-
-
-def _optimize(study: optuna.Study, task: _Sweep, total: int, jobs: int) -> None:
-    """Try combinations until so many have ended, those of earlier commands and of other ones included."""
-    import optuna
-
-    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-
-    def show(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        value = f"{trial.value:.3f}" if trial.value is not None else trial.state.name.lower()
-        done = len(study.get_trials(deepcopy=False, states=ended))
-        print(f"[{done}/{total}] {_text(trial.user_attrs.get('settings', {}))}: {value}", flush=True)
-
-    tried = len(study.get_trials(deepcopy=False, states=ended))
-    failures: list[str] = []
-
-    def objective(trial: optuna.Trial) -> float:
-        try:
-            return task.objective(trial)
-        except RuntimeError as error:
-            failures.append(str(error))
-            print(f"FAILED: {error}", flush=True)
-            raise
-
-    if tried < total:
-        stop = optuna.study.MaxTrialsCallback(total, states=ended)
-        study.optimize(objective, n_trials=total - tried, n_jobs=jobs, callbacks=[show, stop], catch=(RuntimeError,))
-    if not study.get_trials(deepcopy=False, states=ended[:1]):
-        raise SettingError(f"no trial has ended well; {failures[0] if failures else 'all were stopped early'}")
-
-
-def _write(study: optuna.Study, task: _Sweep) -> Settings:
+def _write(study: optuna.Study, task: Sweep) -> Settings:
     from lightning_sdft.experiments.build import build  # which needs the command line, and that this
+    from lightning_sdft.experiments.trials import SETTINGS, text
 
-    best = study.best_trial
+    trials = [trial for trial in study.trials if SETTINGS in trial.user_attrs]
+    best = max((trial for trial in trials if trial.state.name == "COMPLETE"), key=lambda trial: trial.value or 0.0)
     labels = {name: str(best.params[name]) for name in task.choices}
     cli = build(task.configs(labels), task.out / "best")
-    header = f"# The best of {len(study.trials)} trials: accuracy {best.value:.4f} on the validation split.\n"
+    header = f"# The best of {len(trials)} trials: accuracy {best.value:.4f} on the validation split.\n"
     (task.out / "best.yaml").write_text(header + cli.parser.dump(cli.config, skip_none=False), encoding="utf-8")
     records = [
         {
-            "settings": trial.user_attrs.get("settings", {}),
+            "settings": trial.user_attrs[SETTINGS],
             "validation_accuracy": trial.value,
             "state": trial.state.name.lower(),
         }
-        for trial in study.trials
+        for trial in trials
     ]
     (task.out / "trials.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    settings: Settings = best.user_attrs["settings"]
-    print(f"best: {_text(settings)}: {best.value:.3f}\nwritten to {task.out}: best.yaml, trials.json, study.db")
+    settings: Settings = best.user_attrs[SETTINGS]
+    print(f"best: {text(settings)}: {best.value:.3f}\nwritten to {task.out}: best.yaml, trials.json, study.db")
     return settings
-
-
-def _text(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in settings.items())

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_sdft.cli import NOISE
+from lightning_sdft.cli import NOISE, REFUSALS
 from lightning_sdft.evaluation.prior_tasks import PriorSuite
 from lightning_sdft.experiments.build import build
 from lightning_sdft.experiments.run import Config, Outcome, Run, claimed
@@ -27,7 +27,7 @@ def perform(folder: Path) -> None:
     with claimed(folder):
         if Outcome.read(folder) is None:
             run = Run.read(folder)
-            with trusting(*run.trust, "allow_code_execution", "include_path"):
+            with trusting(*run.trust):
                 _perform(run, folder)
 
 
@@ -93,4 +93,7 @@ def _prior(run: Run, module: Any) -> dict[str, float]:
 if __name__ == "__main__":
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
-    perform(Path(sys.argv[1]))
+    try:
+        perform(Path(sys.argv[1]))
+    except REFUSALS as error:
+        sys.exit(f"error: {error}")

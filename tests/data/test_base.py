@@ -104,6 +104,24 @@ def test_evaluation_keeps_the_order_and_all_examples():
     assert [ids(loader) for loader in datamodule.predict_dataloader()] == [["0", "1", "2"]]
 
 
+def test_sets_of_other_data_are_evaluated_too_where_their_names_are_new():
+    def sets(*names):
+        return [EvaluationSet(examples(2, start), {name: ExactMatch()}) for start, name in enumerate(names)]
+
+    datamodule = Fixed(Splits(examples(3), sets("a", "copy"), sets("a")))
+    other = Fixed(Splits(examples(5), sets("copy", "b"), sets("b", "copy")))
+    datamodule.evaluate_also(other)
+    splits = datamodule.splits
+    assert [each.name for each in splits.validation] == ["a", "copy", "b"]
+    assert [each.name for each in splits.test] == ["a", "b", "copy"]
+    assert ids(datamodule.val_dataloader()[1]) == ["1", "2"]  # its own
+    assert ids(datamodule.val_dataloader()[2]) == ["1", "2"]
+    assert len(splits.train) == 3
+    datamodule.setup("validate")
+    assert len(datamodule.splits.validation) == 3
+    assert [each.name for each in other.splits.validation] == ["copy", "b"]
+
+
 # Sizes that must agree
 
 

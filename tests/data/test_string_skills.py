@@ -121,3 +121,43 @@ def test_unknown_or_prior_skill_is_refused_with_the_choices(skill: str) -> None:
 def test_unknown_style_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"data.style='verse' is none of \['list', 'plain', .*'unseen'\]"):
         StringSkillsDataModule(style="verse")
+
+
+def test_a_share_of_demonstrations_is_in_the_models_own_style() -> None:
+    mixed, foreign = (small(train_size=400, own_style_share=share).splits for share in (0.25, 0.0))
+    own = 0
+    for example, other in zip(mixed.train, foreign.train, strict=True):
+        assert example.reference is not None
+        letters = example.reference.split()
+        assert (example.id, example.prompt, example.reference) == (other.id, other.prompt, other.reference)
+        assert example.demonstration in (STYLES["plain"](letters), STYLES["sentence"](letters))
+        own += example.demonstration == STYLES["plain"](letters)
+    assert 70 <= own <= 130
+    shares = [small(own_style_share=share).splits.train for share in (0.0, 1.0)]
+    assert [sum(each.demonstration == each.reference for each in train) for train in shares] == [0, 40]
+
+
+def test_more_of_the_own_style_keeps_what_was_in_it() -> None:
+    few, many = (small(own_style_share=share).splits.train for share in (0.2, 0.6))
+    plain = [{each.id for each in train if each.demonstration == each.reference} for train in (few, many)]
+    assert plain[0] < plain[1]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_what_is_no_share_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"data.own_style_share={share} is no share; give a number from 0 to 1"):
+        StringSkillsDataModule(own_style_share=share)
+
+
+@pytest.mark.parametrize("size", [40, 3])
+def test_reinvocation_trains_on_all_prior_skills_and_is_evaluated_as_the_new_one(size: int) -> None:
+    new, prior = (small(train_on=kind, train_size=size).splits for kind in ("new", "prior"))
+    asked = [example.prompt[0]["content"].split()[0] for example in prior.train]
+    counts = [asked.count(skill) for skill in PRIOR_SKILLS]
+    assert sum(counts) == len(prior.train) == size
+    assert max(counts) - min(counts) <= 1
+    for kind in ("validation", "test"):
+        assert [each.examples for each in getattr(prior, kind)] == [each.examples for each in getattr(new, kind)]
+    sets = [*prior.validation, *prior.test]
+    examples = [*prior.train, *(example for each in sets for example in each.examples)]
+    assert len({example.prompt[0]["content"] for example in examples}) == len(examples)
