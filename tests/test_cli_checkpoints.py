@@ -86,7 +86,9 @@ def test_what_a_run_goes_on_from_knows_of_the_best_of_the_same_validation(config
     best = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/accuracy", "mode": "max"}}
     callbacks = [{"class_path": "LastCheckpoints"}, best]
     sft = {"model": "zoo/laptop", "max_prompt_tokens": 16, "max_completion_tokens": 24}
-    cli = main({**config(callbacks=callbacks, max_steps=4), "model": {"class_path": "SFTModule", "init_args": sft}}, run=False)
+    cli = main(
+        {**config(callbacks=callbacks, max_steps=4), "model": {"class_path": "SFTModule", "init_args": sft}}, run=False
+    )
     cli.trainer.fit(cli.model, cli.datamodule)
     (last,) = Path(cli.trainer.log_dir or "").glob("checkpoints/step*.ckpt")
     states = torch.load(last, weights_only=True)["callbacks"]

@@ -62,7 +62,7 @@ def test_best_is_a_config_of_fit(out: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     best = max(trials(out), key=lambda each: each["validation_accuracy"])
     assert (out / "best.yaml").read_text().startswith("# The best of 4 trials: accuracy ")
-    cli = main(["fit", "--config", str(out / "best.yaml"), "--trainer.fast_dev_run=true", "--trust", "tests"])
+    cli = main(["fit", "--config", str(out / "best.yaml"), "--trainer.max_steps=1", "--trust", "tests"])
     assert cli.trainer.global_step == 1
     assert cli.model.learning_rate == best["settings"][RATE]
     assert cli.datamodule.batch_size == best["settings"].get("data.init_args.batch_size", 8)

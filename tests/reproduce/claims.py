@@ -25,8 +25,11 @@ class Claim:
 
 def best(rows: Sequence[Record], domain: str, method: str) -> list[Record]:
     """The rows of a method at its best learning rate: by mean validation accuracy, the lower of equals."""
-    own = [row for row in rows if (row["domain"], row["method"]) == (domain, method)]
-    assert own, f"no run of {method} on {domain}"
+    return _best_rate([row for row in rows if (row["domain"], row["method"]) == (domain, method)])
+
+
+def _best_rate(own: Sequence[Record]) -> list[Record]:
+    assert own, "there is no such run"
     assert all(row["error"] is None for row in own), [row["error"] for row in own]
     rates = sorted({row["learning_rate"] for row in own}, key=lambda rate: rate or 0)
 
@@ -79,9 +82,7 @@ def figure_3(rows: Sequence[Record]) -> list[Claim]:
     last = max(row["stage"] for row in rows)
     claims = []
     for method, bound in (("SDFT", 0.85), ("SFT", None)):
-        ends = [row for row in rows if row["method"] == method and row["stage"] == last]
-        assert ends
-        assert all(row["error"] is None for row in ends), [row["error"] for row in ends]
+        ends = _best_rate([row for row in rows if row["method"] == method and row["stage"] == last])
         skills = mean(mean(row["accuracies"].values()) for row in ends)
         prior = mean(row["prior_average"] for row in ends)
         text = f"{skills:.3f}, {prior:.3f}"

@@ -69,16 +69,20 @@ def test_a_run_that_failed_is_no_result() -> None:
 
 @pytest.mark.parametrize(("skills", "prior", "holds"), [(0.9, 0.9, True), (0.84, 0.9, False), (0.9, 0.84, False)])
 def test_sequences_are_judged_at_their_end(skills: float, prior: float, holds: bool) -> None:
-    def stage(method: str, number: int, value: float, kept: float) -> dict[str, Any]:
+    def stage(method: str, number: int, value: float, kept: float, rate: float = 1e-4) -> dict[str, Any]:
         return {
             "method": method,
             "stage": number,
             "accuracies": {"a": value - 0.05, "b": value + 0.05},
             "prior_average": kept,
+            "validation_accuracy": value,
+            "learning_rate": rate,
             "error": None,
         }
 
-    claim, beside = figure_3([stage("SDFT", 1, 0, 0), stage("SDFT", 2, skills, prior), stage("SFT", 2, 0.3, 0.1)])
+    ends = [stage("SDFT", 1, 0, 0), stage("SDFT", 2, skills, prior), stage("SDFT", 2, 0.1, 0.99, rate=3e-4)]
+    claim, beside = figure_3([*ends, stage("SFT", 2, 0.3, 0.1)])
+    assert claim.measured == f"{skills:.3f}, {prior:.3f}"
     assert claim.holds is holds
     assert beside.measured == "0.300, 0.100"
 
