@@ -96,7 +96,7 @@ def domain_arguments(domain: str, data: str, rows: dict[str, Path], judge_url: s
 def stand_in_arguments(config: Path, stand_in: Path, rows: dict[str, Path], judge_url: str) -> list[str]:
     """Where the real model and data are not at hand."""
     if config.name.startswith("laptop"):
-        return []
+        return ["--model.init_args.model=zoo/laptop"]
     model = [f"--model.init_args.model={stand_in}", "--model.init_args.max_completion_tokens=8"]
     domain, method = config.stem.rsplit("_", 1)
     if method == "reinvoke":

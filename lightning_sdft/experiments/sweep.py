@@ -58,7 +58,7 @@ def sweep(
             promise most.
         trials: How many are tried by a sampler other than ``grid``.
         pruning: Whether to stop runs that are below the median of the others at the same optimizer step.
-        jobs: Trials at once; where there are as many GPUs, each has one of its own.
+        jobs: Trials at once. For several GPUs start a command for each, with CUDA_VISIBLE_DEVICES of its own.
         threads: Threads of each run.
 
     Returns:
