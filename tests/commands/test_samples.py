@@ -244,7 +244,10 @@ def test_ungraded_samples_are_not_wrong_and_not_paid_for_again(
 def skills(tmp_path: Path) -> JsonDataModule:
     """Questions of a skill that the laptop model knows in part."""
     source = StringSkillsDataModule(train_size=64, validation_size=0, test_size=0, prior_size=0)
-    rows = [{"prompt": each.prompt, "key": each.reference} for each in source._draw("swap-ends")]
+    rows = [
+        {"prompt": each.prompt, "key": each.reference}
+        for each in source._draw("swap-ends", source.train_size + source.validation_size + source.test_size)
+    ]
     (tmp_path / "skill.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return JsonDataModule(
         str(tmp_path / "skill.jsonl"),
