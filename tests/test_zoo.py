@@ -24,7 +24,7 @@ LAPTOP = zoo.folder("zoo/laptop")
 
 
 def test_unknown_model_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"there is no model 'zoo/desktop' in the zoo; there are \['zoo/laptop'\]"):
+    with pytest.raises(ValueError, match=r"no model 'zoo/desktop' in the zoo; there are .*'zoo/laptop-small'"):
         zoo.folder("zoo/desktop")
     with pytest.raises(ValueError, match="there is no model 'zoo/' in the zoo"):
         zoo.folder("zoo/")
@@ -37,30 +37,34 @@ def settings(path: Path) -> Any:
     return content
 
 
-def test_files_are_what_our_code_writes(tmp_path: Path) -> None:
-    save_architecture(tmp_path)
+@pytest.mark.parametrize(("model", "size"), [("zoo/laptop", ()), ("zoo/laptop-small", (64, 2))])
+def test_files_are_what_our_code_writes(model: str, size: tuple[int, ...], tmp_path: Path) -> None:
+    folder = zoo.folder(model)
+    save_architecture(tmp_path, *size)
     written = {path.name for path in tmp_path.iterdir()}
     assert {"config.json", "tokenizer.json", "tokenizer_config.json"} <= written
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        assert settings(LAPTOP / name) == settings(tmp_path / name), name
-    tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (LAPTOP, tmp_path)]
+        assert settings(folder / name) == settings(tmp_path / name), name
+    tokenizers = [AutoTokenizer.from_pretrained(each) for each in (folder, tmp_path)]
     assert tokenizers[0].chat_template == tokenizers[1].chat_template
-    assert written - {path.name for path in LAPTOP.iterdir()} == set()
+    assert written - {path.name for path in folder.iterdir()} == set()
 
 
-def test_weights_are_small_and_fit_the_architecture() -> None:
-    assert (LAPTOP / "model.safetensors").stat().st_size <= 2.5e6
-    policy = Policy.load("zoo/laptop")
-    weights = load_file(LAPTOP / "model.safetensors")
+@pytest.mark.parametrize(("model", "parameters"), [("zoo/laptop", 1e6), ("zoo/laptop-small", 1.5e5)])
+def test_weights_are_small_and_fit_the_architecture(model: str, parameters: float) -> None:
+    file = zoo.folder(model) / "model.safetensors"
+    assert file.stat().st_size <= 2.5 * parameters
+    policy = Policy.load(model)
+    weights = load_file(file)
     assert weights.keys() | {"lm_head.weight"} == policy.model.state_dict().keys()  # the head is tied to the embedding
     assert all(torch.isfinite(weight.float()).all() for weight in weights.values())
-    assert sum(parameter.numel() for parameter in policy.parameters()) < 1e6
+    assert sum(parameter.numel() for parameter in policy.parameters()) < parameters
     assert policy.max_tokens == 128
 
 
 def test_weights_are_the_recorded_ones() -> None:
-    digest = hashlib.sha256((LAPTOP / "model.safetensors").read_bytes()).hexdigest()
-    assert {"zoo/laptop": digest} == zoo.SHA256
+    files = {name: zoo.folder(name) / "model.safetensors" for name in ("zoo/laptop", "zoo/laptop-small")}
+    assert {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()} == zoo.SHA256
 
 
 @pytest.mark.parametrize("skill", NEW_SKILLS)

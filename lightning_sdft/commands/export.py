@@ -68,3 +68,5 @@ def write_model(
         if has_adapter:
             merge_adapter(policy.model)
         policy.save_pretrained(output, PRECISIONS[dtype])
+    for file in Path(output).glob("*.safetensors"):  # which safetensors 0.8 makes unreadable for everybody else
+        file.chmod(Path(output, "tokenizer_config.json").stat().st_mode)

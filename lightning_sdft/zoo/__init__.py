@@ -8,7 +8,10 @@ __all__ = ["PREFIX", "SHA256", "file", "folder"]
 
 PREFIX = "zoo/"
 
-SHA256 = {"zoo/laptop": "83f92a700f575cfdec66a2906f3ba2da69f5f463e2e59463dc3048be38342939"}
+SHA256 = {
+    "zoo/laptop": "83f92a700f575cfdec66a2906f3ba2da69f5f463e2e59463dc3048be38342939",
+    "zoo/laptop-small": "16954f9308d8e1bbb4e3a8ccc237ebdada14ad55d6c0337fe3b0bbd130922812",
+}
 """Of the weights of each model."""
 
 ROOT = Path(__file__).parent

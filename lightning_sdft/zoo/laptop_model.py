@@ -1,6 +1,7 @@
-"""Makes the laptop model's folder as it is before pretraining: its architecture and its tokenizer.
+"""Makes the folders of the laptop models as they are before pretraining: their architecture and their tokenizer.
 
-``python -m lightning_sdft.zoo.laptop_model FOLDER`` writes them; ``configs/zoo/laptop_model.yaml`` trains the weights.
+``python -m lightning_sdft.zoo.laptop_model FOLDER`` writes those of ``zoo/laptop``, with ``64 2`` behind it those of
+``zoo/laptop-small``; ``configs/zoo/laptop_model.yaml`` and ``laptop_small.yaml`` train the weights.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def save_architecture(folder: str | Path) -> None:
-    """Write the configuration (0.8M parameters, 4 layers of width 128) and the word-level tokenizer."""
+def save_architecture(folder: str | Path, width: int = 128, layers: int = 4) -> None:
+    """Write the configuration (0.8M parameters, or 0.1M with 2 layers of width 64) and the word-level tokenizer."""
     words = dict.fromkeys(LETTERS) | dict.fromkeys([*PRIOR_SKILLS, *NEW_SKILLS, *SPARE_SKILLS])
     texts = [LAPTOP_TEMPLATE.format(prompt="", demonstration=""), *(style(["a", "a"]) for style in STYLES.values())]
     words |= dict.fromkeys(" ".join(texts).split())
@@ -42,9 +43,9 @@ def save_architecture(folder: str | Path) -> None:
     LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=len(vocabulary),
-        hidden_size=128,
-        intermediate_size=344,
-        num_hidden_layers=4,
+        hidden_size=width,
+        intermediate_size=width * 43 // 16,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=128,
         tie_word_embeddings=True,
@@ -55,4 +56,4 @@ def save_architecture(folder: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    save_architecture(sys.argv[1])
+    save_architecture(sys.argv[1], *map(int, sys.argv[2:]))

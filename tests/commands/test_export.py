@@ -226,6 +226,14 @@ def test_model_that_was_moved_can_be_named(
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_whoever_reads_the_tokenizer_reads_the_weights(alone: bool, adapter: Any, tmp_path: Path) -> None:
+    _, checkpoint = adapter("llama")
+    export(str(tmp_path), str(checkpoint), adapter=alone)
+    modes = {file.name: file.stat().st_mode for file in tmp_path.iterdir()}
+    assert modes["adapter_model.safetensors" if alone else "model.safetensors"] == modes["tokenizer_config.json"]
+
+
 def test_without_checkpoint_the_model_itself_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export(str(tmp_path), model="zoo/laptop", dtype="float32")
     assert "model written to" in capsys.readouterr().out
