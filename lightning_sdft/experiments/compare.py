@@ -16,6 +16,7 @@ from lightning_sdft.experiments.results import Row, best_rate, records, write_hy
 from lightning_sdft.experiments.run import Outcome, PriorBenchmarks
 from lightning_sdft.experiments.starts import exported
 from lightning_sdft.experiments.tables import comparison_table
+from lightning_sdft.trust import SettingError
 
 __all__ = ["compare"]
 
@@ -94,7 +95,14 @@ class _Comparison:
             if isinstance(start, Failure):
                 self._done(variant, start)
                 continue
-            self.plan.run(variant, start).write(folder)
+            try:
+                self.plan.run(variant, start).write(folder)
+            except SettingError as error:
+                if start is None:
+                    raise
+                # Where runs that had failed came to an end, another learning rate may be best to start from.
+                self._done(variant, Failure(str(error)))
+                continue
             folders[folder] = variant
         perform_all(list(folders), self.jobs, self.threads, lambda folder, what: self._done(folders[folder], what))
 

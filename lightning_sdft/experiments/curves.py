@@ -60,8 +60,8 @@ def _draw(panel: Any, sequences: Sequence[Sequence[Stage]], skill: str, color: s
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     means = [Mean.of([curve[step] for curve in curves]) for step in steps]
     panel.plot(steps, [100 * each.value for each in means], color=color, label=skill)
-    low, high = ([100 * (each.value + sign * (each.half_width or 0)) for each in means] for sign in (-1, 1))
-    panel.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    bands = [[100 * each.band()[end] for each in means] for end in (0, 1)]
+    panel.fill_between(steps, *bands, color=color, alpha=0.2, linewidth=0)
 
 
 def _curve(stages: Sequence[Stage], skill: str) -> dict[int, float]:

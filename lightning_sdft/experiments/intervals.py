@@ -29,6 +29,16 @@ class Mean:
             return cls(values[0], None)
         return cls(mean(values), quantile(len(values) - 1) * stdev(values) / len(values) ** 0.5)
 
+    def band(self) -> tuple[float, float]:
+        """The ends of the interval, cut where a share ends: at 0 and 1.
+
+        Example:
+            >>> Mean(0.95, 0.1).band()
+            (0.85, 1.0)
+        """
+        width = self.half_width or 0.0
+        return max(self.value - width, 0.0), min(self.value + width, 1.0)
+
     def percent(self) -> str:
         """In percent, as the paper prints it.
 

@@ -90,9 +90,9 @@ def pass_at_k_picture(
             if curves:
                 color = "black" if method == BASE else COLORS[(number - 1) % 7]
                 means = {k: Mean.of([curve[k] for curve in curves]) for k in sorted(curves[0])}
-                ends = [[100 * (m.value + sign * (m.half_width or 0)) for m in means.values()] for sign in (-1, 1)]
+                bands = [[100 * each.band()[end] for each in means.values()] for end in (0, 1)]
                 panel.plot(list(means), [100 * each.value for each in means.values()], color=color, label=method)
-                panel.fill_between(list(means), *ends, color=color, alpha=0.2, linewidth=0)
+                panel.fill_between(list(means), *bands, color=color, alpha=0.2, linewidth=0)
         panel.set_xscale("log", base=2)
         panel.set_title(domain, fontsize=10)
         panel.set_xlabel("k answers")

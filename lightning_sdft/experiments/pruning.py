@@ -21,6 +21,7 @@ PRUNED = "pruned"
 PRUNING = "lightning_sdft.experiments.pruning.OptunaPruning"
 
 TRIAL = "trial.json"
+STEPS_APART = 10**9
 SECONDS_BETWEEN_HEARTBEATS = 30
 SECONDS_OF_GRACE = 120
 
@@ -40,9 +41,12 @@ def connect(out: Path) -> optuna.storages.RDBStorage:
 
 
 def hand_over(trial: optuna.Trial, folders: Iterable[Path]) -> None:
-    """Tell the runs of a trial whose they are; not in their configs, which are the same whatever the trial."""
-    for folder in folders:
-        record = {"out": str(folder.parents[2]), "trial": trial._trial_id}
+    """Tell the runs of a trial, a seed each, whose they are; not in their configs, which are the same whatever the trial.
+
+    They report one behind the other, so that each is held against runs of its own seed.
+    """
+    for index, folder in enumerate(folders):
+        record = {"out": str(folder.parents[2]), "trial": trial._trial_id, "first_step": index * STEPS_APART}
         (folder / TRIAL).write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -72,7 +76,7 @@ class OptunaPruning(Callback):
         storage, pruner = connect(Path(record["out"])), optuna.pruners.MedianPruner()
         study = optuna.load_study(study_name="sweep", storage=storage, pruner=pruner)
         trial = optuna.Trial(study, record["trial"])
-        trial.report(float(trainer.callback_metrics["val/accuracy"]), trainer.global_step)
+        trial.report(float(trainer.callback_metrics["val/accuracy"]), record["first_step"] + trainer.global_step)
         stop = trial.should_prune()
         if stop:
             (self.folder / PRUNED).touch()

@@ -102,14 +102,18 @@ class Row:
 def best_rate(rows: Iterable[Row], domain: str, method: str) -> float | None:
     """The learning rate of a method with the best mean validation accuracy; the lower of equals.
 
-    Runs that failed do not count; ``None`` if all did, or if nothing was trained.
+    Runs that failed do not count; ``None`` if all did, if nothing was trained, or if several rates were tried and
+    nothing was validated.
     """
     accuracies: dict[float, list[float]] = {}
     for row in rows:
         rate, accuracy = row.variant.learning_rate, row.validation_accuracy
-        if (row.variant.domain, row.method) == (domain, method) and rate is not None and accuracy is not None:
-            accuracies.setdefault(rate, []).append(accuracy)
-    return max(sorted(accuracies), key=lambda rate: mean(accuracies[rate]), default=None)
+        if (row.variant.domain, row.method) == (domain, method) and rate is not None and row.error is None:
+            accuracies.setdefault(rate, []).extend([] if accuracy is None else [accuracy])
+    if len(accuracies) == 1:
+        return next(iter(accuracies))
+    validated = [rate for rate in sorted(accuracies) if accuracies[rate]]
+    return max(validated, key=lambda rate: mean(accuracies[rate]), default=None)
 
 
 def chosen(rows: Sequence[Row], domain: str, method: str) -> list[Row]:

@@ -24,6 +24,10 @@ def comparison_table(rows: Sequence[Row], methods: Sequence[str], domains: Seque
     lines += ["Percent, mean over seeds ± half of the 95% interval; learning rates chosen on the validation split.", ""]
     for domain in domains:
         lines += _domain_table(rows, methods, domain)
+    unknown = [f"{method} on {domain}" for domain in domains for method in methods if _unvalidated(rows, domain, method)]
+    if unknown:
+        lines += ["No learning rate could be chosen, for there is no `val/accuracy`; give the data a validation split, or"]
+        lines += ["the method one learning rate:", "", *(f"- {each}" for each in unknown), ""]
     failed = [row for row in rows if row.error is not None]
     if failed:
         lines += ["Failed, and left out above:", "", *(f"- {row}" for row in failed), ""]
@@ -48,6 +52,12 @@ def _domain_table(rows: Sequence[Row], methods: Sequence[str], domain: str) -> l
         cells.append(_cell(found, lambda row: row.prior_average))
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _unvalidated(rows: Sequence[Row], domain: str, method: str) -> bool:
+    """Whether there are results to choose from, and nothing to choose by."""
+    found = [row for row in rows if (row.variant.domain, row.method) == (domain, method) and row.error is None]
+    return bool(found) and best_rate(found, domain, method) is None
 
 
 def _cell(rows: Sequence[Row], value: Callable[[Row], float | None]) -> str:

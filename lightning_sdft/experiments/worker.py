@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -13,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_sdft.cli import NOISE, REFUSALS
 from lightning_sdft.evaluation.prior_tasks import PriorSuite
 from lightning_sdft.experiments.build import build
+from lightning_sdft.experiments.results import AVERAGE, PRIOR
 from lightning_sdft.experiments.run import Config, Outcome, Run, claimed
 from lightning_sdft.resume import continue_run
 from lightning_sdft.sharding import whole
@@ -49,7 +52,7 @@ def _perform(run: Run, folder: Path) -> None:
     trainer.test(module, datamodule=data, ckpt_path=None if best is None else checkpoint, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     with trainer.precision_plugin.val_step_context():
-        metrics |= _prior(run, module)
+        metrics |= _prior(run, module, metrics)
     if trainer.is_global_zero:
         seconds = time.monotonic() - started
         accuracy = None if validated is None else float(validated)
@@ -80,14 +83,18 @@ def _end(trainer: Any) -> str:
     return file
 
 
-def _prior(run: Run, module: Any) -> dict[str, float]:
+def _prior(run: Run, module: Any, own: Mapping[str, float]) -> dict[str, float]:
+    """Scores of the benchmarks, and their average with the prior tasks that the data itself asks."""
     if run.prior is None:
         return {}
     suite = PriorSuite(run.prior.tasks, run.prior.include_path, run.prior.allow_code_execution)
     with whole(module.policy):
         scores = suite.evaluate(module.policy, run.prior.limit)
-    average = [] if scores.average is None else [scores.average]
-    return {f"test/prior/{score.task}": score.score for score in (*scores.scores, *average)}
+    asked = {f"{PRIOR}{score.task}": score.score for score in scores.scores}
+    averaged = [name for name in own if name.startswith(PRIOR) and name != f"{PRIOR}{AVERAGE}"]
+    averaged += [f"{PRIOR}{task}" for task in scores.averaged]
+    found = {**own, **asked}
+    return {**asked, f"{PRIOR}{AVERAGE}": mean(found[name] for name in averaged)} if averaged else asked
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,23 @@ def test_other_settings_in_the_same_folder_are_refused(out: Path, monkeypatch: p
     with pytest.raises(SystemExit, match=r"error: .*/base/seed-0 has the result or checkpoints of a run with other"):
         command(monkeypatch, "compare", "--config", file, "--out", out, "--trust", "tests")
     assert outcomes(out) == before
+
+
+def test_other_model_to_start_from_stops_only_what_started_from_the_first(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if runs at the learning rate that is best had failed before, and not this time."""
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    better = run(copy, "sft", next(rate for rate in (1e-4, HIGH) if rate != outcome_rate(out)))
+    replace(outcome(better), validation_accuracy=2.0).write(better)
+    command(monkeypatch, "compare", "--config", out.parent / "compare.yaml", "--out", copy, "--trust", "tests")
+    before, after = results(out), results(copy)
+    changed = [row["method"] for row, old in zip(after, before, strict=True) if row["error"] != old["error"]]
+    assert changed == ["SFT + again"]
+    (again,) = [row for row in after if row["method"] == "SFT + again"]
+    assert "a run with other settings" in again["error"]
+    assert "remove that folder" in again["error"]
 
 
 def test_killed_comparison_goes_on_to_the_same_results(

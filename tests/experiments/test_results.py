@@ -26,6 +26,13 @@ def test_of_equals_the_lower_learning_rate_is_best(rates: tuple[float, float]) -
     assert best_rate([row("SFT", rate, 0, 0.5) for rate in rates], "double", "SFT") == 1e-5
 
 
+def test_without_validation_only_a_rate_without_others_is_chosen() -> None:
+    rows = [row("SFT", 1e-5, 0, None), failed("SFT", 5e-5, 0), row("DFT", 1e-5, 0, None), row("DFT", 5e-5, 0, None)]
+    assert best_rate(rows, "double", "SFT") == 1e-5
+    assert best_rate(rows, "double", "DFT") is None
+    assert best_rate([*rows, row("DFT", 5e-5, 1, 0.1)], "double", "DFT") == 5e-5
+
+
 def test_failed_runs_are_left_out() -> None:
     rows = [row("SFT", 1e-5, 0, 0.6), failed("SFT", 1e-5, 1), row("SFT", 5e-5, 0, 0.5), row("SFT", 5e-5, 1, 0.5)]
     rows += [failed("DFT", 1e-5, 0), row(BASE, None, 0), failed(BASE, None, 1)]

@@ -185,6 +185,16 @@ def test_run_that_is_worse_is_stopped(
     assert "learning_rate 1.0: 0.000, stopped early" in capsys.readouterr().out
 
 
+def test_seeds_of_a_trial_report_each_for_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = config(tmp_path, grid={RATE: [1.0e-4]}, seeds=[0, 1], pruning=True, jobs=1)
+    command(monkeypatch, "sweep", "--config", file, "--out", tmp_path / "out")
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / 'out/study.db'}")
+    accuracies = [json.loads(path.read_text())["validation_accuracy"] for path in sorted(outcomes(tmp_path / "out"))]
+    assert [trial.intermediate_values for trial in study.trials if trial.state.is_finished()] == [
+        {1: accuracies[0], pruning.STEPS_APART + 1: accuracies[1]}
+    ]
+
+
 Refused = Callable[..., str]
 
 

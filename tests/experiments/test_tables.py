@@ -50,3 +50,11 @@ def test_without_a_title_and_failures_there_is_neither() -> None:
     table = comparison_table([row(BASE, None, 0)], [], ["double"])
     assert table.startswith("Percent")
     assert "Failed" not in table
+
+
+def test_method_whose_rate_cannot_be_chosen_is_named() -> None:
+    rows = [row("SFT", rate, 0, None) for rate in (1e-5, 5e-5)] + [row("DFT", 1e-5, 0, None), failed("SDFT", 1e-5, 0)]
+    table = comparison_table(rows, ["SFT", "DFT", "SDFT"], ["double"])
+    assert "No learning rate could be chosen" in table
+    assert table.split("one learning rate:\n\n")[1].startswith("- SFT on double\n\nFailed")
+    assert "| DFT | 1e-05 | 1 | 50.0 |" in table
