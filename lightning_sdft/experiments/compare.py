@@ -28,6 +28,7 @@ def compare(
     seeds: list[int],
     learning_rates: list[float] = [],  # noqa: B006  # jsonargparse shows it as it is
     seeded: list[str] = ["seed_everything", "data.init_args.shuffle_seed"],  # noqa: B006
+    rate_seeds: int | None = None,
     prior: PriorBenchmarks | None = None,
     jobs: int = 1,
     threads: int = 1,
@@ -37,8 +38,8 @@ def compare(
 
     Every method is trained on every domain with every seed and learning rate, each in an ordinary run of ``fit``. Its
     checkpoint is the one with the best validation accuracy (of ``ModelCheckpoint`` with ``monitor: val/accuracy``),
-    and its learning rate, for each domain, the one with the best mean over seeds of that accuracy (the lower of
-    equals); accuracies are those of the test split. The base model is evaluated too.
+    and its learning rate, for each domain, the one with the best mean of that accuracy over the seeds with which all
+    rates were tried (the lower of equals); accuracies are those of the test split. The base model is evaluated too.
 
     Give the arguments in a file with ``--config``; see ``configs/compare``. ``--out`` then has ``results.json`` (a
     row for each run), ``table5.md``, ``pareto.png`` and ``pareto.svg`` (extra ``plot``), ``tensorboard`` with the tab
@@ -53,6 +54,8 @@ def compare(
         seeds: Seeds with which each method is trained.
         learning_rates: Learning rates that are tried.
         seeded: Settings that take the seed.
+        rate_seeds: With how many of the seeds, the first ones, all learning rates are tried. With the others each
+            method is trained at the rate that these say is best. By default all rates are tried with all seeds.
         prior: Public benchmarks that are asked of every trained model and of the base.
         jobs: Runs at once; where there are as many GPUs, each has one of its own.
         threads: Threads of each run.
@@ -65,11 +68,12 @@ def compare(
         SettingError: If the arguments do not go together, or ``out`` has the results of other runs.
     """
     check_jobs(jobs, threads)
-    plan = Plan(domains, methods, seeds, learning_rates, seeded, prior)
+    plan = Plan(domains, methods, seeds, learning_rates, seeded, prior, rate_seeds)
     plan.check()
     comparison = _Comparison(plan, Path(out), jobs, threads)
     for stage in [[BASE], *plan.stages()]:
         comparison.perform([variant for method in stage for variant in plan.variants(method)])
+        comparison.perform([variant for method in stage for variant in comparison.others(method)])
     rows = sorted(comparison.rows, key=lambda row: (plan.order(row.method), row.variant))
     _write(plan, rows, Path(out), title)
     return rows
@@ -84,7 +88,13 @@ class _Comparison:
         self.jobs = jobs
         self.threads = threads
         self.rows: list[Row] = []
-        self.total = sum(len(plan.variants(method)) for method in (BASE, *plan.methods))
+        best = dict.fromkeys(plan.domains, 1.0)  # whichever it will be
+        runs = [each for method in (BASE, *plan.methods) for each in (plan.variants(method), plan.others(method, best))]
+        self.total = sum(map(len, runs))
+
+    def others(self, method: str) -> list[Variant]:
+        """The runs of a method that waited for its best learning rate."""
+        return self.plan.others(method, {each: best_rate(self.rows, each, method) for each in self.plan.domains})
 
     def perform(self, variants: Sequence[Variant]) -> None:
         """Perform runs that wait for none of each other."""

@@ -66,6 +66,7 @@ class Plan:
         learning_rates: Learning rates of each method that has none of its own.
         seeded: Settings that take the seed.
         prior: Benchmarks that every trained model and the base are asked.
+        rate_seeds: With how many of the seeds, the first ones, all learning rates are tried; ``None`` for all seeds.
     """
 
     domains: Sequence[str]
@@ -74,6 +75,7 @@ class Plan:
     learning_rates: Sequence[float]
     seeded: Sequence[str]
     prior: PriorBenchmarks | None = None
+    rate_seeds: int | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("domains", self.domains), ("methods", self.methods), ("seeds", self.seeds)):
@@ -81,6 +83,8 @@ class Plan:
                 raise SettingError(f"{name} is empty; there is nothing to compare")
             if len({slug(str(value)) for value in values}) < len(values):
                 raise SettingError(f"{name}={list(values)}: two of them would share a folder")
+        if self.rate_seeds is not None and not 0 < self.rate_seeds <= len(self.seeds):
+            raise SettingError(f"rate_seeds={self.rate_seeds} is no number of the {len(self.seeds)} seeds")
         if BASE in self.methods:
             raise SettingError(f"the method {BASE!r} is there by itself; give yours another name")
         for name, method in self.methods.items():
@@ -122,9 +126,22 @@ class Plan:
         return [BASE, *self.methods].index(method)
 
     def variants(self, method: str) -> list[Variant]:
-        """The runs of a method."""
+        """The runs of a method that come first: all of them, or where its best learning rate is to be found, those."""
         rates: Sequence[float | None] = [None] if method == BASE else self._rates(method)
-        return [Variant(domain, method, rate, seed) for domain in self.domains for rate in rates for seed in self.seeds]
+        seeds = self.seeds[: self.rate_seeds] if len(rates) > 1 else self.seeds
+        return [Variant(domain, method, rate, seed) for domain in self.domains for rate in rates for seed in seeds]
+
+    def others(self, method: str, best: Mapping[str, float | None]) -> list[Variant]:
+        """The runs of a method with the other seeds.
+
+        Args:
+            method: The method.
+            best: Its best learning rate on each domain, ``None`` where there is none.
+        """
+        if self.rate_seeds is None or method == BASE or len(self._rates(method)) == 1:
+            return []
+        seeds = self.seeds[self.rate_seeds :]
+        return [Variant(domain, method, rate, seed) for domain, rate in best.items() if rate for seed in seeds]
 
     def run(self, variant: Variant, start: Path | None = None) -> Run:
         """A run of the plan.

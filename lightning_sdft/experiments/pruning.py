@@ -41,7 +41,7 @@ def connect(out: Path) -> optuna.storages.RDBStorage:
 
 
 def hand_over(trial: optuna.Trial, folders: Iterable[Path]) -> None:
-    """Tell the runs of a trial, a seed each, whose they are; not in their configs, which are the same whatever the trial.
+    """Tell the runs of a trial, a seed each, whose they are; not in their configs, which are the same for all trials.
 
     They report one behind the other, so that each is held against runs of its own seed.
     """

@@ -102,18 +102,23 @@ class Row:
 def best_rate(rows: Iterable[Row], domain: str, method: str) -> float | None:
     """The learning rate of a method with the best mean validation accuracy; the lower of equals.
 
-    Runs that failed do not count; ``None`` if all did, if nothing was trained, or if several rates were tried and
-    nothing was validated.
+    Rates are compared on the seeds that all of them have, if there are such. Runs that failed do not count; ``None`` if
+    all did, if nothing was trained, or if several rates were tried and nothing was validated.
     """
-    accuracies: dict[float, list[float]] = {}
+    accuracies: dict[float, dict[int, float]] = {}
     for row in rows:
         rate, accuracy = row.variant.learning_rate, row.validation_accuracy
         if (row.variant.domain, row.method) == (domain, method) and rate is not None and row.error is None:
-            accuracies.setdefault(rate, []).extend([] if accuracy is None else [accuracy])
+            accuracies.setdefault(rate, {}).update({} if accuracy is None else {row.variant.seed: accuracy})
     if len(accuracies) == 1:
         return next(iter(accuracies))
     validated = [rate for rate in sorted(accuracies) if accuracies[rate]]
-    return max(validated, key=lambda rate: mean(accuracies[rate]), default=None)
+    common = set.intersection(*(set(accuracies[rate]) for rate in validated)) if validated else set()
+
+    def validation(rate: float) -> float:
+        return mean(value for seed, value in accuracies[rate].items() if seed in common or not common)
+
+    return max(validated, key=validation, default=None)
 
 
 def chosen(rows: Sequence[Row], domain: str, method: str) -> list[Row]:

@@ -24,10 +24,11 @@ def comparison_table(rows: Sequence[Row], methods: Sequence[str], domains: Seque
     lines += ["Percent, mean over seeds ± half of the 95% interval; learning rates chosen on the validation split.", ""]
     for domain in domains:
         lines += _domain_table(rows, methods, domain)
-    unknown = [f"{method} on {domain}" for domain in domains for method in methods if _unvalidated(rows, domain, method)]
+    pairs = [(domain, method) for domain in domains for method in methods]
+    unknown = [f"{method} on {domain}" for domain, method in pairs if _unvalidated(rows, domain, method)]
     if unknown:
-        lines += ["No learning rate could be chosen, for there is no `val/accuracy`; give the data a validation split, or"]
-        lines += ["the method one learning rate:", "", *(f"- {each}" for each in unknown), ""]
+        lines += ["No learning rate could be chosen, for there is no `val/accuracy`; give the data a validation split"]
+        lines += ["or the method one learning rate:", "", *(f"- {each}" for each in unknown), ""]
     failed = [row for row in rows if row.error is not None]
     if failed:
         lines += ["Failed, and left out above:", "", *(f"- {row}" for row in failed), ""]

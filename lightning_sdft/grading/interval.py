@@ -13,6 +13,9 @@ from torch import Tensor
 
 __all__ = ["Score", "bootstrap"]
 
+DRAWS = 2**20
+"""Questions that are drawn at a time, which bounds the memory that it takes."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -58,5 +61,7 @@ def bootstrap(sets: Sequence[Tensor], level: float = 0.95, resamples: int = 2000
 
 
 def _resampled_means(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
-    size = len(values)
-    return torch.stack([values[torch.randint(size, (size,), generator=generator)].mean() for _ in range(resamples)])
+    size, rows = len(values), max(DRAWS // len(values), 1)
+    counts = [min(rows, resamples - first) for first in range(0, resamples, rows)]
+    draws = (torch.randint(size, (count, size), generator=generator) for count in counts)
+    return torch.cat([values[drawn].mean(dim=1) for drawn in draws])

@@ -111,7 +111,9 @@ def _read(
     if module.rollout_source == "demonstration":
         rollouts = module.sample(examples)
     else:
-        rollouts = [Rollout([], [0] * module.max_completion_tokens, [], finished=False)] * len(examples)
+        longest = [0] * module.max_completion_tokens
+        prompts = [module.tokenizer.encode(example.prompt) for example in examples]
+        rollouts = [Rollout(prompt, longest, [], finished=False) for prompt in prompts]
     return module.teacher_sequences(examples, rollouts), module.student_sequences(examples, rollouts)
 
 

@@ -126,13 +126,14 @@ class DistillationModule(CausalLMModule):
         self.importance = importance
         self.reduction = reduction
         self.group_rollouts: list[Rollout] = []
+        self.group_shown: list[TokenSequence] = []  # what the teacher reads of them
 
     def training_step(self, examples: Sequence[Example], batch_idx: int) -> Tensor:
         """Algorithm 1 of [1]: rollout, teacher, student, divergence; the optimizer and EMATeacher do the rest."""
         batch = MicroBatch.of(examples)
         rollouts = self.rollouts(batch)
         with self.clock.phase("teacher"):
-            teacher_hidden = self.teacher.hidden(self.teacher_sequences(batch, rollouts))
+            teacher_hidden = self.teacher.hidden(self.group_shown[batch.start : batch.stop])
         with self.clock.phase("student"):
             student_hidden = self.policy.hidden(self.student_sequences(batch, rollouts))
             weights = self.weights(rollouts, self.importance_weights(rollouts, student_hidden))
@@ -159,9 +160,11 @@ class DistillationModule(CausalLMModule):
         if self.group is not batch.group:
             with self.clock.phase("rollout"):
                 rollouts = self.sample(batch.group)
-            lengths = [len(sequence) for sequence in self.teacher_sequences(batch.group, rollouts)]
+            shown = self.teacher_sequences(batch.group, rollouts)
             self.start_group(batch.group, [len(rollout.completion) for rollout in rollouts], self.skip_tokens)
-            self.group_rollouts = batch.sort_group(rollouts, lengths)
+            belongings = batch.sort_group(list(zip(rollouts, shown, strict=True)), [len(each) for each in shown])
+            self.group_rollouts = [rollout for rollout, _ in belongings]
+            self.group_shown = [sequence for _, sequence in belongings]
             self._log_rollouts()
         return self.group_rollouts[batch.start : batch.stop]
 
@@ -181,6 +184,8 @@ class DistillationModule(CausalLMModule):
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The rollouts behind what the student sees."""
+        if self.rollout_source == "student":
+            return list(rollouts)
         return [
             TokenSequence(self.tokenizer.encode(example.prompt), rollout.completion)
             for example, rollout in zip(examples, rollouts, strict=True)

@@ -108,6 +108,20 @@ def outcome_rate(out: Path) -> float:
     return max((1e-4, HIGH), key=lambda rate: outcome(run(out, "sft", rate)).validation_accuracy or 0.0)
 
 
+def test_other_seeds_are_trained_at_the_rate_that_the_first_ones_say_is_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "one.yaml", config(tmp_path, methods={"SFT": {"parts": [part()]}}))
+    command(monkeypatch, "compare", "--config", file, "--out", tmp_path, "--seeds", "[0,1,2]", "--rate_seeds", "1")
+    accuracies = {rate: outcome(run(tmp_path, "sft", rate)).validation_accuracy or 0.0 for rate in (1e-4, HIGH)}
+    best = max(accuracies, key=lambda rate: accuracies[rate])
+    rows = results(tmp_path)[3:]
+    runs = [(1e-4, 0), (HIGH, 0), (best, 1), (best, 2)]
+    assert [(row["learning_rate"], row["seed"]) for row in rows] == sorted(runs)
+    assert f"| SFT | {best:g} | 3 |" in (tmp_path / "table5.md").read_text()
+    assert "[7/7] " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("method", ["sft", "sdft"])
 def test_best_checkpoint_on_the_validation_split_is_evaluated(method: str, out: Path) -> None:
     folder = run(out, method, HIGH)

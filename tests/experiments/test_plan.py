@@ -61,6 +61,8 @@ def test_methods_that_wait_for_each_other_are_refused(after: dict[str, str]) -> 
             r"domains=\['Tool use', 'tool-use'\]: two of them would share a folder",
         ),
         ({"methods": {"SFT + x": method(), "sft-x": method()}}, r"methods=\['SFT \+ x', 'sft-x'\]: two of them"),
+        ({"rate_seeds": 0}, "rate_seeds=0 is no number of the 2 seeds"),
+        ({"rate_seeds": 3}, "rate_seeds=3 is no number of the 2 seeds"),
         ({"methods": {"base": method()}}, "the method 'base' is there by itself"),
         ({"methods": {"a": method(after="b"), "c": method()}}, r"methods.a.after='b' is none of \['a', 'c'\]"),
     ],
@@ -99,6 +101,17 @@ def test_every_domain_rate_and_seed_is_a_run_in_a_folder_of_its_own() -> None:
     assert Variant("Tool use", "SFT + x", 1e-5, 3).folder(Path("r")) == Path("r/tool-use/sft-x/rate-1e-05-seed-3")
     assert Variant("a", BASE, None, 3).folder(Path("r")) == Path("r/a/base/seed-3")
     assert [found.order(name) for name in (BASE, "a", "b")] == [0, 1, 2]
+
+
+def test_all_rates_are_tried_with_the_first_seeds_and_the_best_with_the_others() -> None:
+    found = plan({"a": method(), "b": method(learning_rates=[0.5])}, seeds=[4, 2, 3], rate_seeds=2)
+    assert found.variants("a") == [
+        Variant(domain, "a", rate, seed) for domain in ("a", "b") for rate in (1e-5, 5e-5) for seed in (4, 2)
+    ]
+    assert found.others("a", {"a": 5e-5, "b": None}) == [Variant("a", "a", 5e-5, 3)]
+    assert len(found.variants("b")) == len(found.variants(BASE)) == 6
+    assert found.others("b", {"a": 0.5, "b": 0.5}) == found.others(BASE, {"a": None, "b": None}) == []
+    assert plan({"a": method()}).others("a", {"a": 5e-5}) == []
 
 
 def test_run_has_the_seed_the_learning_rate_and_the_start_over_what_its_parts_say() -> None:

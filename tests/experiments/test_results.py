@@ -26,6 +26,13 @@ def test_of_equals_the_lower_learning_rate_is_best(rates: tuple[float, float]) -
     assert best_rate([row("SFT", rate, 0, 0.5) for rate in rates], "double", "SFT") == 1e-5
 
 
+def test_rates_are_compared_on_the_seeds_that_each_of_them_has() -> None:
+    rows = [row("SFT", 1e-5, 0, 0.8), row("SFT", 5e-5, 0, 0.9), row("SFT", 5e-5, 1, 0.5), row("SFT", 5e-5, 2, 0.5)]
+    assert best_rate(rows, "double", "SFT") == 5e-5
+    assert chosen(rows, "double", "SFT") == rows[1:]
+    assert best_rate([*rows[1:], row("SFT", 1e-5, 3, 0.7)], "double", "SFT") == 1e-5  # no seed in common
+
+
 def test_without_validation_only_a_rate_without_others_is_chosen() -> None:
     rows = [row("SFT", 1e-5, 0, None), failed("SFT", 5e-5, 0), row("DFT", 1e-5, 0, None), row("DFT", 5e-5, 0, None)]
     assert best_rate(rows, "double", "SFT") == 1e-5

@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 __all__ = ["LeakWatch", "Sample", "growth", "read_samples"]
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+MALLINFO = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Sample:
     Args:
         step: The optimizer step.
         resident: Resident memory in MiB as it is found, with what the allocator keeps for later.
-        live: Resident memory in MiB when the allocator has given back what it can, after a collection.
+        live: Memory in MiB that the allocator has given out and not got back, after a collection.
         objects: Objects that Python's collector knows.
         threads: Threads of the process.
         files: Open files, sockets and pipes.
@@ -43,11 +44,10 @@ class Sample:
     @classmethod
     def take(cls, step: int) -> Sample:
         """Look at this process (Linux, glibc)."""
-        resident = _resident()
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
         gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
         threads = len(os.listdir("/proc/self/task"))
-        return cls(step, resident, _resident(), len(gc.get_objects()), threads, len(os.listdir("/proc/self/fd")))
+        return cls(step, resident, _allocated(), len(gc.get_objects()), threads, len(os.listdir("/proc/self/fd")))
 
 
 class LeakWatch(Callback):
@@ -87,5 +87,15 @@ def growth(samples: Sequence[Sample], quantity: str) -> float:
     return 100 * median((y - x) / (later - earlier) for (earlier, x), (later, y) in combinations(points, 2))
 
 
-def _resident() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
+class _Mallinfo(ctypes.Structure):
+    """What ``mallinfo2`` of glibc 2.33 and later returns."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in MALLINFO)
+
+
+def _allocated() -> float:
+    """In arenas and in mappings of their own, in MiB; asking changes nothing, as trimming would."""
+    mallinfo = ctypes.CDLL("libc.so.6").mallinfo2
+    mallinfo.restype = _Mallinfo
+    info = mallinfo()
+    return float(info.uordblks + info.hblkhd) / 2**20

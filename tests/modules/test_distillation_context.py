@@ -28,7 +28,7 @@ def test_teacher_sees_the_privileged_context_and_the_student_does_not(
 ) -> None:
     template, seen = PRIVILEGED[context]
     module = words_module(DistillationModule, privileged_context=context, teacher_template=template)
-    rollouts = [Rollout([], [7, 8], [0.0, 0.0], False)]
+    rollouts = [Rollout(token_ids("<user> w1 w2 <end> <assistant>"), [7, 8], [0.0, 0.0], False)]
     (teacher,) = module.teacher_sequences(EXAMPLES[:1], rollouts)
     (student,) = module.student_sequences(EXAMPLES[:1], rollouts)
     assert teacher.prompt == token_ids(f"<user> {seen} <end> <assistant>")

@@ -24,7 +24,10 @@ class Claim:
 
 
 def best(rows: Sequence[Record], domain: str, method: str) -> list[Record]:
-    """The rows of a method at its best learning rate: by mean validation accuracy, the lower of equals."""
+    """The rows of a method at its best learning rate.
+
+    That is by mean validation accuracy over the seeds that every rate has; the lower of equals.
+    """
     return _best_rate([row for row in rows if (row["domain"], row["method"]) == (domain, method)])
 
 
@@ -32,9 +35,11 @@ def _best_rate(own: Sequence[Record]) -> list[Record]:
     assert own, "there is no such run"
     assert all(row["error"] is None for row in own), [row["error"] for row in own]
     rates = sorted({row["learning_rate"] for row in own}, key=lambda rate: rate or 0)
+    tried = [{row["seed"] for row in own if row["learning_rate"] == rate} for rate in rates]
+    rows = [row for row in own if row["seed"] in set.intersection(*tried)]
 
     def validated(rate: float) -> float:
-        return mean(row["validation_accuracy"] for row in own if row["learning_rate"] == rate)
+        return mean(row["validation_accuracy"] for row in rows if row["learning_rate"] == rate)
 
     return [row for row in own if row["learning_rate"] == max(rates, key=validated)]
 

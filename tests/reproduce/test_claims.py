@@ -62,6 +62,11 @@ def test_a_method_is_judged_at_the_rate_that_validates_best_and_at_the_lower_of_
     assert best(found, "double", "SFT") == [found[0]]
 
 
+def test_rates_are_compared_on_the_seeds_that_each_of_them_has() -> None:
+    found = [row("SFT", 0.8, 0.9, rate=3e-4), row("SFT", 0.9, 0.9, rate=1e-4), row("SFT", 0.5, 0.9, 1, rate=1e-4)]
+    assert best(found, "double", "SFT") == found[1:]
+
+
 def test_a_run_that_failed_is_no_result() -> None:
     with pytest.raises(AssertionError, match="killed"):
         table_5([*rows(), row("SFT", 0, 0, seed=3, error="killed")])
@@ -72,6 +77,7 @@ def test_sequences_are_judged_at_their_end(skills: float, prior: float, holds: b
     def stage(method: str, number: int, value: float, kept: float, rate: float = 1e-4) -> dict[str, Any]:
         return {
             "method": method,
+            "seed": 0,
             "stage": number,
             "accuracies": {"a": value - 0.05, "b": value + 0.05},
             "prior_average": kept,

@@ -1,0 +1,73 @@
+"""One skill and two seeds of what ``make reproduce`` does, and the same with teachers that are broken.
+
+Each method has the learning rate that is best for it there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.experiments.runs import command, results, write
+from tests.reproduce.__main__ import ROOT
+from tests.reproduce.claims import Record, table_5
+
+SKILL = "reverse-increment"
+RATES = {"SFT": 6e-4, "DFT": 6e-4, "SDFT": 4e-4, "SFT + re-invoke": 1e-4}
+
+pytestmark = [pytest.mark.method, pytest.mark.xdist_group("method")]
+
+
+def method(part: str, callback: dict[str, Any] | None = None, model: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A method with a broken part in place of one of SDFT's."""
+    changed: dict[str, Any] = {"trainer": {"callbacks+": [callback]}} if callback else {"model": model}
+    return {"parts": ["configs/experiment/laptop_sdft.yaml", "configs/compare/parts/laptop.yaml", part, changed]}
+
+
+TEACHERS = "tests.reproduce.teachers"
+EMA = "configs/compare/parts/laptop_ema.yaml"
+BROKEN = {
+    "no demonstration": method(
+        EMA, model={"class_path": "DistillationModule", "init_args": {"privileged_context": "none"}}
+    ),
+    "another example's demonstration": method(EMA, model={"class_path": f"{TEACHERS}.OtherDemonstration"}),
+    "update backwards": method(
+        "configs/trainer/cpu.yaml",
+        {"class_path": f"{TEACHERS}.BackwardsEMATeacher", "init_args": {"teacher_rate": 0.01}},
+    ),
+}
+
+
+def compared(folder: Path, **changes: Any) -> list[Record]:
+    """The rows of the laptop's comparison with changes."""
+    config = yaml.safe_load((ROOT / "configs" / "compare" / "laptop.yaml").read_text())
+    file = write(folder / "compare.yaml", {**config, "domains": [SKILL], **changes})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        command(patch, "compare", "--config", file, "--out", folder / "out", "--trust", "tests")
+    return results(folder / "out")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    methods = yaml.safe_load((ROOT / "configs" / "compare" / "laptop.yaml").read_text())["methods"]
+    methods = {name: {**each, "learning_rates": [RATES[name]]} for name, each in methods.items()}
+    return compared(tmp_path_factory.mktemp("subset"), methods=methods, seeds=[0, 1])
+
+
+def test_what_the_paper_says_holds(rows: list[Record]) -> None:
+    claims = table_5(rows)
+    assert len(claims) == 7
+    assert [str(claim) for claim in claims if not claim.holds] == []
+
+
+def test_broken_teachers_are_found_out(rows: list[Record], tmp_path: Path) -> None:
+    others = compared(tmp_path, methods=BROKEN, learning_rates=[RATES["SDFT"]], seeds=[0])
+    assert [row["error"] for row in others] == [None] * 4
+    for name in BROKEN:
+        broken = [{**row, "method": "SDFT"} for row in others if row["method"] == name]
+        claims = table_5([*(row for row in rows if row["method"] != "SDFT"), *broken])
+        assert [claim for claim in claims if "SDFT" in claim.sentence and not claim.holds], name
