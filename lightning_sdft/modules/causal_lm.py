@@ -50,7 +50,6 @@ class CausalLMModule(SavedModule):
         pretrained: Whether to start from the model's weights; otherwise from random ones.
         lora: Train an adapter instead of the model (extra ``lora``); learning rates are then some ten times higher.
             Checkpoints hold the adapter alone.
-        learning_rate: Peak learning rate of AdamW.
         learning_rate: Peak learning rate of AdamW. Under ``bf16-true`` the weights are bfloat16, and a step below 1/512
             of a weight rounds to nothing: of the laptop model 6% of the weights move in 50 steps at 1e-5, under
             ``bf16-mixed``, which keeps them in float32, all.
