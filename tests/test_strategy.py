@@ -190,19 +190,23 @@ def test_two_processes_train_as_one(
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_other_precisions(precision: str, family_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    """Later steps differ more, for the rounding of bfloat16 tips some of the tokens that are drawn."""
-    run = Run(str(family_folder("llama")), SDFTModule, "auto", {}, {"gradient_checkpointing": True}, precision)
+    """What is drawn depends on rounding, and that on the number of rows; so losses of given answers are compared."""
+    options = {"gradient_checkpointing": True}
+    drawn = Run(str(family_folder("llama")), SDFTModule, "fsdp2", {}, options, precision)
+    given = replace(drawn, arguments={**options, "rollout_source": "demonstration"})
     results = []
-    for strategy, count in (("auto", 1), ("fsdp2", 2)):
-        folder = tmp_path / strategy
+    for index, (run, count) in enumerate(((replace(given, strategy="auto"), 1), (given, 2), (drawn, 2))):
+        folder = tmp_path / str(index)
         folder.mkdir()
-        in_processes(count, fit, replace(run, strategy=strategy), folder, count)
+        in_processes(count, fit, run, folder, count)
         results.append(outcome(folder))
-    assert results[1]["losses"][0] == pytest.approx(results[0]["losses"][0], rel=1e-2)
-    assert results[1]["norms"][0] == pytest.approx(results[0]["norms"][0], rel=2e-2)
-    assert {name: each.dtype for name, each in results[1]["weights"].items()} == {
-        name: each.dtype for name, each in results[0]["weights"].items()
-    }
+    expected, found, sampled = results
+    assert found["losses"][0] == pytest.approx(expected["losses"][0], rel=1e-2)
+    assert found["norms"][0] == pytest.approx(expected["norms"][0], rel=2e-2)
+    dtypes = [{name: each.dtype for name, each in result["weights"].items()} for result in results]
+    assert dtypes[0] == dtypes[1] == dtypes[2]
+    assert len(sampled["losses"]) == STEPS
+    assert all(0 < loss < 20 for loss in sampled["losses"])
 
 
 # Checkpoints

@@ -83,8 +83,8 @@ class Plan:
                 raise SettingError(f"{name} is empty; there is nothing to compare")
             if len({slug(str(value)) for value in values}) < len(values):
                 raise SettingError(f"{name}={list(values)}: two of them would share a folder")
-        if self.rate_seeds is not None and not 0 < self.rate_seeds <= len(self.seeds):
-            raise SettingError(f"rate_seeds={self.rate_seeds} is no number of the {len(self.seeds)} seeds")
+        if self.rate_seeds is not None and self.rate_seeds < 1:
+            raise SettingError(f"rate_seeds={self.rate_seeds}: with no seed at all no learning rate is tried")
         if BASE in self.methods:
             raise SettingError(f"the method {BASE!r} is there by itself; give yours another name")
         for name, method in self.methods.items():

@@ -61,8 +61,7 @@ def test_methods_that_wait_for_each_other_are_refused(after: dict[str, str]) -> 
             r"domains=\['Tool use', 'tool-use'\]: two of them would share a folder",
         ),
         ({"methods": {"SFT + x": method(), "sft-x": method()}}, r"methods=\['SFT \+ x', 'sft-x'\]: two of them"),
-        ({"rate_seeds": 0}, "rate_seeds=0 is no number of the 2 seeds"),
-        ({"rate_seeds": 3}, "rate_seeds=3 is no number of the 2 seeds"),
+        ({"rate_seeds": 0}, "rate_seeds=0: with no seed at all no learning rate is tried"),
         ({"methods": {"base": method()}}, "the method 'base' is there by itself"),
         ({"methods": {"a": method(after="b"), "c": method()}}, r"methods.a.after='b' is none of \['a', 'c'\]"),
     ],
@@ -111,7 +110,9 @@ def test_all_rates_are_tried_with_the_first_seeds_and_the_best_with_the_others()
     assert found.others("a", {"a": 5e-5, "b": None}) == [Variant("a", "a", 5e-5, 3)]
     assert len(found.variants("b")) == len(found.variants(BASE)) == 6
     assert found.others("b", {"a": 0.5, "b": 0.5}) == found.others(BASE, {"a": None, "b": None}) == []
-    assert plan({"a": method()}).others("a", {"a": 5e-5}) == []
+    for all_of_them in (None, 2, 3):
+        found = plan({"a": method()}, rate_seeds=all_of_them)
+        assert (len(found.variants("a")), found.others("a", {"a": 5e-5})) == (8, [])
 
 
 def test_run_has_the_seed_the_learning_rate_and_the_start_over_what_its_parts_say() -> None:
