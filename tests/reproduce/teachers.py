@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+from lightning.pytorch import Callback, LightningModule
 
 from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.data.example import Example
@@ -12,16 +15,19 @@ from lightning_sdft.rollout import Rollout
 from lightning_sdft.teacher import CopiedTeacher
 
 
-class OtherDemonstration(SDFTModule):
+class OtherDemonstration(Callback):
     """The teacher sees the demonstration of the next example."""
 
-    def teacher_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
-        others = [*examples[1:], examples[0]]
-        shown = [
-            Example(example.id, example.prompt, other.demonstration)
-            for example, other in zip(examples, others, strict=True)
-        ]
-        return super().teacher_sequences(shown, rollouts)
+    def on_fit_start(self, trainer: object, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, SDFTModule)
+        shown = pl_module.teacher_sequences
+
+        def of_others(examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
+            others = [*examples[1:], examples[0]]
+            pairs = zip(examples, others, strict=True)
+            return shown([replace(one, demonstration=other.demonstration) for one, other in pairs], rollouts)
+
+        pl_module.teacher_sequences = of_others  # type: ignore[method-assign]
 
 
 class BackwardsEMATeacher(EMATeacher):

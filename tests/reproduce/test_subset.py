@@ -21,23 +21,24 @@ RATES = {"SFT": 6e-4, "DFT": 6e-4, "SDFT": 4e-4, "SFT + re-invoke": 1e-4}
 pytestmark = [pytest.mark.method, pytest.mark.xdist_group("method")]
 
 
-def method(part: str, callback: dict[str, Any] | None = None, model: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A method with a broken part in place of one of SDFT's."""
-    changed: dict[str, Any] = {"trainer": {"callbacks+": [callback]}} if callback else {"model": model}
-    return {"parts": ["configs/experiment/laptop_sdft.yaml", "configs/compare/parts/laptop.yaml", part, changed]}
+def method(*changes: str | dict[str, Any]) -> dict[str, Any]:
+    """SDFT with changes."""
+    return {"parts": ["configs/experiment/laptop_sdft.yaml", "configs/compare/parts/laptop.yaml", *changes]}
 
 
-TEACHERS = "tests.reproduce.teachers"
+def callback(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"trainer": {"callbacks+": [{"class_path": f"tests.reproduce.teachers.{name}", "init_args": arguments}]}}
+
+
 EMA = "configs/compare/parts/laptop_ema.yaml"
+BLIND = {
+    "class_path": "DistillationModule",
+    "init_args": {"privileged_context": "none", "teacher_template": "{prompt}"},
+}
 BROKEN = {
-    "no demonstration": method(
-        EMA, model={"class_path": "DistillationModule", "init_args": {"privileged_context": "none"}}
-    ),
-    "another example's demonstration": method(EMA, model={"class_path": f"{TEACHERS}.OtherDemonstration"}),
-    "update backwards": method(
-        "configs/trainer/cpu.yaml",
-        {"class_path": f"{TEACHERS}.BackwardsEMATeacher", "init_args": {"teacher_rate": 0.01}},
-    ),
+    "no demonstration": method(EMA, {"model": BLIND}),
+    "another example's demonstration": method(EMA, callback("OtherDemonstration")),
+    "update backwards": method(callback("BackwardsEMATeacher", teacher_rate=0.01)),
 }
 
 
