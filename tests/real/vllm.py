@@ -178,10 +178,11 @@ def kill(model: Path, data: Path, server: subprocess.Popen[bytes], output: Path)
     command += [f"--data.init_args.train_file={data}", "--data.init_args.batch_size=2"]
     command += ["--data.init_args.micro_batch_size=1", "--trainer.logger=false", "--trainer.callbacks=ModelCheckpoint"]
     command += ["--trainer.callbacks.save_last=true", "--trainer.callbacks.every_n_train_steps=1"]
-    command += [f"--trainer.callbacks.dirpath={output / 'checkpoints'}"]
+    command += [f"--trainer.callbacks.dirpath={output / 'checkpoints'}", f"--trainer.default_root_dir={output}"]
+    checkpoint = output / "checkpoints" / "last.ckpt"
+    checkpoint.unlink(missing_ok=True)  # of an earlier run
     with (output / "killed.log").open("wb") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log)
-    checkpoint = output / "checkpoints" / "last.ckpt"
     while run.poll() is None and not checkpoint.exists():
         time.sleep(0.2)
     server.kill()
