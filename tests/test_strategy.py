@@ -190,23 +190,24 @@ def test_two_processes_train_as_one(
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_other_precisions(precision: str, family_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    """What is drawn depends on rounding, and that on the number of rows; so losses of given answers are compared."""
+    """Losses of given answers are compared; where weights are bfloat16, what is drawn depends on the number of rows."""
     options = {"gradient_checkpointing": True}
     drawn = Run(str(family_folder("llama")), SDFTModule, "fsdp2", {}, options, precision)
     given = replace(drawn, arguments={**options, "rollout_source": "demonstration"})
     results = []
-    for index, (run, count) in enumerate(((replace(given, strategy="auto"), 1), (given, 2), (drawn, 2))):
+    alone = [replace(run, strategy="auto") for run in (given, drawn)]
+    for index, (run, count) in enumerate(((alone[0], 1), (given, 2), (alone[1], 1), (drawn, 2))):
         folder = tmp_path / str(index)
         folder.mkdir()
         in_processes(count, fit, run, folder, count)
         results.append(outcome(folder))
-    expected, found, sampled = results
-    assert found["losses"][0] == pytest.approx(expected["losses"][0], rel=1e-2)
-    assert found["norms"][0] == pytest.approx(expected["norms"][0], rel=2e-2)
-    dtypes = [{name: each.dtype for name, each in result["weights"].items()} for result in results]
-    assert dtypes[0] == dtypes[1] == dtypes[2]
-    assert len(sampled["losses"]) == STEPS
-    assert all(0 < loss < 20 for loss in sampled["losses"])
+    comparable = [results[:2], results[2:]] if precision == "bf16-mixed" else [results[:2]]
+    for expected, found in comparable:
+        assert found["losses"][0] == pytest.approx(expected["losses"][0], rel=1e-2)
+        assert found["norms"][0] == pytest.approx(expected["norms"][0], rel=2e-2)
+    first, *others = [{name: each.dtype for name, each in result["weights"].items()} for result in results]
+    assert all(dtypes == first for dtypes in others)
+    assert all(0 < loss < 20 for loss in results[-1]["losses"])
 
 
 # Checkpoints
