@@ -26,6 +26,14 @@ def test_conversation_ends_where_the_response_begins(llama: Policy) -> None:
     assert [VOCABULARY[token] for token in tokens] == ["<user>", "w1", "w2", "<end>", "<assistant>"]
 
 
+def test_conversations_together_are_encoded_as_each_alone(llama: Policy) -> None:
+    conversations = [QUESTION, [{"role": "user", "content": "w3"}], [*QUESTION, {"role": "assistant", "content": "w4"}]]
+    encoded = llama.tokenizer.encode_all(conversations)
+    assert encoded == [llama.tokenizer.encode(each) for each in conversations]
+    assert len({len(each) for each in encoded}) == 3  # so nothing is padded
+    assert llama.tokenizer.encode_all([]) == []
+
+
 def test_completion_ends_as_the_template_ends_it(llama: Policy) -> None:
     tokenizer = llama.tokenizer
     completion = tokenizer.encode_completion("w3 w4")

@@ -97,7 +97,7 @@ class PassAtK(Callback):
                 self._log(trainer, pl_module, name, k, score)
 
     def _respond(self, module: TrainedModule, examples: Sequence[Example], repeated: Sequence[Example]) -> list[str]:
-        prompts = [module.tokenizer.encode(example.prompt) for example in repeated]
+        prompts = module.tokenizer.encode_all([example.prompt for example in repeated])
         seeds = [_seed(self.seed, example.id, number) for example in examples for number in range(self.samples)]
         rollouts = generate(module.policy, prompts, module.max_completion_tokens, self.sampling, seeds)
         return [module.tokenizer.decode(rollout.completion) for rollout in rollouts]

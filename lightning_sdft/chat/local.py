@@ -92,7 +92,7 @@ class LocalChat(ChatModel):
         replies: list[str | None] = [None] * len(conversations)
         if not conversations:
             return replies
-        prompts = [self.policy.tokenizer.encode(each) for each in conversations]
+        prompts = self.policy.tokenizer.encode_all(conversations)
         seeds = [self._seed(each) for each in conversations]
         room = (self.policy.max_tokens or sys.maxsize) - self.max_tokens
         fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]

@@ -88,9 +88,6 @@ class _Comparison:
         self.jobs = jobs
         self.threads = threads
         self.rows: list[Row] = []
-        best = dict.fromkeys(plan.domains, 1.0)  # whichever it will be
-        runs = [each for method in (BASE, *plan.methods) for each in (plan.variants(method), plan.others(method, best))]
-        self.total = sum(map(len, runs))
 
     def others(self, method: str) -> list[Variant]:
         """The runs of a method that waited for its best learning rate."""
@@ -132,7 +129,7 @@ class _Comparison:
 
     def _done(self, variant: Variant, what: Outcome | Failure) -> None:
         self.rows.append(Row.of(variant, what))
-        print(f"[{len(self.rows)}/{self.total}] {self.rows[-1]}", flush=True)
+        print(f"[{len(self.rows)}/{self.plan.size()}] {self.rows[-1]}", flush=True)
 
 
 def _write(plan: Plan, rows: list[Row], out: Path, title: str) -> None:

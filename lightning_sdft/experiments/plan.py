@@ -128,7 +128,7 @@ class Plan:
     def variants(self, method: str) -> list[Variant]:
         """The runs of a method that come first: all of them, or where its best learning rate is to be found, those."""
         rates: Sequence[float | None] = [None] if method == BASE else self._rates(method)
-        seeds = self.seeds[: self.rate_seeds] if len(rates) > 1 else self.seeds
+        seeds = self.seeds[: len(self.seeds) - len(self._other_seeds(method))]
         return [Variant(domain, method, rate, seed) for domain in self.domains for rate in rates for seed in seeds]
 
     def others(self, method: str, best: Mapping[str, float | None]) -> list[Variant]:
@@ -138,10 +138,13 @@ class Plan:
             method: The method.
             best: Its best learning rate on each domain, ``None`` where there is none.
         """
-        if self.rate_seeds is None or method == BASE or len(self._rates(method)) == 1:
-            return []
-        seeds = self.seeds[self.rate_seeds :]
+        seeds = self._other_seeds(method)
         return [Variant(domain, method, rate, seed) for domain, rate in best.items() if rate for seed in seeds]
+
+    def size(self) -> int:
+        """How many runs there are."""
+        methods = (BASE, *self.methods)
+        return sum(len(self.variants(each)) + len(self.domains) * len(self._other_seeds(each)) for each in methods)
 
     def run(self, variant: Variant, start: Path | None = None) -> Run:
         """A run of the plan.
@@ -161,6 +164,11 @@ class Plan:
         if start is not None:
             parts.append(nested(START, str(start)))
         return Run(parts, variant.method != BASE, method.checkpoint, prior=self.prior, trust=trusted())
+
+    def _other_seeds(self, method: str) -> Sequence[int]:
+        """Those with which a method waits for its best learning rate."""
+        tries = method != BASE and len(self._rates(method)) > 1
+        return self.seeds[self.rate_seeds :] if tries and self.rate_seeds is not None else []
 
     def _rates(self, method: str) -> Sequence[float]:
         own = self.methods[method].learning_rates

@@ -78,7 +78,8 @@ def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule,
     if not examples:
         raise DataError(f"none of {len(datamodule.splits.train)} training examples can be trained on")
     sets = [
-        [len(module.tokenizer.encode(each.prompt)) for each in one.examples] for one in datamodule.splits.validation
+        list(map(len, module.tokenizer.encode_all([each.prompt for each in one.examples])))
+        for one in datamodule.splits.validation
     ]
     batches = [sorted(prompts, reverse=True)[: datamodule.evaluation_batch_size] for prompts in sets]
     evaluated = max(batches, key=sum, default=[])
@@ -112,7 +113,7 @@ def _read(
         rollouts = module.sample(examples)
     else:
         longest = [0] * module.max_completion_tokens
-        prompts = [module.tokenizer.encode(example.prompt) for example in examples]
+        prompts = module.tokenizer.encode_all([example.prompt for example in examples])
         rollouts = [Rollout(prompt, longest, [], finished=False) for prompt in prompts]
     return module.teacher_sequences(examples, rollouts), module.student_sequences(examples, rollouts)
 

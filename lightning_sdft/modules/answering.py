@@ -48,7 +48,7 @@ class AnsweringModule(LightningModule):
 
     def respond(self, examples: Sequence[Example]) -> list[Rollout]:
         """Answer prompts greedily."""
-        prompts = [self.tokenizer.encode(example.prompt) for example in examples]
+        prompts = self.tokenizer.encode_all([example.prompt for example in examples])
         return generate(self.policy, prompts, self.max_completion_tokens, GREEDY)
 
     def validation_step(

@@ -275,8 +275,11 @@ class CausalLMModule(SavedModule):
             raise NonFiniteLossError("gradient", norm.item(), self.trainer.global_step, self.group)
 
     def on_train_batch_end(self, outputs: Any, batch: Sequence[Example], batch_idx: int) -> None:
-        """Log time and memory once per optimizer step."""
-        if MicroBatch.of(batch).is_last:
-            for phase, seconds in self.clock.read().items():
+        """Log time and memory of the optimizer steps that are written."""
+        if not MicroBatch.of(batch).is_last:
+            return
+        phases = self.clock.read()
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set outside of __init__
+            for phase, seconds in phases.items():
                 self.log(f"time/{phase}", seconds, batch_size=1)
             self.log("memory/peak", peak_memory(), batch_size=1)

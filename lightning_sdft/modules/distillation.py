@@ -176,9 +176,9 @@ class DistillationModule(CausalLMModule):
         # many processes there are, and all of them stay at the same place of the same stream of random numbers.
         seeds = draw_seeds(len(examples) * process_count())[process_index() :: process_count()]
         if self.rollout_source == "teacher":
-            prompts = [self.tokenizer.encode(self.teacher_messages(example)) for example in examples]
-            return generate(self.teacher.policy, prompts, self.max_completion_tokens, self.sampling, seeds)
-        prompts = [self.tokenizer.encode(example.prompt) for example in examples]
+            shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
+            return generate(self.teacher.policy, shown, self.max_completion_tokens, self.sampling, seeds)
+        prompts = self.tokenizer.encode_all([example.prompt for example in examples])
         options = (self.max_completion_tokens, self.sampling, seeds, self.global_step)
         return self.engine.generate(self.policy, prompts, *options)
 
@@ -186,17 +186,13 @@ class DistillationModule(CausalLMModule):
         """The rollouts behind what the student sees."""
         if self.rollout_source == "student":
             return list(rollouts)
-        return [
-            TokenSequence(self.tokenizer.encode(example.prompt), rollout.completion)
-            for example, rollout in zip(examples, rollouts, strict=True)
-        ]
+        prompts = self.tokenizer.encode_all([example.prompt for example in examples])
+        return _continued(prompts, rollouts)
 
     def teacher_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The same rollouts behind what the teacher sees."""
-        return [
-            TokenSequence(self.tokenizer.encode(self.teacher_messages(example)), rollout.completion)
-            for example, rollout in zip(examples, rollouts, strict=True)
-        ]
+        shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
+        return _continued(shown, rollouts)
 
     def teacher_messages(self, example: Example) -> list[Message]:
         """The conversation that the teacher sees."""
@@ -289,3 +285,8 @@ class DistillationModule(CausalLMModule):
                 f"max_teacher_prompt_tokens={self.max_teacher_prompt_tokens}"
             )
         return super().training_problem(example)
+
+
+def _continued(prompts: Sequence[list[int]], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
+    """Prompts with the completions of rollouts."""
+    return [TokenSequence(prompt, each.completion) for prompt, each in zip(prompts, rollouts, strict=True)]

@@ -66,12 +66,11 @@ class SFTModule(CausalLMModule):
 
     def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """Prompts with their demonstrations as completions."""
+        shown = [example for example in examples if example.demonstration is not None]
+        prompts = self.tokenizer.encode_all([example.prompt for example in shown])
         return [
-            TokenSequence(
-                self.tokenizer.encode(example.prompt), self.tokenizer.encode_completion(example.demonstration)
-            )
-            for example in examples
-            if example.demonstration is not None
+            TokenSequence(prompt, self.tokenizer.encode_completion(example.demonstration or ""))
+            for prompt, example in zip(prompts, shown, strict=True)
         ]
 
     def weights(self, sequences: Sequence[TokenSequence]) -> Tensor:

@@ -71,6 +71,12 @@ def test_splits_hold_the_new_skill_and_all_prior_ones(skill: str) -> None:
         assert [len(each.examples) for each in sets] == [size] + [5] * 7
 
 
+def test_validation_can_leave_the_prior_skills_to_the_test() -> None:
+    whole, short = small().splits, small(validate_prior=False).splits
+    assert short.validation == whole.validation[:1]
+    assert (short.train, short.test) == (whole.train, whole.test)
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_examples_ask_for_a_skill_show_it_and_know_the_answer(style: str) -> None:
     splits = small(skill="double", style=style).splits

@@ -110,6 +110,7 @@ def test_all_rates_are_tried_with_the_first_seeds_and_the_best_with_the_others()
     assert found.others("a", {"a": 5e-5, "b": None}) == [Variant("a", "a", 5e-5, 3)]
     assert len(found.variants("b")) == len(found.variants(BASE)) == 6
     assert found.others("b", {"a": 0.5, "b": 0.5}) == found.others(BASE, {"a": None, "b": None}) == []
+    assert found.size() == (8 + 2) + 6 + 6
     for all_of_them in (None, 2, 3):
         found = plan({"a": method()}, rate_seeds=all_of_them)
         assert (len(found.variants("a")), found.others("a", {"a": 5e-5})) == (8, [])

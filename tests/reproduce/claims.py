@@ -85,31 +85,23 @@ def table_5(rows: Sequence[Record]) -> list[Claim]:
 def figure_3(rows: Sequence[Record]) -> list[Claim]:
     """Three skills in sequence: what is left at the end."""
     last = max(row["stage"] for row in rows)
-    claims = []
-    for method, bound in (("SDFT", 0.85), ("SFT", None)):
+
+    def left(method: str) -> tuple[float, float]:
         ends = _best_rate([row for row in rows if row["method"] == method and row["stage"] == last])
-        skills = mean(mean(row["accuracies"].values()) for row in ends)
-        prior = mean(row["prior_average"] for row in ends)
-        text = f"{skills:.3f}, {prior:.3f}"
-        if bound is None:
-            claims.append(Claim(f"(and {method})", text, True))
-            continue
-        holds = skills >= bound and prior >= bound
-        claims.append(Claim(f"{method} holds at least {bound} of all new skills and of the prior ones", text, holds))
-    return claims
+        return mean(mean(row["accuracies"].values()) for row in ends), mean(row["prior_average"] for row in ends)
+
+    (skills, prior), (sft_skills, sft_prior) = left("SDFT"), left("SFT")
+    text = f"{skills:.3f}, {prior:.3f}; SFT {sft_skills:.3f}, {sft_prior:.3f}"
+    sentence = "SDFT holds at least 0.85 of all new skills and of the prior ones (SFT beside it)"
+    return [Claim(sentence, text, skills >= 0.85 and prior >= 0.85)]
 
 
 def figure_8(rows: Sequence[Record]) -> list[Claim]:
     """Who teaches."""
     (domain,) = {row["domain"] for row in rows}
-    found = {
-        name: mean(row["new_task_accuracy"] for row in best(rows, domain, f"{name} teacher"))
-        for name in ("EMA", "frozen", "live")
-    }
-    kept = {
-        name: mean(row["prior_average"] for row in best(rows, domain, f"{name} teacher"))
-        for name in ("EMA", "frozen", "live")
-    }
+    ends = {name: best(rows, domain, f"{name} teacher") for name in ("EMA", "frozen", "live")}
+    found = {name: mean(row["new_task_accuracy"] for row in ends[name]) for name in ends}
+    kept = {name: mean(row["prior_average"] for row in ends[name]) for name in ends}
     text = "; ".join(f"{name} {found[name]:.3f} / {kept[name]:.3f}" for name in found)
     worse = found["live"] < found["EMA"]
     return [Claim("a live teacher is worse than an average (new task / prior)", text, worse)]
