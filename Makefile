@@ -17,7 +17,7 @@ quickstart: .venv/installed ## Install, then fine-tune the laptop model with SDF
 	$(BIN)/lightning-sdft fit --config configs/experiment/laptop_sdft.yaml
 
 test: .venv/installed-dev ## Run the tests, the short check of the method and the notebook included.
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/installed-dev test reproduce ## Run the tests, and the paper's comparison on the laptop model.
 

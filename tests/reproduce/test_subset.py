@@ -18,7 +18,7 @@ from tests.reproduce.claims import Record, table_5
 SKILL = "reverse-increment"
 RATES = {"SFT": 6e-4, "DFT": 6e-4, "SDFT": 4e-4, "SFT + re-invoke": 1e-4}
 
-pytestmark = [pytest.mark.method, pytest.mark.xdist_group("method")]
+pytestmark = pytest.mark.method
 
 
 def method(*changes: str | dict[str, Any]) -> dict[str, Any]:
