@@ -71,9 +71,7 @@ def compare(
     plan = Plan(domains, methods, seeds, learning_rates, seeded, prior, rate_seeds)
     plan.check()
     comparison = _Comparison(plan, Path(out), jobs, threads)
-    for stage in [[BASE], *plan.stages()]:
-        comparison.perform([variant for method in stage for variant in plan.variants(method)])
-        comparison.perform([variant for method in stage for variant in comparison.others(method)])
+    comparison.perform()
     rows = sorted(comparison.rows, key=lambda row: (plan.order(row.method), row.variant))
     _write(plan, rows, Path(out), title)
     return rows
@@ -88,30 +86,63 @@ class _Comparison:
         self.jobs = jobs
         self.threads = threads
         self.rows: list[Row] = []
+        self._begun: dict[Path, Variant] = {}
 
-    def others(self, method: str) -> list[Variant]:
-        """The runs of a method that waited for its best learning rate."""
-        return self.plan.others(method, {each: best_rate(self.rows, each, method) for each in self.plan.domains})
+    def perform(self) -> None:
+        """Perform every run as soon as those that it waits for have ended."""
+        first = [BASE, *(name for name, method in self.plan.methods.items() if method.after is None)]
+        folders = self._begin([variant for method in first for variant in self.plan.variants(method)])
+        perform_all(folders, self.jobs, self.threads, lambda folder, what: self._ended(self._begun[folder], what))
 
-    def perform(self, variants: Sequence[Variant]) -> None:
-        """Perform runs that wait for none of each other."""
-        folders: dict[Path, Variant] = {}
+    def _begin(self, variants: Sequence[Variant]) -> list[Path]:
+        """Make the folders of runs; of those that cannot be started, what has waited for them is begun as well."""
+        folders: list[Path] = []
         for variant in variants:
-            folder = variant.folder(self.out / "runs")
-            start = self._start(variant)
-            if isinstance(start, Failure):
-                self._done(variant, start)
-                continue
-            try:
-                self.plan.run(variant, start).write(folder)
-            except SettingError as error:
-                if start is None:
-                    raise
-                # Where runs that had failed came to an end, another learning rate may be best to start from.
-                self._done(variant, Failure(str(error)))
-                continue
-            folders[folder] = variant
-        perform_all(list(folders), self.jobs, self.threads, lambda folder, what: self._done(folders[folder], what))
+            folder = self._make(variant)
+            if isinstance(folder, Failure):
+                folders += self._ended(variant, folder)
+            else:
+                self._begun[folder] = variant
+                folders.append(folder)
+        return folders
+
+    def _make(self, variant: Variant) -> Path | Failure:
+        """The folder of a run, or why there can be none."""
+        folder = variant.folder(self.out / "runs")
+        start = self._start(variant)
+        if isinstance(start, Failure):
+            return start
+        try:
+            self.plan.run(variant, start).write(folder)
+        except SettingError as error:
+            if start is None:
+                raise
+            # Where runs that had failed came to an end, another learning rate may be best to start from.
+            return Failure(str(error))
+        return folder
+
+    def _ended(self, variant: Variant, what: Outcome | Failure) -> list[Path]:
+        """Keep the row of a run, and begin what has waited for it."""
+        self.rows.append(Row.of(variant, what))
+        print(f"[{len(self.rows)}/{self.plan.size()}] {self.rows[-1]}", flush=True)
+        return self._begin(self._next(variant.domain, variant.method))
+
+    def _next(self, domain: str, method: str) -> list[Variant]:
+        """What can be begun when a run of a method on a domain has ended, and could not before."""
+        ended = sum((row.variant.domain, row.variant.method) == (domain, method) for row in self.rows)
+        tried = self._on(domain, method)
+        if ended < len(tried):
+            return []
+        others = self.plan.others(method, {domain: best_rate(self.rows, domain, method)})
+        if others and ended == len(tried):
+            return others
+        if ended < len(tried) + len(others):
+            return []
+        after = [name for name, each in self.plan.methods.items() if each.after == method]
+        return [variant for name in after for variant in self._on(domain, name)]
+
+    def _on(self, domain: str, method: str) -> list[Variant]:
+        return [variant for variant in self.plan.variants(method) if variant.domain == domain]
 
     def _start(self, variant: Variant) -> Path | Failure | None:
         """The trained model that a run starts from."""
@@ -126,10 +157,6 @@ class _Comparison:
         if outcome is None:
             return Failure(f"{before} has failed on {variant.domain} at {rate:g} with seed {variant.seed}")
         return exported(folder, outcome)
-
-    def _done(self, variant: Variant, what: Outcome | Failure) -> None:
-        self.rows.append(Row.of(variant, what))
-        print(f"[{len(self.rows)}/{self.plan.size()}] {self.rows[-1]}", flush=True)
 
 
 def _write(plan: Plan, rows: list[Row], out: Path, title: str) -> None:

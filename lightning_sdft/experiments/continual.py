@@ -72,8 +72,7 @@ def continual(
     plan = Plan(skills, methods, seeds, learning_rates, seeded, prior)
     plan.check()
     sequences = _Sequences(plan, Path(out), jobs, threads)
-    for number in range(len(skills) + 1):
-        sequences.perform(number)
+    sequences.perform()
     rows = sorted(sequences.rows, key=lambda row: (plan.order(row.chain.method), row.chain, row.number))
     _write(plan, rows, Path(out), title)
     return rows
@@ -90,19 +89,29 @@ class _Sequences:
 
     def __post_init__(self) -> None:
         self.rows: list[Stage] = []
+        self._begun: dict[Path, tuple[Chain, int]] = {}
 
-    def perform(self, number: int) -> None:
-        """Perform a stage of all sequences; stage 0 is the base model."""
-        folders: dict[Path, Chain] = {}
-        for chain in self._chains(number):
-            folder = self._folder(chain, number)
-            start = self._start(chain, number)
-            if isinstance(start, Failure):
-                self._done(chain, number, start)
-                continue
-            self._run(chain, number, start).write(folder)
-            folders[folder] = chain
-        perform_all(list(folders), self.jobs, self.threads, lambda path, what: self._done(folders[path], number, what))
+    def perform(self) -> None:
+        """Perform the stages of all sequences, each as soon as the one before has ended; stage 0 is the base model."""
+        first = [folder for number in (0, 1) for chain in self._chains(number) for folder in self._begin(chain, number)]
+        perform_all(first, self.jobs, self.threads, lambda folder, what: self._ended(*self._begun[folder], what))
+
+    def _begin(self, chain: Chain, number: int) -> list[Path]:
+        """Make the folder of a stage; where it cannot be started, neither can those that come after it."""
+        start = self._start(chain, number)
+        if isinstance(start, Failure):
+            return self._ended(chain, number, start)
+        folder = self._folder(chain, number)
+        self._run(chain, number, start).write(folder)
+        self._begun[folder] = (chain, number)
+        return [folder]
+
+    def _ended(self, chain: Chain, number: int, what: Outcome | Failure) -> list[Path]:
+        """Keep the row of a stage, and begin the next."""
+        skill = None if number == BASE_STAGE else self.plan.domains[number - 1]
+        self.rows.append(Stage.of(chain, number, skill, self.plan.domains, what, self._folder(chain, number)))
+        print(self.rows[-1], flush=True)
+        return [] if number in (BASE_STAGE, len(self.plan.domains)) else self._begin(chain, number + 1)
 
     def _chains(self, number: int) -> list[Chain]:
         methods = [BASE] if number == BASE_STAGE else self.plan.methods
@@ -127,12 +136,6 @@ class _Sequences:
         run = self.plan.run(chain.variant(first), start)
         also = [self.plan.run(chain.variant(skill)).parts for skill in others]
         return replace(run, checkpoint="last", evaluate_also=also)
-
-    def _done(self, chain: Chain, number: int, what: Outcome | Failure) -> None:
-        skill = None if number == BASE_STAGE else self.plan.domains[number - 1]
-        folder = self._folder(chain, number)
-        self.rows.append(Stage.of(chain, number, skill, self.plan.domains, what, folder))
-        print(self.rows[-1], flush=True)
 
 
 def _write(plan: Plan, rows: list[Stage], out: Path, title: str) -> None:

@@ -91,32 +91,17 @@ class Plan:
             if method.after is not None and method.after not in self.methods:
                 raise SettingError(f"methods.{name}.after={method.after!r} is none of {sorted(self.methods)}")
 
-    def stages(self) -> list[list[str]]:
-        """Methods in an order in which each comes behind the one it starts from; those of a stage go side by side.
-
-        Raises:
-            SettingError: If methods wait for each other.
-        """
-        after = {name: [] if each.after is None else [each.after] for name, each in self.methods.items()}
-        sorter = TopologicalSorter(after)
-        try:
-            sorter.prepare()
-        except CycleError as error:
-            raise SettingError(f"methods wait for each other: {' after '.join(error.args[1])}") from error
-        stages: list[list[str]] = []
-        while sorter.is_active():
-            ready = set(sorter.get_ready())
-            stages.append([name for name in self.methods if name in ready])
-            sorter.done(*ready)
-        return stages
-
     def check(self) -> None:
         """Look at all runs before the first of them takes its time.
 
         Raises:
             SettingError: If methods wait for each other or have no learning rate, or a file is not there.
         """
-        self.stages()
+        after = {name: [] if each.after is None else [each.after] for name, each in self.methods.items()}
+        try:
+            TopologicalSorter(after).prepare()
+        except CycleError as error:
+            raise SettingError(f"methods wait for each other: {' after '.join(error.args[1])}") from error
         for method in (BASE, *self.methods):
             for variant in self.variants(method):
                 self.run(variant)

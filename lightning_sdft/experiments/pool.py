@@ -8,8 +8,9 @@ import re
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -42,7 +43,7 @@ def check_jobs(jobs: int, threads: int) -> None:
 
 
 def perform_all(
-    folders: Sequence[Path], jobs: int, threads: int, done: Callable[[Path, Outcome | Failure], None]
+    folders: Sequence[Path], jobs: int, threads: int, done: Callable[[Path, Outcome | Failure], Iterable[Path] | None]
 ) -> None:
     """Perform the runs in folders that have none yet.
 
@@ -52,7 +53,8 @@ def perform_all(
         folders: Folders of runs.
         jobs: Runs at once.
         threads: Threads of each; results may depend on their number in the last bit.
-        done: Called after each run, and at once for those that were done before.
+        done: Called after each run, and at once for those that were done before; returns folders of runs that have
+            waited for it.
 
     Raises:
         SettingError: If ``jobs`` or ``threads`` is not positive.
@@ -76,18 +78,20 @@ def perform_all(
             slots.put(slot)
         return Outcome.read(folder) or Failure(_reason(folder, process.exitcode))
 
-    waiting = []
-    for folder in folders:
-        found = Outcome.read(folder)
-        if found is None:
-            waiting.append(folder)
-        else:
-            done(folder, found)
+    waiting = deque(folders)
     with ThreadPoolExecutor(jobs) as pool:
-        started = {pool.submit(perform, folder): folder for folder in waiting}
+        started: dict[Future[Outcome | Failure], Path] = {}
         try:
-            for future in as_completed(started):
-                done(started[future], future.result())
+            while waiting or started:
+                while waiting:
+                    folder = waiting.popleft()
+                    found = Outcome.read(folder)
+                    if found is None:
+                        started[pool.submit(perform, folder)] = folder
+                    else:
+                        waiting.extend(done(folder, found) or ())
+                for future in wait(started, return_when=FIRST_COMPLETED).done:
+                    waiting.extend(done(started.pop(future), future.result()) or ())
         except BaseException:  # such as Ctrl-C, which has ended the runs in progress: start no more
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -55,6 +55,26 @@ def test_runs_that_were_done_are_said_at_once_and_others_fail_alone(tmp_path: Pa
     assert all(isinstance(said[folder], Failure) and "Nonsense" in str(said[folder]) for folder in folders[1:])
 
 
+def test_what_has_waited_for_a_run_begins_when_that_has_ended(tmp_path: Path) -> None:
+    """Behind one that was done before, and behind one that fails now, while another is still to come."""
+    folders = [tmp_path / name for name in ("done", "failing", "other", "waited")]
+    for folder in folders:
+        Run([{"model": {"class_path": "Nonsense"}}]).write(folder)
+    OUTCOME.write(folders[0])
+    OUTCOME.write(folders[3])
+    waiting = {folders[0]: folders[1:2], folders[1]: folders[3:]}
+    said: list[Path] = []
+
+    def done(folder: Path, what: Outcome | Failure) -> list[Path]:
+        said.append(folder)
+        return waiting.get(folder, [])
+
+    perform_all([folders[0], folders[2]], 2, 1, done)
+    assert said[0] == folders[0]
+    assert sorted(said) == sorted(folders)
+    assert said.index(folders[3]) > said.index(folders[1])
+
+
 def test_ctrl_c_starts_no_more_runs(tmp_path: Path) -> None:
     folders = [tmp_path / str(number) for number in range(4)]
     for folder in folders:
