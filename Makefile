@@ -8,7 +8,7 @@ VLLM = .venv-vllm/bin
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help quickstart test test-all test-faults test-leaks test-memory test-vllm lint types check format real reproduce \
-	zoo bench
+	ablations zoo bench
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ test-leaks: .venv/installed-dev ## Train the laptop model for 2,000 steps, and s
 
 reproduce: .venv/installed-dev ## Reproduce the paper's main table and figures on the laptop model (about half an hour on two cores).
 	$(BIN)/python -m tests.reproduce --out runs/reproduce --jobs $(JOBS)
+
+ablations: .venv/installed-dev ## Run Fig. 5, Fig. 6 and the ablations on the laptop model (about an hour on two cores).
+	for name in rollouts pass_at_k size style divergence rate skip; do \
+		$(BIN)/lightning-sdft compare --config configs/compare/laptop_$$name.yaml --out runs/ablations/$$name \
+			--jobs $(JOBS) || exit 1; \
+	done
 
 test-faults: .venv/installed-dev ## Kill 40 runs of the laptop model at random moments, and compare them with runs left alone (about an hour).
 	$(BIN)/python -m tests.faults --runs 40

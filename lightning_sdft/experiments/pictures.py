@@ -54,7 +54,7 @@ def pareto_picture(
         [shown[label] for label in labels],
         labels,
         loc="outside lower center",
-        ncols=min(len(labels), 1 + 2 * len(domains)),
+        ncols=_columns(labels, figure.get_figwidth()),
         frameon=False,
         fontsize=9,
     )
@@ -111,6 +111,11 @@ def save_picture(figure: Any, out: Path, name: str) -> list[str]:
     return [f"{name}.png", f"{name}.svg"]
 
 
+def _columns(labels: Sequence[str], width: float) -> int:
+    """How many columns of a legend fit into a picture: about 0.08 inches a letter, and half an inch for the sign."""
+    return max(1, min(len(labels), int(width / (0.5 + 0.08 * max(map(len, labels))))))
+
+
 def _draw_method(panel: Any, rows: Sequence[Row], domain: str, method: str, color: str) -> None:
     """A small point for each learning rate, and the chosen one as a large one with its intervals."""
     best = best_rate(rows, domain, method)
@@ -129,7 +134,7 @@ def _draw_method(panel: Any, rows: Sequence[Row], domain: str, method: str, colo
     if point is not None:
         x, y = point
         errors = {
-            name: None if each.half_width is None else 100 * each.half_width
+            name: None if each.half_width is None else [[100 * abs(end - each.value)] for end in each.band()]
             for name, each in (("xerr", x), ("yerr", y))
         }
         marker = "*" if method == BASE else "o"

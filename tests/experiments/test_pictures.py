@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from lightning_sdft.experiments import pictures
 from lightning_sdft.experiments.pictures import pareto_picture
 from lightning_sdft.experiments.plan import BASE
 from lightning_sdft.experiments.results import Row
@@ -51,6 +53,35 @@ def test_method_that_failed_on_the_first_domain_is_in_the_legend(tmp_path: Path)
         pareto_picture([*first, *rows("swap")], ["SFT", "DFT"], ["double", "swap"], "", tmp_path)
         text = check_picture(tmp_path, "pareto")
         assert all(text.count(f"<!-- {said} -->") == 1 for said in (BASE, "SFT", "DFT"))
+
+
+@pytest.mark.parametrize("domains", [["double"], ["double", "swap", "last"]])
+@pytest.mark.parametrize("name", ["SFT", "SFT on the teacher's answers"])
+def test_names_are_not_cut(name: str, domains: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    figures: list[Any] = []
+    monkeypatch.setattr(pictures, "save_picture", lambda figure, out, name: figures.append(figure))
+    names = [name, f"{name} anew", f"{name} alone", f"{name} again"]
+    found = [row(each, 1e-5, 0, domain=domain) for each in (BASE, *names) for domain in domains]
+    pareto_picture(found, names, domains, "", tmp_path)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= figure.bbox.x0
+    assert box.x1 <= figure.bbox.x1
+    assert len(legend.get_texts()) == 5
+
+
+def test_intervals_end_where_a_share_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    figures: list[Any] = []
+    monkeypatch.setattr(pictures, "save_picture", lambda figure, out, name: figures.append(figure))
+    found = [row("SFT", 1e-5, seed, new=new) for seed, new in enumerate((0.9, 1.0, 1.0))]
+    pareto_picture(found, ["SFT"], ["double"], "", tmp_path)
+    (bars,) = figures[0].axes[0].containers
+    (_, (_, top)) = bars.lines[2][1].get_segments()[0]
+    assert top == pytest.approx(100)
 
 
 def test_without_prior_tasks_there_is_nothing_to_show(tmp_path: Path) -> None:
