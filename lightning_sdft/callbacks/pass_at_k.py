@@ -75,7 +75,7 @@ class PassAtK(Callback):
         for start in range(0, len(batch), self.batch_size):
             examples: Sequence[Example] = batch[start : start + self.batch_size]
             repeated = [example for example in examples for _ in range(self.samples)]
-            responses = self._respond(module, examples, repeated)
+            responses = self._respond(module, examples)
             for name, grader in module.graded.of(dataloader_idx).items():
                 verdicts = grader.grade_all(responses, [example.reference for example in repeated])
                 for index in range(len(examples)):
@@ -96,8 +96,10 @@ class PassAtK(Callback):
                 score = bootstrap([pass_at_k(correct[enough], graded[enough], k)])
                 self._log(trainer, pl_module, name, k, score)
 
-    def _respond(self, module: TrainedModule, examples: Sequence[Example], repeated: Sequence[Example]) -> list[str]:
-        prompts = module.tokenizer.encode_all([example.prompt for example in repeated])
+    def _respond(self, module: TrainedModule, examples: Sequence[Example]) -> list[str]:
+        """Responses to the first example, then to the second, and so on."""
+        encoded = module.tokenizer.encode_all([example.prompt for example in examples])
+        prompts = [prompt for prompt in encoded for _ in range(self.samples)]
         seeds = [_seed(self.seed, example.id, number) for example in examples for number in range(self.samples)]
         rollouts = generate(module.policy, prompts, module.max_completion_tokens, self.sampling, seeds)
         return [module.tokenizer.decode(rollout.completion) for rollout in rollouts]
