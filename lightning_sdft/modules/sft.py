@@ -66,12 +66,10 @@ class SFTModule(CausalLMModule):
 
     def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """Prompts with their demonstrations as completions."""
-        shown = [example for example in examples if example.demonstration is not None]
-        prompts = self.tokenizer.encode_all([example.prompt for example in shown])
-        return [
-            TokenSequence(prompt, self.tokenizer.encode_completion(example.demonstration or ""))
-            for prompt, example in zip(prompts, shown, strict=True)
-        ]
+        shown = [(each.prompt, each.demonstration) for each in examples if each.demonstration is not None]
+        prompts = self.tokenizer.encode_all([prompt for prompt, _ in shown])
+        completions = [self.tokenizer.encode_completion(demonstration) for _, demonstration in shown]
+        return list(map(TokenSequence, prompts, completions))
 
     def weights(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Weights of the demonstration tokens of a micro-batch, `(N,)`."""
