@@ -16,6 +16,7 @@ help: ## Show the targets.
 quickstart: .venv/installed ## Install, then fine-tune the laptop model with SDFT: base against trained, in about a minute.
 	$(BIN)/lightning-sdft fit --config configs/experiment/laptop_sdft.yaml
 
+# A file of tests goes to one process, so that what its tests share is made once.
 test: .venv/installed-dev ## Run the tests, the short check of the method and the notebook included.
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
@@ -24,7 +25,7 @@ test-all: .venv/installed-dev test reproduce ## Run the tests, and the paper's c
 test-leaks: .venv/installed-dev ## Train the laptop model for 2,000 steps, and see that memory, threads and files stay level.
 	$(BIN)/python -m tests.leaks
 
-reproduce: .venv/installed-dev ## Reproduce the paper's main table and figures on the laptop model (about half an hour on two cores).
+reproduce: .venv/installed-dev ## Reproduce the paper's main table and figures on the laptop model (about 40 minutes on two cores).
 	$(BIN)/python -m tests.reproduce --out runs/reproduce --jobs $(JOBS)
 
 ablations: .venv/installed-dev ## Run Fig. 5, Fig. 6 and the ablations on the laptop model (about an hour on two cores).
