@@ -29,9 +29,10 @@ reproduce: .venv/installed-dev ## Reproduce the paper's main table and figures o
 	$(BIN)/python -m tests.reproduce --out runs/reproduce --jobs $(JOBS)
 
 ablations: .venv/installed-dev ## Run Fig. 5, Fig. 6 and the ablations on the laptop model (about an hour on two cores).
+	mkdir -p runs/ablations
 	for name in rollouts pass_at_k size style divergence rate skip; do \
 		$(BIN)/lightning-sdft compare --config configs/compare/laptop_$$name.yaml --out runs/ablations/$$name \
-			--jobs $(JOBS) || exit 1; \
+			--reuse '[runs/ablations]' --jobs $(JOBS) || exit 1; \
 	done
 
 test-faults: .venv/installed-dev ## Kill 40 runs of the laptop model at random moments, and compare them with runs left alone (about an hour).

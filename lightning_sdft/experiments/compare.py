@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_sdft.experiments.finished import Finished
 from lightning_sdft.experiments.pictures import pareto_picture, pass_at_k_picture
 from lightning_sdft.experiments.plan import BASE, Method, Plan, Variant
 from lightning_sdft.experiments.pool import Failure, check_jobs, perform_all
@@ -30,6 +31,7 @@ def compare(
     seeded: list[str] = ["seed_everything", "data.init_args.shuffle_seed"],  # noqa: B006
     rate_seeds: int | None = None,
     prior: PriorBenchmarks | None = None,
+    reuse: list[str] = [],  # noqa: B006
     jobs: int = 1,
     threads: int = 1,
     title: str = "",
@@ -57,6 +59,8 @@ def compare(
         rate_seeds: With how many of the seeds, the first ones, all learning rates are tried. With the others each
             method is trained at the rate that these say is best. By default all rates are tried with all seeds.
         prior: Public benchmarks that are asked of every trained model and of the base.
+        reuse: Folders of other comparisons, whose finished runs are taken instead of repeated where all settings are
+            the same. That data and package are the same too is for you to know.
         jobs: Runs at once; where there are as many GPUs, each has one of its own.
         threads: Threads of each run.
         title: Title of the table and of the picture.
@@ -70,7 +74,7 @@ def compare(
     check_jobs(jobs, threads)
     plan = Plan(domains, methods, seeds, learning_rates, seeded, prior, rate_seeds)
     plan.check()
-    comparison = _Comparison(plan, Path(out), jobs, threads)
+    comparison = _Comparison(plan, Path(out), Finished(reuse), jobs, threads)
     comparison.perform()
     rows = sorted(comparison.rows, key=lambda row: (plan.order(row.method), row.variant))
     _write(plan, rows, Path(out), title)
@@ -80,9 +84,10 @@ def compare(
 class _Comparison:
     """The runs of a plan that have been performed so far."""
 
-    def __init__(self, plan: Plan, out: Path, jobs: int, threads: int) -> None:
+    def __init__(self, plan: Plan, out: Path, finished: Finished, jobs: int, threads: int) -> None:
         self.plan = plan
         self.out = out
+        self.finished = finished
         self.jobs = jobs
         self.threads = threads
         self.rows: list[Row] = []
@@ -113,12 +118,14 @@ class _Comparison:
         if isinstance(start, Failure):
             return start
         try:
-            self.plan.run(variant, start).write(folder)
+            run = self.plan.run(variant, start)
+            run.write(folder)
         except SettingError as error:
             if start is None:
                 raise
             # Where runs that had failed came to an end, another learning rate may be best to start from.
             return Failure(str(error))
+        self.finished.copy(run, folder)
         return folder
 
     def _ended(self, variant: Variant, what: Outcome | Failure) -> list[Path]:

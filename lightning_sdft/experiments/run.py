@@ -61,20 +61,24 @@ class Run:
     prior: PriorBenchmarks | None = None
     trust: Sequence[str] = ()
 
+    def identity(self) -> str:
+        """Equal for runs that come to the same; whom one trusts changes no result."""
+        return json.dumps({**asdict(self), "trust": []}, sort_keys=True)
+
     def write(self, folder: Path) -> None:
         """Make the folder of this run.
 
         Raises:
             SettingError: If another run has left its result there, or checkpoints, from which this one would go on.
         """
-        file, record = folder / "run.json", asdict(self)
-        if file.exists() and not _same(json.loads(file.read_text()), record) and _has_left(folder):
+        file = folder / "run.json"
+        if file.exists() and Run.read(folder).identity() != self.identity() and _has_left(folder):
             raise SettingError(
                 f"{folder} has the result or checkpoints of a run with other settings (see run.json there); give "
                 "another --out, or remove that folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(file, json.dumps(record, indent=1) + "\n")
+        _replace(file, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -169,11 +173,6 @@ def read_curves(folder: Path) -> dict[str, dict[int, float]]:
                 if len(value.tensor.float_val) == 1:
                     curves.setdefault(value.tag, {})[event.step] = value.tensor.float_val[0]
     return curves
-
-
-def _same(old: Config, new: Config) -> bool:
-    """Whether two runs come to the same; whom one trusts changes no result."""
-    return {**old, "trust": []} == {**json.loads(json.dumps(new)), "trust": []}
 
 
 def _has_left(folder: Path) -> bool:

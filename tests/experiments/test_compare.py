@@ -244,3 +244,18 @@ def test_killed_comparison_goes_on_to_the_same_results(
     assert f"Training goes on from {checkpoint}" in (interrupted / "log.txt").read_text()
     assert results(tmp_path) == results(out)
     assert (tmp_path / "table5.md").read_text() == (out / "table5.md").read_text()
+
+
+def test_runs_with_the_same_settings_are_taken_from_another_comparison(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = {"anew": {"parts": [str(out.parent / "sft.yaml")]}}
+    file = write(tmp_path / "other.yaml", config(out.parent, methods=methods, learning_rates=[HIGH], seeds=[0, 1]))
+    command(monkeypatch, "compare", "--config", file, "--out", tmp_path, "--reuse", f"[{out}]")
+    base, _, taken, trained = results(tmp_path)
+    assert base == results(out)[0]
+    assert taken == {**results(out)[2], "method": "anew"}
+    assert outcome(run(tmp_path, "anew", HIGH)) == outcome(run(out, "sft", HIGH))
+    assert not (run(tmp_path, "anew", HIGH) / "log.txt").exists()
+    assert trained["error"] is None
+    assert (tmp_path / f"runs/double/anew/rate-{HIGH:g}-seed-1/log.txt").exists()
