@@ -75,6 +75,17 @@ class Pause(Callback):
             time.sleep(600)
 
 
+class Until(Callback):
+    """Does not begin to train before another run has left a file."""
+
+    def __init__(self, file: str, seconds: float = 120) -> None:
+        self.file = Path(file)
+        self.seconds = seconds
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wait_for(self.file.exists, self.seconds)
+
+
 def callback(name: str, **arguments: Any) -> dict[str, Any]:
     """A callback of this file as a part."""
     return {"trainer": {"callbacks+": [{"class_path": f"tests.experiments.runs.{name}", "init_args": arguments}]}}
