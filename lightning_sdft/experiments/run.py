@@ -82,10 +82,20 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """The run of a folder."""
+        """The run of a folder.
+
+        Raises:
+            SettingError: If another version of this package has written it, which knew other settings.
+        """
         content = json.loads((folder / "run.json").read_text())
-        prior = content.pop("prior")
-        return cls(**content, prior=None if prior is None else PriorBenchmarks(**prior))
+        prior = content.pop("prior", None)
+        try:
+            return cls(**content, prior=None if prior is None else PriorBenchmarks(**prior))
+        except TypeError as error:
+            raise SettingError(
+                f"{folder / 'run.json'} has settings of another version of lightning_sdft ({error}); give another "
+                "folder, or remove that one"
+            ) from error
 
 
 @dataclass(frozen=True)

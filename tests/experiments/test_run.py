@@ -126,6 +126,14 @@ def test_trust_that_came_later_does_not_make_it_another_run(tmp_path: Path) -> N
     assert Run.read(tmp_path).trust == ["mylab"]
 
 
+def test_file_of_another_version_is_named(tmp_path: Path) -> None:
+    run().write(tmp_path)
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "later": 1}))
+    with pytest.raises(SettingError, match=rf"{file} has settings of another version of lightning_sdft \(.*'later'\)"):
+        Run.read(tmp_path)
+
+
 def test_what_is_written_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         Run([{"model": object()}]).write(tmp_path)
