@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from lightning_sdft.rollout import Rollout
 from tests.leaks.__main__ import counted, leaks, table
 from tests.leaks.watch import Sample, growth, read_samples
 
-LEVEL = Sample(0, 500.0, 480.0, 100_000, 6, 8)
+LEVEL = Sample(0, 500.0, 480.0, 100_000, 6, 8, 5.0)
 
 
 def run(steps: int, change: Callable[[int], dict[str, Any]]) -> list[Sample]:
@@ -34,7 +35,7 @@ def test_noise_steps_and_peaks_of_the_allocator_are_no_leak() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quantity", "each_step"), [("live", 0.02), ("threads", 0.01), ("files", 0.01), ("objects", 1)]
+    ("quantity", "each_step"), [("live", 0.02), ("threads", 0.01), ("files", 0.01), ("objects", 1), ("tokens", 0.01)]
 )
 def test_steady_growth_is_found_in_noise(quantity: str, each_step: float) -> None:
     noise = random.Random(0)
@@ -57,11 +58,13 @@ def test_samples_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_sample_sees_what_is_held() -> None:
-    before = Sample.take(1)
+    rollouts = [Rollout([1], [2] * length, [0.0] * length, True) for length in (3, 4)]
+    before = Sample.take(1, rollouts)
     held = bytearray(b"x" * 2**24)
     with Path(__file__).open():
-        after = Sample.take(2)
+        after = Sample.take(2, rollouts)
     assert len(held) == 2**24
     assert after.live - before.live > 15
     assert after.files == before.files + 1
     assert after.threads == before.threads
+    assert after.tokens == 3.5

@@ -1,4 +1,4 @@
-"""Whether a run grows: its memory, its objects, its threads and its files, step by step."""
+"""Whether a run grows: its memory, its objects, its threads and its files, step by step, beside its work."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from lightning.pytorch import Callback
+
+from lightning_sdft.rollout import Rollout
 
 __all__ = ["LeakWatch", "Sample", "growth", "read_samples"]
 
@@ -32,6 +34,7 @@ class Sample:
         objects: Objects that Python's collector knows.
         threads: Threads of the process.
         files: Open files, sockets and pipes.
+        tokens: Mean length of the step's rollouts: its work, with which memory may grow.
     """
 
     step: int
@@ -40,14 +43,17 @@ class Sample:
     objects: int
     threads: int
     files: int
+    tokens: float
 
     @classmethod
-    def take(cls, step: int) -> Sample:
+    def take(cls, step: int, rollouts: Sequence[Rollout]) -> Sample:
         """Look at this process (Linux, glibc)."""
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
         gc.collect()
         threads = len(os.listdir("/proc/self/task"))
-        return cls(step, resident, _allocated(), len(gc.get_objects()), threads, len(os.listdir("/proc/self/fd")))
+        tokens = fmean(len(rollout.completion) for rollout in rollouts)
+        files = len(os.listdir("/proc/self/fd"))
+        return cls(step, resident, _allocated(), len(gc.get_objects()), threads, files, tokens)
 
 
 class LeakWatch(Callback):
@@ -68,7 +74,7 @@ class LeakWatch(Callback):
         if step != self._last_step and step % self.every_n_steps == 0:
             self._last_step = step
             with self.output.open("a") as file:
-                file.write(json.dumps(asdict(Sample.take(step))) + "\n")
+                file.write(json.dumps(asdict(Sample.take(step, pl_module.group_rollouts))) + "\n")
 
 
 def read_samples(path: Path) -> list[Sample]:
