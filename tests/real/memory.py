@@ -180,7 +180,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "smollm2", help="where the model is put")
     parser.add_argument("--only", type=int, nargs="+", choices=range(len(SETTINGS)), help="numbers of settings, from 0")
     options = parser.parse_args()
-    model = options.model if Path(options.model or "").is_dir() else model_folder(options.output, options.model)
+    given = options.model is not None and Path(options.model).is_dir()
+    model = options.model if given else model_folder(options.output, options.model)
     chosen = SETTINGS if options.only is None else [SETTINGS[number] for number in options.only]
     print(f"{'peak in MiB, ratio, CPU time':{WIDTH}} estimate | with {', '.join(TIDY)} | without | peak phase")
     with tempfile.TemporaryDirectory() as folder:
