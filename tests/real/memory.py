@@ -128,6 +128,7 @@ def arguments(setting: Setting, model: Path, file: Path) -> list[str]:
         f"--trainer.accumulate_grad_batches={setting.micro_batches}",
         f"--trainer.callbacks=[{callbacks}]",
         "--trainer.logger=false",
+        f"--trainer.default_root_dir={file.parent}",
         "--trainer.enable_checkpointing=false",
         *setting.options,
     ]
