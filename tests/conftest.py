@@ -18,6 +18,8 @@ from lightning_sdft.policy import Policy
 
 torch.set_num_threads(1)
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
 VOCABULARY = ["<pad>", "<eos>", "<user>", "<assistant>", "<end>", *(f"w{index}" for index in range(59))]
 END = VOCABULARY.index("<end>")
 STOP_IDS = [END, 10, 20, 30, 40, 50, 60]

@@ -23,6 +23,7 @@ from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
 from lightning_sdft.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.tokenizer import PolicyError
+from tests.conftest import needs_gpu
 from tests.distributed import in_processes
 from tests.modules.conftest import WORDS_TEMPLATE, WordsDataModule, question
 
@@ -40,6 +41,7 @@ class Run:
     options: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
     precision: Any = "32-true"
+    accelerator: str = "cpu"
 
     def module(self) -> CausalLMModule:
         own: dict[str, Any] = {"max_prompt_tokens": 16, "max_completion_tokens": 8, "warmup_steps": 0}
@@ -57,7 +59,7 @@ class Run:
     def trainer(self, folder: Path, processes: int, callbacks: Sequence[Callback] = ()) -> Trainer:
         strategy: Any = FSDP2Strategy(**self.options) if self.strategy == "fsdp2" else self.strategy
         return Trainer(
-            accelerator="cpu",
+            accelerator=self.accelerator,
             devices=processes,
             strategy=strategy,
             precision=self.precision,
@@ -98,9 +100,8 @@ class Curve(Callback):
 
 
 def weights(module: CausalLMModule) -> dict[str, Tensor]:
-    return {
-        name: each.full_tensor() if isinstance(each, DTensor) else each for name, each in module.state_dict().items()
-    }
+    state = module.state_dict()
+    return {name: (each.full_tensor() if isinstance(each, DTensor) else each).cpu() for name, each in state.items()}
 
 
 def fit(run: Run, folder: Path, processes: int, ckpt_path: Path | None = None) -> None:
@@ -186,6 +187,25 @@ def test_two_processes_train_as_one(
         both = found["predicted"] + outcome(folders[strategy], 1)["predicted"]
         assert sorted(both) == expected["predicted"]
     assert outcome(folders["auto"])["whole"] * 0.4 < outcome(folders["fsdp2"])["local"] < 0.6 * expected["whole"]
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("arguments", [{}, {"lora": WITH_HEAD, "learning_rate": 1e-2}], ids=["sdft", "lora-head"])
+def test_a_gpu_trains_as_a_cpu(arguments: dict[str, Any], family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Under each strategy, of one process."""
+    alone = Run(str(family_folder("llama")), SDFTModule, arguments=arguments)
+    there = [replace(alone, accelerator="gpu", strategy=strategy) for strategy in ("auto", "ddp", "fsdp2")]
+    results = []
+    for index, run in enumerate((alone, *there)):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        in_processes(1, fit, run, folder, 1)
+        results.append(outcome(folder))
+    for found in results[1:]:
+        assert_same(found, results[0])
+        assert found["tested"] == results[0]["tested"]
+        assert found["predicted"] == results[0]["predicted"]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])

@@ -20,16 +20,16 @@ from typing import Any
 from tests.faults.runs import differences, finish, kill_at_random, prepare, result
 
 
-def uninterrupted(folder: Path, processes: int, strategy: str) -> tuple[dict[str, Any], float]:
+def uninterrupted(folder: Path, **options: Any) -> tuple[dict[str, Any], float]:
     """The result of a run that is left alone, and how many seconds it took."""
     start = time.monotonic()
-    assert finish(prepare(folder, processes=processes, strategy=strategy)) == 0, (folder / "log.txt").read_text()
+    assert finish(prepare(folder, **options)) == 0, (folder / "log.txt").read_text()
     return result(folder), time.monotonic() - start
 
 
-def killed(folder: Path, processes: int, strategy: str, random: Random, seconds: float) -> tuple[list[str], Any]:
+def killed(folder: Path, random: Random, seconds: float, **options: Any) -> tuple[list[str], Any]:
     """Where a run was killed, one to three times, and its result."""
-    prepare(folder, processes=processes, strategy=strategy)
+    prepare(folder, **options)
     kills: list[str] = []
     for _ in range(random.choice([1, 1, 2, 3])):
         where = kill_at_random(folder, random, seconds)
@@ -41,9 +41,11 @@ def killed(folder: Path, processes: int, strategy: str, random: Random, seconds:
     return kills, result(folder)
 
 
-def study(runs: int, seed: int, processes: list[int], strategy: str, folder: Path) -> int:
+def study(runs: int, seed: int, processes: list[int], folder: Path, **options: Any) -> int:
     """Kill as many runs, print a row for each, and return how many differ."""
-    whole = {count: uninterrupted(folder / f"whole{count}", count, strategy) for count in sorted(set(processes))}
+    whole = {
+        count: uninterrupted(folder / f"whole{count}", processes=count, **options) for count in sorted(set(processes))
+    }
     print("| run | processes | killed in (step) | starts | equal |\n|---|---|---|---|---|", flush=True)
     places: Counter[str] = Counter()
     bad = 0
@@ -51,7 +53,7 @@ def study(runs: int, seed: int, processes: list[int], strategy: str, folder: Pat
         count = processes[number % len(processes)]
         expected, seconds = whole[count]
         place = folder / f"run{number}"
-        kills, found = killed(place, count, strategy, Random(f"{seed} {number}"), seconds)
+        kills, found = killed(place, Random(f"{seed} {number}"), seconds, processes=count, **options)
         wrong = differences(expected, found)
         places.update(kill.split()[0] for kill in kills)
         bad += bool(wrong)
@@ -70,11 +72,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="of the runs in turn")
     parser.add_argument("--strategy", default="ddp", help="of runs in several processes")
+    parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--precision", default="32-true")
     parser.add_argument("--folder", type=Path, help="keeps the runs; by default only those that differ, in a new one")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     print(f"Runs are in {folder}.")
-    sys.exit(min(study(arguments.runs, arguments.seed, arguments.processes, arguments.strategy, folder), 1))
+    options = {name: getattr(arguments, name) for name in ("strategy", "accelerator", "precision")}
+    sys.exit(min(study(arguments.runs, arguments.seed, arguments.processes, folder, **options), 1))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,19 @@ class Problem(NamedTuple):
         """What a gradient is taken of."""
         return [leaf for leaf in (self.hidden, self.head.weight, self.head.bias) if leaf is not None]
 
+    def on(self, device: str) -> Problem:
+        """The same on another device."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.detach().to(device).requires_grad_(tensor.requires_grad)
+
+        def move_head(head: Head) -> Head:
+            return replace(head, weight=move(head.weight), bias=None if head.bias is None else move(head.bias))
+
+        head, teacher_head = move_head(self.head), move_head(self.teacher_head)
+        targets, weights = move(self.targets), move(self.weights)
+        return Problem(move(self.hidden), head, move(self.teacher_hidden), teacher_head, targets, weights)
+
 
 def make_problem(kind: str = "all", dtype: torch.dtype = torch.float64, seed: int = 0) -> Problem:
     """Random student, teacher, targets and weights, of which the tokens 2 and 7 have weight 0."""

@@ -18,6 +18,7 @@ from lightning_sdft.losses import (
     head_loss,
 )
 from lightning_sdft.losses.fused import TokenLoss
+from tests.conftest import needs_gpu
 from tests.losses.dense import HEADS, TOLERANCE, D, N, Problem, V, check_against_dense, dense_logits, make_problem
 
 
@@ -191,6 +192,41 @@ def test_bfloat16_weights_have_a_float32_loss() -> None:
     ):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours.float(), theirs, rtol=0.1, atol=0.05 * theirs.abs().max().item())
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["cross_entropy", "dft", "distillation"])
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "tolerance"),
+    [
+        (torch.float64, None, 1e-10),
+        (torch.float32, None, 1e-4),
+        (torch.bfloat16, None, 0.05),
+        (torch.float32, torch.bfloat16, 0.05),
+        (torch.float32, torch.float16, 0.01),
+    ],
+)
+def test_on_a_gpu_it_is_what_it_is_on_a_cpu(
+    dtype: torch.dtype, autocast: torch.dtype | None, tolerance: float, name: str
+) -> None:
+    """Where narrow factors are multiplied into a wide result."""
+    problem, exact = make_problem("all", dtype), make_problem("all")
+    there = problem.on("cuda")
+    with torch.autocast("cuda", dtype=autocast, enabled=autocast is not None):
+        fused = fused_losses(there, there.hidden, there.teacher_hidden, there.weights)[name]
+    reference = fused_losses(exact, exact.hidden, exact.teacher_hidden, exact.weights)[name]
+    assert fused.loss.dtype == torch.promote_types(dtype, torch.float32)
+    gradients = torch.autograd.grad(fused.loss, there.leaves())
+    expected = torch.autograd.grad(reference.loss, exact.leaves())
+    assert [each.dtype for each in gradients] == [dtype] * len(gradients)
+    pairs = [(fused.loss, reference.loss), (fused.values, reference.values), *zip(gradients, expected, strict=True)]
+    for ours, theirs in pairs:
+        assert ours.is_cuda
+        scale = theirs.detach().abs().max().item()
+        torch.testing.assert_close(
+            ours.detach().cpu().double(), theirs.detach(), rtol=tolerance, atol=tolerance * scale
+        )
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "dft", "distillation"])

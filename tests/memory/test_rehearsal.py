@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen2Config
 
 from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.data.example import Example
@@ -12,7 +14,8 @@ from lightning_sdft.memory import Lengths, Plan, estimate, lengths_by_data
 from lightning_sdft.memory.rehearsal import rehearse
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
-from tests.conftest import make_model, make_tokenizer
+from lightning_sdft.teacher import COPIED_TEACHERS
+from tests.conftest import make_model, make_tokenizer, needs_gpu
 from tests.memory.conftest import allocated
 from tests.modules.conftest import WORDS_TEMPLATE
 
@@ -79,6 +82,45 @@ def test_training_takes_what_was_estimated(
         assert "policy" not in module._modules
         real = fit(module, data, make_trainer, precision=precision, accumulate_grad_batches=8 // micro)
         assert estimated.peak == pytest.approx(real, rel=0.06)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The architecture of a model large enough for a GPU, whose allocator rounds up, and no weights."""
+    path: Path = tmp_path_factory.mktemp("large")
+    shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 6, "num_attention_heads": 16}
+    Qwen2Config(vocab_size=32000, num_key_value_heads=4, architectures=["Qwen2ForCausalLM"], **shape).save_pretrained(
+        path
+    )
+    make_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "16-mixed"])
+@pytest.mark.parametrize("method", [SFTModule, SDFTModule])
+def test_training_on_a_gpu_takes_what_was_estimated(
+    method: type[CausalLMModule], precision: str, large: str, words_data: Any, make_trainer: Any
+) -> None:
+    teachers = COPIED_TEACHERS if method is SDFTModule else [None]
+    for teacher_memory in teachers:
+        arguments = {} if teacher_memory is None else {"teacher_memory": teacher_memory}
+        data = words_data([example(index) for index in range(24)], batch_size=8, micro_batch_size=4)
+        module = make(method, large, pretrained=False, **arguments)
+        plan = Plan(accelerator=True, precision=precision, teacher_follows=method is SDFTModule)
+        estimated = estimate(module, plan, lengths_by_data(module, data, 1), process=0)
+        callbacks = [EMATeacher(0.5)] if method is SDFTModule else []
+        trainer = make_trainer(
+            accelerator="gpu", precision=precision, max_steps=3, gradient_clip_val=1.0, callbacks=callbacks
+        )
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        trainer.fit(module, datamodule=data)
+        assert estimated.peak == pytest.approx(torch.cuda.max_memory_allocated() - before, rel=0.1)
+        del module, trainer
+        gc.collect()
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,13 @@ def make_module() -> Callable[..., CausalLMModule]:
 
 @pytest.fixture
 def make_trainer(tmp_path: Any) -> Callable[..., Trainer]:
-    """A quiet trainer for a few steps on the CPU."""
+    """A quiet trainer for a few steps, on the CPU unless told otherwise."""
 
     def make(**arguments: Any) -> Trainer:
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
         defaults = {"logger": False, "limit_val_batches": 0, "accumulate_grad_batches": 2, "max_steps": 6}
-        return Trainer(accelerator="cpu", default_root_dir=tmp_path, **{**quiet, **defaults, **arguments})
+        place = {"accelerator": "cpu", "devices": 1, "default_root_dir": tmp_path}
+        return Trainer(**{**quiet, **defaults, **place, **arguments})
 
     return make
 

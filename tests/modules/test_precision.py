@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.modules import DistillationModule, SDFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher import COPIED_TEACHERS
+from tests.conftest import needs_gpu
 from tests.modules.conftest import SHOWN, WORDS_TEMPLATE, Watch
 from tests.teacher.conftest import jump, same, weights
 
@@ -111,24 +112,13 @@ def test_rotary_frequencies_stay_exact_in_bfloat16(
             check(module.to(torch.float16))
 
 
+@needs_gpu
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("memory", COPIED_TEACHERS)
 @pytest.mark.parametrize("precision", [*PRECISIONS, "16-mixed"])
-def test_trains_on_a_gpu(precision: Any, memory: Any, words_module: Any, words_data: Any, tmp_path: Path) -> None:
+def test_on_a_gpu(precision: Any, memory: Any, words_module: Any, words_data: Any, make_trainer: Any) -> None:
     module, move = words_module(teacher_memory=memory, learning_rate=0.0, max_completion_tokens=2), Jump()
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = Trainer(
-        accelerator="gpu",
-        devices=1,
-        precision=precision,
-        max_steps=100,
-        max_epochs=100,
-        limit_val_batches=0,
-        logger=False,
-        default_root_dir=tmp_path,
-        callbacks=[move, EMATeacher(0.01)],
-        **quiet,
-    )
+    options = {"accelerator": "gpu", "accumulate_grad_batches": 1, "max_steps": 100, "max_epochs": 100}
+    trainer = make_trainer(callbacks=[move, EMATeacher(0.01)], precision=precision, **options)
     trainer.fit(module, datamodule=words_data(batch_size=2, micro_batch_size=2))
     assert move.closed == pytest.approx([1 - 0.99**100] * len(move.closed), abs=0.005)

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_sdft.callbacks import EMATeacher, exact_resume
 from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, SDFTModule, SFTModule
+from tests.conftest import needs_gpu
 
 CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one
 STEPS = 11
@@ -41,6 +42,7 @@ def check_resume(
     make_trainer: Any,
     tmp_path: Path,
     precision: str = "32-true",
+    accelerator: str = "cpu",
     **arguments: Any,
 ) -> None:
     """Compare a run with one that goes on from a checkpoint in the middle of it."""
@@ -50,7 +52,7 @@ def check_resume(
         module = make_module(method, **arguments)
         each, losses = callbacks(method, tmp_path / folder)
         options = {"max_epochs": 3, "max_steps": STEPS, "callbacks": each, "enable_checkpointing": True}
-        trainer = make_trainer(**options, precision=precision)
+        trainer = make_trainer(**options, precision=precision, accelerator=accelerator)
         trainer.fit(module, datamodule=make_data(workers=workers), ckpt_path=ckpt_path)
         return module, losses
 
@@ -87,6 +89,25 @@ def test_resumed_run_has_the_exact_teacher_in_every_form(
 ) -> None:
     fixtures = (make_module, make_data, make_trainer, tmp_path)
     check_resume(SDFTModule, 0, *fixtures, precision=precision, teacher_memory=memory)
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("precision", "arguments"),
+    [
+        ("32-true", {}),
+        ("bf16-mixed", {"teacher_memory": "offload"}),
+        ("bf16-true", {"teacher_memory": "compensated"}),
+        ("16-mixed", {}),  # whose scale of the gradients is part of the state
+        ("bf16-mixed", ADAPTER),  # whose dropout draws on the device
+    ],
+)
+def test_resumed_run_on_a_gpu_equals_the_uninterrupted_one(
+    precision: str, arguments: Any, make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    fixtures = (make_module, make_data, make_trainer, tmp_path)
+    check_resume(SDFTModule, 0, *fixtures, precision, "gpu", **arguments)
 
 
 def test_without_the_state_of_the_generators_a_resumed_run_differs(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout import GREEDY, Rollout, Sampling, generate
-from tests.conftest import END, STOP_IDS, VOCABULARY, make_model
+from tests.conftest import END, STOP_IDS, VOCABULARY, make_model, needs_gpu
 
 MAX_TOKENS = 12
 
@@ -78,6 +78,19 @@ def test_a_response_that_ends_on_its_last_token_is_finished(llama: Policy) -> No
         (cut,) = generate(llama, [shortest.prompt], length - 1, GREEDY)
         assert not cut.finished
         assert cut.completion == shortest.completion[:-1]
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(0.7, top_p=0.9, top_k=20, min_p=0.01)])
+def test_rollouts_of_a_gpu_are_those_of_a_cpu(policy: Policy, sampling: Sampling) -> None:
+    prompts = ragged_prompts()
+    policy.double()
+    here = generate(policy, prompts, MAX_TOKENS, sampling, seeds=range(12))
+    there = generate(policy.cuda(), prompts, MAX_TOKENS, sampling, seeds=range(12))
+    for ours, theirs in zip(there, here, strict=True):
+        assert ours.completion == theirs.completion
+        assert ours.log_probabilities == pytest.approx(theirs.log_probabilities, rel=1e-6, abs=1e-6)
 
 
 # Sampled

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher import CopiedTeacher, OffloadedTeacher
 from lightning_sdft.tokenizer import PolicyError
+from tests.conftest import needs_gpu
 from tests.teacher.conftest import SEQUENCES, Parent, jump, same, weights
 
 
@@ -149,8 +150,8 @@ def test_ddp_takes_a_student_whose_teacher_is_elsewhere(words_module: Any, tmp_p
         destroy_process_group()
 
 
+@needs_gpu
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu(llama: Policy) -> None:
     copied, offloaded = CopiedTeacher(llama), OffloadedTeacher(llama)
     Parent(llama, copied).cuda()
