@@ -33,7 +33,7 @@ from lightning_sdft.tokenizer import (
     refusing_code,
 )
 
-__all__ = ["Policy", "TokenSequence", "evaluating"]
+__all__ = ["Policy", "TokenSequence", "casting_once", "evaluating"]
 
 
 @dataclass(frozen=True)
@@ -294,3 +294,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+@contextmanager
+def casting_once(policy: Policy) -> Iterator[None]:
+    """Under autocast, cast each weight once, and not for every token, as Lightning's autocast does.
+
+    It is for reading without gradient, and for weights that are trained, the only ones that autocast keeps.
+    """
+    device = policy.device.type
+    if not torch.is_autocast_enabled(device):
+        yield
+        return
+    with torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=True):
+        yield
+    torch.clear_autocast_cache()  # for training they would have to be cast with gradient

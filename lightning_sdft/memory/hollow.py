@@ -1,13 +1,15 @@
 """Run models without their numbers: what a step takes, known in seconds, of a model of any size, on any machine.
 
 Floating-point tensors get an address and nothing behind it: the system gives memory to what is written, and nothing
-is. All else is real: shapes, types, strides, who shares storage with whom, what autograd keeps, and all integers, such
-as tokens, positions and masks. Shapes come from torch's ``meta`` device, which knows those of every operation.
+is. So do their bits, where code computes with them. All else is real: shapes, types, strides, who shares storage with
+whom, what autograd keeps, and all other integers, such as tokens, positions and masks. Shapes come from torch's
+``meta`` device, which knows those of every operation.
 """
 
 from __future__ import annotations
 
-from functools import cache
+import weakref
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -35,12 +37,14 @@ class Hollow(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger()
         self._results: dict[Any, Any] = {}
+        self._storages: set[int] = set()  # that have no numbers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do what an operation does, but for the numbers."""
         kwargs = kwargs or {}
         values, structure = tree_flatten((args, kwargs))
-        exact = not any(map(_is_floating, values))
+        hollow = [each for each in values if self._is_hollow(each)]
+        exact = not hollow
         if not exact and func in (aten.allclose.default, aten._local_scalar_dense.default):
             return True if func is aten.allclose.default else 1.0
         if not exact and func is aten.nonzero.default:
@@ -55,9 +59,10 @@ class Hollow(TorchDispatchMode):
         if func is aten.index.Tensor:
             values, structure = tree_flatten(((args[0], [place for each in args[1] for place in _places(each)]), {}))
         result = self._on_meta(func, values, structure)
-        if not any(map(_is_floating, (*values, *tree_leaves(result)))):
+        if exact and not any(map(_is_floating, tree_leaves(result))):
             result = func(*args, **kwargs)
-        return tree_map_only(Tensor, self._hollow, result)
+        bits = not all(map(_is_floating, hollow))  # of which come bits
+        return tree_map_only(Tensor, partial(self._hollow, bits=bits), result)
 
     def _on_meta(self, func: Any, values: list[Any], structure: Any) -> Any:
         """The result of an operation on the device that knows shapes alone; equal questions are asked once."""
@@ -70,12 +75,21 @@ class Hollow(TorchDispatchMode):
             self._results[key] = func(*args, **kwargs)
         return self._results[key]
 
-    def _hollow(self, tensor: Tensor) -> Tensor:
-        if tensor.is_floating_point():
+    def _hollow(self, tensor: Tensor, bits: bool = False) -> Tensor:
+        if tensor.is_floating_point() or bits:
             tensor = _empty(tensor)
+            storage = tensor.untyped_storage()
+            self._storages.add(storage._cdata)
+            weakref.finalize(storage, self._storages.discard, storage._cdata)
         elif tensor.device == META:
             tensor = torch.zeros(tensor.shape, dtype=tensor.dtype)
         return self.ledger.enter(tensor)
+
+    def _is_hollow(self, value: Any) -> bool:
+        """Whether a value is a tensor of floating-point numbers, or of their bits."""
+        if not isinstance(value, Tensor):
+            return False
+        return value.is_floating_point() or value.untyped_storage()._cdata in self._storages
 
 
 @cache

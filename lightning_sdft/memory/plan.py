@@ -99,9 +99,9 @@ class Plan:
             torch.set_default_dtype(before)
 
     def computing(self) -> torch.autocast:
-        """Compute in the precision of the plan."""
+        """Compute in the precision of the plan, as Lightning does."""
         narrow = self.product_precision
-        return torch.autocast("cpu", narrow or torch.bfloat16, enabled=narrow is not None)
+        return torch.autocast("cpu", narrow or torch.bfloat16, enabled=narrow is not None, cache_enabled=False)
 
     @property
     def weight_precision(self) -> torch.dtype:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_sdft.policy import Policy, evaluating
+from lightning_sdft.policy import Policy, casting_once, evaluating
 from lightning_sdft.rollout.base import RolloutEngine
 from lightning_sdft.rollout.drawing import sample
 from lightning_sdft.rollout.record import Rollout, Sampling
@@ -54,7 +54,7 @@ def generate(
     """Write a completion of each prompt. Equal prompts are read once, and rows that are finished leave the batch.
 
     The noise of a sequence's n-th token depends on its seed and n alone, so a rollout does not depend on who else is
-    in the batch (beyond floating point). A sharded policy is gathered once for all of it.
+    in the batch (beyond floating point). A sharded policy is gathered once for all of it, and weights are cast once.
 
     Args:
         policy: Who writes.
@@ -69,7 +69,7 @@ def generate(
     stop_ids = policy.tokenizer.stop_ids
     rows = list(range(len(prompts)))
     steps: list[tuple[list[int], list[int], Tensor]] = []
-    with whole(policy), evaluating(policy):
+    with whole(policy), evaluating(policy), casting_once(policy):
         state = policy.prefill(prompts)
         for step in range(max_tokens):
             tokens, scores = sample(state.logits, sampling, noise[:, step])

@@ -29,6 +29,13 @@ def folder(family_folder: Callable[[str], Path]) -> str:
     return str(family_folder("llama"))
 
 
+@pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine with a GPU, where a chat model is loaded in bfloat16."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("in_float32")
 def test_greedy_replies_are_those_of_transformers(folder: str) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     expected = []
@@ -98,6 +105,7 @@ def test_torchs_own_random_numbers_are_left_alone(folder: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.usefixtures("in_float32")
 def test_top_p_leaves_the_most_probable_token(folder: str) -> None:
     greedy = LocalChat(folder, max_tokens=8).reply(ask(*PROMPTS))
     assert LocalChat(folder, max_tokens=8, temperature=1.0, top_p=1e-6).reply(ask(*PROMPTS)) == greedy
@@ -115,6 +123,7 @@ def test_conversation_without_room_gets_no_reply(folder: str, caplog: pytest.Log
     assert LocalChat(folder, max_tokens=64).reply(ask("w1")) == [None]
 
 
+@pytest.mark.usefixtures("in_float32")
 def test_policy_in_memory_is_used_as_it_is(folder: str) -> None:
     policy = Policy.load(folder)
     chat = LocalChat(policy, max_tokens=8)

@@ -246,4 +246,4 @@ def differences(one: Any, other: Any, name: str = "") -> list[str]:
 
 
 def _bits(tensor: torch.Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_sdft.losses import ForwardKL, distillation_loss
 from lightning_sdft.memory.hollow import Hollow
 from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.teacher import CopiedTeacher
+from lightning_sdft.teacher import CompensatedTeacher, CopiedTeacher
 from lightning_sdft.timing import resident_memory
 from tests.memory.conftest import allocated
 
@@ -106,6 +106,20 @@ def test_no_number_takes_memory(seven_billion: str) -> None:
         policy = Policy.load(seven_billion, pretrained=False)
         policy.hidden(SEQUENCES).sum().backward()
     assert run.ledger.now > 2 * 7e9 * 4
+    assert resident_memory() - before < 500
+
+
+def test_no_bit_of_a_number_takes_memory(seven_billion: str) -> None:
+    """A compensated teacher computes with the bits of its weights."""
+    before = resident_memory()
+    with Hollow() as run:
+        policy = Policy.load(seven_billion, pretrained=False)
+        teacher = CompensatedTeacher(policy)
+        teacher.start_from(policy)
+        with run.ledger.measured() as usage:
+            assert {weight.dtype for weight in teacher.weights()} == {torch.float32}
+    assert usage.kept == 0
+    assert usage.peak >= 152064 * 3584 * 4
     assert resident_memory() - before < 500
 
 
