@@ -26,7 +26,7 @@ from tests.real.memory import CHECKPOINTING, LORA, Setting, arguments, rows, run
 
 COMPENSATED = "--model.init_args.teacher_memory=compensated"
 OFFLOAD = "--model.init_args.teacher_memory=offload"
-LONG = {"prompt": 512, "completion": 256, "shown": 1024}
+LONG = {"prompt": 512, "completion": 64, "shown": 1024}
 
 SMALL = [
     ("bf16-mixed", Setting("sft", micro_batch=4)),
