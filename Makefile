@@ -7,7 +7,7 @@ VLLM = .venv-vllm/bin
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all test-faults test-leaks test-memory test-vllm lint types check format real reproduce \
+.PHONY: help quickstart test test-all test-faults test-gpu test-leaks test-memory test-vllm lint types check format real reproduce \
 	ablations zoo bench
 
 help: ## Show the targets.
@@ -21,6 +21,9 @@ test: .venv/installed-dev ## Run the tests, the short check of the method and th
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/installed-dev test reproduce ## Run the tests, and the paper's comparison on the laptop model.
+
+test-gpu: .venv/installed-dev ## Run the tests that need a GPU, of which one is enough.
+	$(BIN)/pytest -m gpu
 
 test-leaks: .venv/installed-dev ## Train the laptop model for 2,000 steps, and see that memory, threads and files stay level.
 	$(BIN)/python -m tests.leaks

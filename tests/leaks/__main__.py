@@ -3,7 +3,8 @@
 Everything of ``configs/experiment/laptop_sdft.yaml`` takes part: teacher, validation, checkpoints, TensorBoard, tables
 of rollouts. Only the learning rate is lower: at that of the config, which is for 192 steps, the teacher wears out in
 2,000, rollouts grow from 5 tokens to 14, and a step takes more memory because it has more to do. So the length of
-rollouts must be level, too. The first quarter is warm-up and does not count.
+rollouts must be level, too. With ``--endless`` it is, at the config's learning rate: nothing ends a rollout before its
+budget. The first quarter is warm-up and does not count.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from lightning_sdft.cli import main
 from tests.leaks.watch import Sample, growth, read_samples
 
 CONFIG = Path(__file__).parents[2] / "configs" / "experiment" / "laptop_sdft.yaml"
-LEARNING_RATE = 1e-5
+
+LOW_RATE = ["--model.init_args.learning_rate=1e-5"]
+ENDLESS = ["--model.class_path=tests.real.memory.EndlessSDFTModule"]
+"""What keeps rollouts at one length."""
 
 LIMITS = {"live": 1.0, "resident": 1.0, "objects": 20.0, "threads": 0.0, "files": 0.0, "tokens": 0.05}
 """Growth in 100 steps up to which a quantity counts as level; memory is in MiB."""
@@ -28,13 +32,12 @@ SMALL = {"train_size": 64, "validation_size": 8, "test_size": 8, "prior_size": 8
 """Data of a short run: 8 steps an epoch."""
 
 
-def train(steps: int, folder: Path, every_n_steps: int, arguments: Sequence[str] = ()) -> list[Sample]:
+def train(steps: int, folder: Path, every_n_steps: int, arguments: Sequence[str] = LOW_RATE) -> list[Sample]:
     """Train in this process, which should have done nothing before, and return the samples."""
     samples = folder / "samples.jsonl"
     watch = ["--trainer.callbacks+=tests.leaks.watch.LeakWatch", f"--trainer.callbacks.output={samples}"]
     watch += [f"--trainer.callbacks.every_n_steps={every_n_steps}", f"--trainer.logger.save_dir={folder}"]
     length = ["--trainer.max_epochs=-1", f"--trainer.max_steps={steps}"]
-    length += [f"--model.init_args.learning_rate={LEARNING_RATE}"]
     with (folder / "printed.txt").open("w") as file, redirect_stdout(file):
         main(["fit", "--config", str(CONFIG), *length, *arguments, *watch], trust=["tests"])
     return read_samples(samples)
@@ -64,9 +67,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Does SDFT on the laptop model leak?")
     parser.add_argument("--steps", type=int, default=2000, help="Optimizer steps.")
     parser.add_argument("--small", action="store_true", help="Small steps and validations, for a short look.")
+    parser.add_argument("--endless", action="store_true", help="Nothing ends a rollout before its budget.")
     options = parser.parse_args()
     small = [f"--data.init_args.{name}={value}" for name, value in SMALL.items()]
     with tempfile.TemporaryDirectory() as created:
-        found = train(options.steps, Path(created), 10, small if options.small else [])
+        found = train(
+            options.steps,
+            Path(created),
+            10,
+            [*(ENDLESS if options.endless else LOW_RATE), *(small if options.small else [])],
+        )
     print(table(found))
     sys.exit(f"grows: {', '.join(leaks(found))}" if leaks(found) else 0)
