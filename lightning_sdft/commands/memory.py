@@ -60,7 +60,7 @@ class MemoryTrainer(PreflightTrainer):
         An optimizer step runs without its numbers, and every tensor of it is counted: once with all prompts and
         responses as long as their budgets, and once with those of the data, where these can be read. What is printed
         is per process, of which there is one per device. On a CPU, glibc keeps some of what is freed, and a process
-        takes more: about a tenth, with LoRA half as much again, and with LoRA and gradient checkpointing nearly three
+        takes more: about a sixth, with LoRA half as much again, and with LoRA and gradient checkpointing nearly three
         times as much (SmolLM2). With MALLOC_MMAP_THRESHOLD_=262144 in the environment of fit it does not.
 
         Args:
