@@ -195,9 +195,8 @@ class _Factor:
         device = head.weight.device.type
         autocast = torch.is_autocast_enabled(device)
         self.dtype = torch.get_autocast_dtype(device) if autocast else head.weight.dtype
-        # Some devices multiply narrow factors into a wide result. The others get factors that are rounded, but wide.
-        narrow = device == "cuda" and torch.__version__ >= "2.8"
-        self.stored = self.dtype if narrow else precision
+        # A GPU multiplies narrow factors into a wide result. Other devices get factors that are rounded, but wide.
+        self.stored = self.dtype if device == "cuda" else precision
         self.matrix = head.weight.to(self.dtype).to(self.stored)
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor, add: bool = False) -> None:
