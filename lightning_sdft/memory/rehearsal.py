@@ -22,6 +22,7 @@ from lightning_sdft.modules import CausalLMModule, DistillationModule, SFTModule
 from lightning_sdft.policy import Policy, TokenSequence, casting_once, evaluating
 from lightning_sdft.rollout import GREEDY, Sampling
 from lightning_sdft.rollout.drawing import sample
+from lightning_sdft.teacher.compensated import PIECE, CompensatedTeacher
 
 __all__ = ["Phase", "Rehearsal", "rehearse"]
 
@@ -95,9 +96,12 @@ class _Step:
         del loss
         optimizer, states = self._optimize()
         if isinstance(self.module, DistillationModule) and self.plan.teacher_follows:
+            teacher = self.module.teacher
+            if self.plan.accelerator and isinstance(teacher, CompensatedTeacher):
+                teacher.piece = PIECE["accelerator"]
             with self._phase("teacher's update", "weights on the way"):
-                self.module.teacher.update_(self.module.policy, 0.5)
-                self.module.teacher.drift(self.module.policy)
+                teacher.update_(self.module.policy, 0.5)
+                teacher.drift(self.module.policy)
         if self.plan.evaluates and self.lengths.evaluated:
             with self.plan.computing():
                 self._answer("evaluation", self.module.policy, self.lengths.evaluated, GREEDY)

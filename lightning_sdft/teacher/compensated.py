@@ -15,7 +15,7 @@ from lightning_sdft.policy import Policy
 from lightning_sdft.sharding import local_part
 from lightning_sdft.teacher.copied import CopiedTeacher
 
-__all__ = ["CompensatedTeacher", "join", "split"]
+__all__ = ["PIECE", "CompensatedTeacher", "join", "split"]
 
 PIECE = {"cpu": 2**18, "accelerator": 2**24}
 """Weights that an update has in float32 at the same time: 1 MiB of them on a CPU, whose cache holds that, and 64 MiB on
@@ -70,6 +70,9 @@ class CompensatedTeacher(CopiedTeacher):
     residual: nn.Module
     """The lower halves, at the places that the weights have in the policy."""
 
+    piece: int | None = None
+    """Weights that an update has in float32 at the same time; by default as many as suit the device (:data:`PIECE`)."""
+
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)
         copied: dict[int, Any] = {id(policy.tokenizer): policy.tokenizer}
@@ -114,7 +117,7 @@ class CompensatedTeacher(CopiedTeacher):
         """Values `(n,)`, residuals `(n, 2)` and the student's weights `(n,)` in float32, `n` at most a piece."""
         parameters = (self.policy.parameters(), self.residual.parameters(), student.parameters())
         for value, residual, weight in (map(local_part, each) for each in zip(*parameters, strict=True)):
-            size = PIECE.get(value.device.type, PIECE["accelerator"])
+            size = self.piece or PIECE.get(value.device.type, PIECE["accelerator"])
             pieces = value.view(-1).split(size), residual.view(-1, 2).split(size), weight.reshape(-1).split(size)
             for ours, taken, theirs in zip(*pieces, strict=True):
                 yield ours, taken, theirs.detach().to(torch.float32)

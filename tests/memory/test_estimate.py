@@ -13,6 +13,7 @@ from lightning_sdft.lora import LoRA
 from lightning_sdft.memory import Estimate, Lengths, Phase, Plan, estimate
 from lightning_sdft.memory.rehearsal import rehearse
 from lightning_sdft.modules import SDFTModule, SFTModule
+from lightning_sdft.teacher import compensated
 from tests.memory.arithmetic import Llama
 
 LENGTHS = Lengths([(12, 8)] * 2, [(20, 8)] * 2, [12] * 4, [12] * 2, 8, micro_batches=2)
@@ -122,6 +123,23 @@ def test_a_compensated_teacher_is_gathered_in_half_precision(count: Llama, words
     gathered = {each.name: each.parts.get("gathered weights") for each in found.phases}
     assert gathered["teacher"] == 2 * (2 * count.block + count.embedding)
     assert gathered["student"] == 4 * (2 * count.block + count.embedding)
+
+
+def test_an_accelerator_averages_a_compensated_teacher_in_larger_pieces(
+    words_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In those of a CPU, the estimate for 7B parameters would take minutes."""
+    pieces, store = [], compensated._store
+    monkeypatch.setitem(compensated.PIECE, "cpu", 16)
+    monkeypatch.setattr(compensated, "_store", lambda *halves: (pieces.append(halves), store(*halves)))
+    counts = []
+    for accelerator in (False, True):
+        estimate(
+            words_module(SDFTModule, teacher_memory="compensated"), Plan(accelerator, teacher_follows=True), LENGTHS
+        )
+        counts.append(len(pieces))
+        pieces.clear()
+    assert counts[0] > 10 * counts[1] > 0
 
 
 def test_a_frozen_model_gathers_gradients_of_adapters_alone(count: Llama, words_module: Callable[..., Any]) -> None:
