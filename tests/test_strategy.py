@@ -22,6 +22,7 @@ from lightning_sdft.grading import ExactMatch
 from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
 from lightning_sdft.strategy import FSDP2Strategy, check_strategy
+from lightning_sdft.teacher.compensated import join
 from lightning_sdft.tokenizer import PolicyError
 from tests.conftest import needs_gpu
 from tests.distributed import in_processes
@@ -145,8 +146,14 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def flat(weights: dict[str, Tensor], kind: str) -> Tensor:
-    """All weights of student or teacher; nothing where there is none."""
-    return torch.cat([torch.zeros(0), *(each.flatten() for name, each in weights.items() if name.startswith(kind))])
+    """All weights of student or teacher, of a compensated one in float32; nothing where there is none."""
+    halves = {name.replace("residual.", "policy."): each for name, each in weights.items() if "residual." in name}
+    joined = {
+        name: join(each, halves[name]) if name in halves else each
+        for name, each in weights.items()
+        if name.startswith(kind) and "residual." not in name
+    }
+    return torch.cat([torch.zeros(0), *(each.flatten() for each in joined.values())])
 
 
 WITH_HEAD = LoRA(rank=2, alpha=8, target_modules=["q_proj", "down_proj", "embed_tokens", "lm_head"])
