@@ -97,7 +97,7 @@ class Policy(nn.Module):
                 model = AutoModelForCausalLM.from_config(config, **options)
                 model.generation_config = generation_config(pretrained_source(name)) or model.generation_config
         if attention is None and getattr(model.config, "attn_logit_softcapping", None):
-            model.set_attn_implementation("eager")  # transformers before 5.22 takes SDPA, which knows no soft cap
+            model.set_attn_implementation("eager")  # transformers before 5.21 takes SDPA, which knows no soft cap
         return cls(model.train(), tokenizer)
 
     @property
