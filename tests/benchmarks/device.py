@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.device --model FOLDER`` measures both sides, each in a process of its own, and prints a
 Markdown table. Both take the questions, template, budgets, loss and precision (``bf16-mixed``) of
-:mod:`tests.benchmarks.step`. The time of a step is its wall-clock time, without the first; the memory is what torch's
+:mod:`tests.benchmarks.peer`. The time of a step is its wall-clock time, without the first; the memory is what torch's
 allocator gave at most. The folder holds a model, with its weights.
 """
 
@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from tests.benchmarks.measure import run
-from tests.benchmarks.step import BUDGET, LEARNING_RATE, SKIP, TEMPLATE
+from tests.benchmarks.peer import BUDGET, LEARNING_RATE, SKIP, TEMPLATE, mean_lengths, sdft_trainer
 from tests.benchmarks.training import questions
 
 
@@ -81,9 +81,7 @@ def ours(model: str, steps: int, prompts: int, micro_batch: int, completion: int
 
 
 def trl(model: str, steps: int, prompts: int, micro_batch: int, completion: int, folder: Path) -> dict[str, Any]:
-    from datasets import Dataset
-    from transformers import AutoTokenizer, TrainerCallback
-    from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+    from transformers import TrainerCallback
 
     times = StepTimes()
 
@@ -91,43 +89,10 @@ def trl(model: str, steps: int, prompts: int, micro_batch: int, completion: int,
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             times.mark()
 
-    examples = questions(steps * prompts)
-    columns = {
-        "prompt": [[{"role": "user", "content": example["prompt"]}] for example in examples],
-        "privileged_context": [example["demonstration"] for example in examples],
-    }
-    trainer = SDFTTrainer(
-        model=model,
-        args=SDFTConfig(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=prompts // micro_batch,
-            num_generations=1,
-            max_prompt_length=BUDGET,
-            max_completion_length=completion,
-            generation_kwargs={"min_new_tokens": completion},
-            distillation_mode="full_logits",
-            distillation_alpha=0.0,
-            teacher_model_kind="ema",
-            teacher_update_rate=0.01,
-            teacher_prompt_template=TEMPLATE.format(demonstration="privileged_context"),
-            num_loss_tokens_to_skip=SKIP,
-            learning_rate=LEARNING_RATE,
-            bf16=True,
-            gradient_checkpointing=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        ),
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=AutoTokenizer.from_pretrained(model, padding_side="left"),
-        callbacks=[Clock()],
-    )
+    trainer = sdft_trainer(model, questions(steps * prompts), steps, micro_batch, completion, folder, bf16=True)
+    trainer.add_callback(Clock())
     trainer.train()
-    lengths = [entry["completions/mean_length"] for entry in trainer.state.log_history if "loss" in entry]
-    return times.report() | {"rollout/length": lengths}
+    return times.report() | {"rollout/length": mean_lengths(trainer)}
 
 
 SIDES = {"ours": ours, "trl": trl}

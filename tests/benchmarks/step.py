@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,14 +18,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks.measure import Row, report, resident, run
+from tests.benchmarks.peer import BUDGET, LEARNING_RATE, SKIP, TEMPLATE, mean_lengths, sdft_trainer
 from tests.benchmarks.training import questions, train
 from tests.real.smollm2 import model_folder
 
-PROMPTS, BUDGET, COMPLETION, SKIP, LEARNING_RATE = 8, 512, 64, 3, 1e-5
-TEMPLATE = (
-    "\n{{prompt}}\n\nThis is an example for a response to the question:\n{{{demonstration}}}\n\n"
-    "Now answer with a response of your own, including the thinking process.\n"
-)
+PROMPTS, COMPLETION = 8, 64
 
 
 def ours(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
@@ -41,9 +38,7 @@ def ours(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
 
 
 def trl(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
-    from datasets import Dataset
-    from transformers import AutoTokenizer, TrainerCallback
-    from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+    from transformers import TrainerCallback
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -52,43 +47,11 @@ def trl(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
         def on_train_end(self, *args: Any, **kwargs: Any) -> None:
             self.seconds += time.process_time()
 
-    rows = questions(steps * PROMPTS)
-    prompts = [[{"role": "user", "content": row["prompt"]}] for row in rows]
-    columns = {"prompt": prompts, "privileged_context": [row["demonstration"] for row in rows]}
-    clock = Clock()
-    trainer = SDFTTrainer(
-        model=str(model_folder()),
-        args=SDFTConfig(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=PROMPTS // micro_batch,
-            num_generations=1,
-            max_prompt_length=BUDGET,
-            max_completion_length=COMPLETION,
-            generation_kwargs={"min_new_tokens": COMPLETION},
-            distillation_mode="full_logits",
-            distillation_alpha=0.0,
-            teacher_model_kind="ema",
-            teacher_update_rate=0.01,
-            teacher_prompt_template=TEMPLATE.format(demonstration="privileged_context"),
-            num_loss_tokens_to_skip=SKIP,
-            learning_rate=LEARNING_RATE,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        ),
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=AutoTokenizer.from_pretrained(model_folder(), padding_side="left"),
-        callbacks=[clock],
-    )
+    clock, rows = Clock(), questions(steps * PROMPTS)
+    trainer = sdft_trainer(str(model_folder()), rows, steps, micro_batch, COMPLETION, folder, use_cpu=True, bf16=False)
+    trainer.add_callback(clock)
     trainer.train()
-    lengths = [entry["completions/mean_length"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"seconds": clock.seconds, "memory": resident("VmHWM"), "length": sum(lengths) / len(lengths)}
+    return {"seconds": clock.seconds, "memory": resident("VmHWM"), "length": mean(mean_lengths(trainer))}
 
 
 SIDES = {"ours": ours, "trl": trl}
