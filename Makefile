@@ -7,8 +7,8 @@ VLLM = .venv-vllm/bin
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all test-faults test-gpu test-leaks test-memory test-vllm lint types check format real reproduce \
-	ablations zoo bench
+.PHONY: help quickstart test test-all test-faults test-gpu test-leaks test-memory test-vllm lint types check format \
+	real reproduce ablations zoo bench
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -67,6 +67,7 @@ class SDFTCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse what is given; Lightning would warn that the process has arguments, too."""
         given = isinstance(args, dict | Namespace)
+        # What is given is a dictionary or a namespace, and what is not is a list.
         self.config = parser.parse_object(args) if given else parser.parse_args(args)  # type: ignore[arg-type]
 
     def instantiate_classes(self) -> None:

@@ -60,7 +60,8 @@ class ExactResume(Callback):
         self._last_step = trainer.global_step
         self._loops = trainer.fit_loop.state_dict()
         epoch = trainer.fit_loop.epoch_loop
-        self._validation_due = epoch._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        fetcher = trainer.fit_loop._data_fetcher
+        self._validation_due = epoch._should_check_val_fx(fetcher)  # type: ignore[arg-type]  # it is there in training
         self._logged = _metrics_to_log(trainer)
         self._generators = None
         self._stepping = False
@@ -107,7 +108,7 @@ class ExactResume(Callback):
         self._last_step = trainer.global_step
         self._accumulated = trainer.accumulate_grad_batches
         epochs = trainer.fit_loop.epoch_progress.current
-        if epochs.processed == epochs.started:  # type: ignore[attr-defined]
+        if epochs.processed == epochs.started:  # type: ignore[attr-defined]  # typed as its base class
             # Behind the last step of an epoch, Lightning would not count the next one, and take it for this at its end.
             trainer.fit_loop.reset_restart_stage()
         if self._restored is not None:

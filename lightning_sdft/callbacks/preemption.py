@@ -37,6 +37,7 @@ class Preemption(Callback):
             vars(connector).pop(name, None)  # of an earlier run
         if stage == "fit":
             self._requeue = connector._slurm_sigusr_handler_fn
+            # There is no hook for either.
             connector._sigterm_notifier_fn = self._note_stop  # type: ignore[method-assign]
             connector._slurm_sigusr_handler_fn = self._note_requeue  # type: ignore[method-assign]
 

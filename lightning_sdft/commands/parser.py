@@ -19,6 +19,7 @@ class CommandParser(LightningArgumentParser):
 
     typed: Sequence[str] = ()
 
+    # Passes on whatever else jsonargparse takes.
     def parse_args(self, args: Sequence[str] | None = None, *further: Any, **options: Any) -> Namespace:  # type: ignore[override]
         """Parse a command line.
 

@@ -54,7 +54,8 @@ def generate(
     """Write a completion of each prompt. Equal prompts are read once, and rows that are finished leave the batch.
 
     The noise of a sequence's n-th token depends on its seed and n alone, so a rollout does not depend on who else is
-    in the batch (beyond floating point). A sharded policy is gathered once for all of it, and weights are cast once.
+    in the batch (beyond floating point). A sharded policy is gathered once for all of it, and under autocast what is
+    trained is cast once.
 
     Args:
         policy: Who writes.
