@@ -8,8 +8,7 @@ Letters: B sequences, N completion tokens of all sequences, D width, V vocabular
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from lightning_sdft import lora
 from lightning_sdft.decoding import DecodingState, buckets, call_tokens, shared_prefix
 from lightning_sdft.losses.head import Head
+from lightning_sdft.reading import evaluating
 from lightning_sdft.tokenizer import (
     PolicyError,
     Tokenizer,
@@ -33,7 +33,7 @@ from lightning_sdft.tokenizer import (
     refusing_code,
 )
 
-__all__ = ["Policy", "TokenSequence", "casting_once", "evaluating"]
+__all__ = ["Policy", "TokenSequence"]
 
 
 @dataclass(frozen=True)
@@ -284,30 +284,3 @@ def _from_pretrained(source: dict[str, str], options: dict[str, Any]) -> Any:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return model
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch a module to eval mode (no dropout), and every part of it back to its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-@contextmanager
-def casting_once(policy: Policy) -> Iterator[None]:
-    """Under autocast, cast each weight once, and not for every token, as Lightning's autocast does.
-
-    It is for reading without gradient, and for weights that are trained, the only ones that autocast keeps.
-    """
-    device = policy.device.type
-    if not torch.is_autocast_enabled(device):
-        yield
-        return
-    with torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=True):
-        yield
-    torch.clear_autocast_cache()  # for training they would have to be cast with gradient

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from lightning_sdft.losses import Head
-from lightning_sdft.policy import Policy, TokenSequence, evaluating
+from lightning_sdft.policy import Policy, TokenSequence
 from lightning_sdft.tokenizer import PolicyError, Tokenizer, load_tokenizer
 from tests.conftest import END, STOP_IDS, TURNS_WITH_END, VOCABULARY
 
@@ -188,23 +188,6 @@ def test_gradient_checkpointing_computes_twice_and_changes_no_gradient(llama: Po
 
 
 # Tokenizer
-
-
-def test_evaluating_restores_the_mode_of_every_part() -> None:
-    module = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Linear(1, 1)))
-    module[1].eval()
-    modes = [part.training for part in module.modules()]
-    assert len(set(modes)) == 2
-    with evaluating(module):
-        assert not any(part.training for part in module.modules())
-    assert [part.training for part in module.modules()] == modes
-
-
-def test_evaluating_restores_after_an_error() -> None:
-    module = nn.Sequential(nn.Dropout())
-    with pytest.raises(RuntimeError, match="inside"), evaluating(module):
-        raise RuntimeError("inside")
-    assert all(part.training for part in module.modules())
 
 
 def test_checking_the_head_leaves_train_mode(llama: Policy) -> None:

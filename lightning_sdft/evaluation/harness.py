@@ -26,7 +26,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from rich.progress import Progress
 from torch import Tensor
 
-from lightning_sdft.policy import Policy, TokenSequence, evaluating
+from lightning_sdft.policy import Policy, TokenSequence
+from lightning_sdft.reading import evaluating
 from lightning_sdft.rollout import Sampling, generate
 from lightning_sdft.tokenizer import PolicyError
 

@@ -21,7 +21,8 @@ from lightning_sdft.data.example import Example, Message
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.losses import ForwardKL, cross_entropy, distillation_loss
-from lightning_sdft.policy import Policy, TokenSequence, evaluating
+from lightning_sdft.policy import Policy, TokenSequence
+from lightning_sdft.reading import evaluating
 from lightning_sdft.rollout import GREEDY, Rollout, Sampling, generate
 
 __all__ = ["Preflight", "copies", "judge_preflight", "preflight"]

@@ -19,7 +19,8 @@ from lightning_sdft.memory.logits import logits_memory
 from lightning_sdft.memory.models import Weights, loaded
 from lightning_sdft.memory.plan import Plan
 from lightning_sdft.modules import CausalLMModule, DistillationModule, SFTModule
-from lightning_sdft.policy import Policy, TokenSequence, casting_once, evaluating
+from lightning_sdft.policy import Policy, TokenSequence
+from lightning_sdft.reading import casting_once, evaluating
 from lightning_sdft.rollout import GREEDY, Sampling
 from lightning_sdft.rollout.drawing import sample
 from lightning_sdft.teacher.compensated import PIECE, CompensatedTeacher
@@ -148,7 +149,12 @@ class _Step:
     def _answer(self, name: str, policy: Policy, prompts: Sequence[int], sampling: Sampling) -> None:
         """Read prompts and write the first token and the last one, between which keys and values grow."""
         texts = [[index, *[0] * (length - 1)] for index, length in enumerate(prompts)]
-        with self._phase(name, "activations") as parts, torch.no_grad(), evaluating(policy), casting_once(policy):
+        with (
+            self._phase(name, "activations") as parts,
+            torch.no_grad(),
+            evaluating(policy),
+            casting_once(policy.device),
+        ):
             state = policy.prefill(texts)
             noise = torch.rand(len(prompts), self.lengths.completion, dtype=torch.float64)
             tokens, _ = sample(state.logits, Sampling(sampling.temperature), noise[:, 0])

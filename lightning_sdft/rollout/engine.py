@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_sdft.policy import Policy, casting_once, evaluating
+from lightning_sdft.policy import Policy
+from lightning_sdft.reading import casting_once, evaluating
 from lightning_sdft.rollout.base import RolloutEngine
 from lightning_sdft.rollout.drawing import sample
 from lightning_sdft.rollout.record import Rollout, Sampling
@@ -70,7 +71,7 @@ def generate(
     stop_ids = policy.tokenizer.stop_ids
     rows = list(range(len(prompts)))
     steps: list[tuple[list[int], list[int], Tensor]] = []
-    with whole(policy), evaluating(policy), casting_once(policy):
+    with whole(policy), evaluating(policy), casting_once(policy.device):
         state = policy.prefill(prompts)
         for step in range(max_tokens):
             tokens, scores = sample(state.logits, sampling, noise[:, step])

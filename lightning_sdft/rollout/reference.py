@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from lightning_sdft.policy import Policy, evaluating
+from lightning_sdft.policy import Policy
+from lightning_sdft.reading import evaluating
 from lightning_sdft.rollout.record import Rollout, Sampling
 
 __all__ = ["generate_with_transformers"]

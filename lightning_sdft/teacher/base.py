@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft.losses.head import Head
-from lightning_sdft.policy import Policy, TokenSequence, evaluating
+from lightning_sdft.policy import Policy, TokenSequence
+from lightning_sdft.reading import evaluating
 
 __all__ = ["LiveTeacher", "Teacher"]
 
