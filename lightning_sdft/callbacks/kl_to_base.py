@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sdft.adapter_view import AdapterView
 from lightning_sdft.callbacks.trained_module import trained
+from lightning_sdft.distributed.sharding import shard_, whole
+from lightning_sdft.distributed.strategy import FSDP2Strategy
 from lightning_sdft.losses import ReverseKL, distillation_loss
-from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.reading import evaluating
-from lightning_sdft.rollout import Rollout
-from lightning_sdft.sharding import shard_, whole
-from lightning_sdft.strategy import FSDP2Strategy
+from lightning_sdft.policy import Policy
+from lightning_sdft.policy.adapter_view import AdapterView
+from lightning_sdft.policy.inference import evaluating
+from lightning_sdft.records import Rollout, TokenSequence
 
 __all__ = ["KLToBase", "sequence_kl"]
 

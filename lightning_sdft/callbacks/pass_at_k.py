@@ -14,10 +14,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import CatMetric
 
 from lightning_sdft.callbacks.trained_module import TrainedModule, trained
-from lightning_sdft.data.example import Example
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.grading.pass_at_k import pass_at_k, powers_of_two
-from lightning_sdft.rollout import Sampling, generate
+from lightning_sdft.records import Example, Sampling
+from lightning_sdft.rollout import generate
 
 __all__ = ["PassAtK"]
 

@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sdft.callbacks.trained_module import trained
+from lightning_sdft.distributed.sharding import whole
 from lightning_sdft.evaluation.prior_scores import PriorScores
 from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorSuite
-from lightning_sdft.sharding import whole
 
 __all__ = ["PriorTasks"]
 

@@ -9,8 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_sdft.callbacks.trained_module import trained
-from lightning_sdft.data.example import Example
-from lightning_sdft.rollout import Rollout
+from lightning_sdft.records import Example, Rollout
 
 __all__ = ["RolloutTable"]
 

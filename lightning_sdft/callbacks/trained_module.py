@@ -8,13 +8,13 @@ from typing import Protocol, cast
 from lightning.pytorch import LightningModule
 
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import Example
 from lightning_sdft.grading.base import Grader
-from lightning_sdft.lora import LoRA
+from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.policy.tokenizer import Tokenizer
+from lightning_sdft.records import Example
 from lightning_sdft.teacher import Teacher
-from lightning_sdft.timing import PhaseClock
-from lightning_sdft.tokenizer import Tokenizer
 
 __all__ = ["GradedSetsLike", "TrainedModule", "trained"]
 

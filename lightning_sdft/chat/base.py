@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # importing it would import data modules, and they import what asks chat models
-    from lightning_sdft.data.example import Message
+    from lightning_sdft.records import Message
 
 __all__ = ["ChatError", "ChatModel"]
 

@@ -1,17 +1,12 @@
 """Checkpoints: whether they are whole, which method they are of, and how they become policies again."""
 
 from lightning_sdft.checkpoint.adapters import adapters_alone, check_adapters
-from lightning_sdft.checkpoint.errors import CheckpointError, only_data
-from lightning_sdft.checkpoint.files import (
-    CheckedCheckpointIO,
-    check_checkpoint_file,
-    check_whole,
-    load_checkpoint,
-    use_checked_files,
-)
-from lightning_sdft.checkpoint.method import check_lightnings, check_method, check_training_state, describe_method
+from lightning_sdft.checkpoint.files import CheckedCheckpointIO, check_whole, load_checkpoint, use_checked_files
+from lightning_sdft.checkpoint.method import check_method, check_training_state, describe_method
 from lightning_sdft.checkpoint.policies import load_policy
-from lightning_sdft.checkpoint.sharded import is_sharded, load_sharded, save_sharded
+from lightning_sdft.distributed.readable import check_checkpoint_file, check_lightnings, only_data
+from lightning_sdft.distributed.sharded_checkpoint import is_sharded, load_sharded, save_sharded
+from lightning_sdft.errors import CheckpointError
 
 __all__ = [
     "CheckedCheckpointIO",

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
-from lightning_sdft.checkpoint.errors import CheckpointError, reading
-from lightning_sdft.checkpoint.method import check_lightnings
-from lightning_sdft.checkpoint.sharded import check_sharded, is_sharded, read_sharded
+from lightning_sdft.distributed.readable import check_lightnings, reading
+from lightning_sdft.distributed.sharded_checkpoint import check_sharded, is_sharded, read_sharded
+from lightning_sdft.errors import CheckpointError
 
 __all__ = ["CheckedCheckpointIO", "check_checkpoint_file", "check_whole", "load_checkpoint", "use_checked_files"]
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import lightning_sdft
-from lightning_sdft.checkpoint.errors import CheckpointError
-from lightning_sdft.lora import LoRA
+from lightning_sdft.errors import CheckpointError
+from lightning_sdft.policy.lora import LoRA
 
 __all__ = ["KEY", "check_lightnings", "check_method", "check_training_state", "describe_method", "described_lora"]
 

@@ -1,7 +1,6 @@
 """Data modules, one file per domain."""
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
-from lightning_sdft.data.example import DataError, Example, Message
 from lightning_sdft.data.general import GeneralDataModule
 from lightning_sdft.data.groups import GroupLoader, MicroBatch
 from lightning_sdft.data.json_rows import JsonDataModule
@@ -13,6 +12,8 @@ from lightning_sdft.data.string_pretraining import StringPretrainingDataModule
 from lightning_sdft.data.string_skills import StringSkillsDataModule
 from lightning_sdft.data.templates import AUTHORS_TEMPLATE, PAPER_TEMPLATE
 from lightning_sdft.data.tool_use import ToolUseDataModule, tool_use_prompt
+from lightning_sdft.errors import DataError
+from lightning_sdft.records import Example, Message
 
 __all__ = [
     "AUTHORS_TEMPLATE",

@@ -14,9 +14,10 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.groups import GroupLoader, identity
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.records import Example
 from lightning_sdft.trust import trusting
 
 __all__ = ["DemonstrationDataModule", "EvaluationSet", "Splits"]

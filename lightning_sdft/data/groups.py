@@ -14,7 +14,8 @@ from typing import Any, TypeVar, overload
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.errors import DataError
+from lightning_sdft.records import Example
 
 __all__ = ["GroupLoader", "MicroBatch"]
 

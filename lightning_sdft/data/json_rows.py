@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
-from lightning_sdft.data.example import DataError, Example, Message
 from lightning_sdft.data.row_module import OnBadRow, hold_out_questions, parse_rows, warn_of_overlap
 from lightning_sdft.data.tables import Row, conversation, read_rows, take
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.records import Example, Message
 
 __all__ = ["JsonDataModule"]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
-from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.tables import Row, hold_out, read_rows
+from lightning_sdft.errors import DataError
+from lightning_sdft.records import Example
 
 __all__ = [
     "OnBadRow",

@@ -13,11 +13,12 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.plan import slug
-from lightning_sdft.experiments.pool import Failure, check_jobs, perform_all
 from lightning_sdft.experiments.pruning import PRUNED, PRUNING, hand_over
-from lightning_sdft.experiments.run import Config, Outcome, Run, nested, plain, read_parts
-from lightning_sdft.trust import SettingError, trusted
+from lightning_sdft.experiments.runs.pool import Failure, check_jobs, perform_all
+from lightning_sdft.experiments.runs.run import Config, Outcome, Run, nested, plain, read_parts
+from lightning_sdft.trust import trusted
 
 if TYPE_CHECKING:
     import optuna
@@ -176,7 +177,7 @@ def _is_several(value: Any) -> bool:
 
 
 def _write(study: optuna.Study, task: Sweep) -> Settings:
-    from lightning_sdft.experiments.build import build  # which needs the command line, and that this
+    from lightning_sdft.experiments.runs.build import build  # which needs the command line, and that this
     from lightning_sdft.experiments.trials import SETTINGS, text
 
     trials = [trial for trial in study.trials if SETTINGS in trial.user_attrs]

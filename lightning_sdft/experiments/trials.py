@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.pruning import connect
-from lightning_sdft.experiments.run import claimed
+from lightning_sdft.experiments.runs.run import claimed
 from lightning_sdft.experiments.untried import ENDED, NothingLeftError, Untried
-from lightning_sdft.trust import SettingError
 
 if TYPE_CHECKING:
-    from lightning_sdft.experiments.sweep import Sweep
+    from lightning_sdft.experiments.search import Sweep
 
 __all__ = ["SETTINGS", "open_study", "text", "try_all"]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from lightning_sdft.data.example import Example
-from lightning_sdft.modules.evaluation import GradedSets
+from lightning_sdft.distributed.sharding import whole
+from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import GREEDY, Rollout, generate
-from lightning_sdft.sharding import whole
-from lightning_sdft.tokenizer import Tokenizer
+from lightning_sdft.policy.tokenizer import Tokenizer
+from lightning_sdft.records import GREEDY, Example, Rollout
+from lightning_sdft.rollout import generate
 
 __all__ = ["AnsweringModule"]
 

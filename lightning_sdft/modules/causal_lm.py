@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from lightning_sdft.callbacks.exact_resume import ExactResume
-from lightning_sdft.callbacks.preemption import Preemption
 from lightning_sdft.checkpoint import use_checked_files
-from lightning_sdft.data.example import Example
+from lightning_sdft.checkpoint.exact_resume import ExactResume
+from lightning_sdft.checkpoint.preemption import Preemption
 from lightning_sdft.data.groups import MicroBatch, identity
-from lightning_sdft.lora import LoRA, add_adapter, check_installed
+from lightning_sdft.distributed.processes import process_count, sums_over_processes
+from lightning_sdft.distributed.sharding import shard_
+from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses import HeadLoss, counted_tokens
 from lightning_sdft.modules.checks import (
     NonFiniteLossError,
@@ -29,15 +31,14 @@ from lightning_sdft.modules.checks import (
     drop_or_refuse,
     warn_of_rounding,
 )
-from lightning_sdft.modules.evaluation import GradedSets
+from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.modules.saved import SavedModule
 from lightning_sdft.modules.step_means import StepMeans
+from lightning_sdft.modules.timing import PhaseClock, peak_memory
 from lightning_sdft.policy import Policy
-from lightning_sdft.processes import process_count, sums_over_processes
-from lightning_sdft.sharding import shard_
-from lightning_sdft.strategy import FSDP2Strategy, check_strategy
-from lightning_sdft.timing import PhaseClock, peak_memory
-from lightning_sdft.tokenizer import PolicyError, load_tokenizer
+from lightning_sdft.policy.lora import LoRA, add_adapter, check_installed
+from lightning_sdft.policy.tokenizer import load_tokenizer
+from lightning_sdft.records import Example
 
 __all__ = ["CausalLMModule"]
 

@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.errors import DataError
+from lightning_sdft.records import Example
 
 __all__ = [
     "NonFiniteLossError",

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_sdft.callbacks.ema_teacher import EMATeacher
-from lightning_sdft.data.example import Example, Message
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_messages, template_fields
+from lightning_sdft.distributed.processes import process_count, process_index
+from lightning_sdft.distributed.sharding import check_alike
 from lightning_sdft.losses import (
     Divergence,
     ForwardKL,
@@ -28,19 +28,10 @@ from lightning_sdft.losses import (
 )
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.teachers import TeacherKind, check_teacher, make_teacher
-from lightning_sdft.policy import TokenSequence
-from lightning_sdft.processes import process_count, process_index
-from lightning_sdft.rollout import (
-    InProcessEngine,
-    Rollout,
-    RolloutEngine,
-    Sampling,
-    draw_seeds,
-    generate,
-    score_rollouts,
-)
-from lightning_sdft.sharding import check_alike
+from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
+from lightning_sdft.rollout import InProcessEngine, RolloutEngine, draw_seeds, generate, score_rollouts
 from lightning_sdft.teacher import CopiedTeacher, Teacher, TeacherMemory
+from lightning_sdft.teacher.ema_teacher import EMATeacher
 
 __all__ = ["DistillationModule"]
 

@@ -13,10 +13,10 @@ from lightning_sdft.checkpoint import (
     check_method,
     check_training_state,
     describe_method,
-    only_data,
 )
-from lightning_sdft.lora import LoRA
+from lightning_sdft.distributed.readable import only_data
 from lightning_sdft.modules.answering import AnsweringModule
+from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.trust import trusting
 
 __all__ = ["SavedModule"]

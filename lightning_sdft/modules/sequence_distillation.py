@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.losses import cross_entropy
 from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.records import Example
 
 __all__ = ["SequenceDistillationModule"]
 

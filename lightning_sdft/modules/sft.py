@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.losses import HeadLoss, Reduction, cross_entropy, token_weights
 from lightning_sdft.modules.causal_lm import CausalLMModule
-from lightning_sdft.policy import TokenSequence
+from lightning_sdft.records import Example, TokenSequence
 
 __all__ = ["SFTModule"]
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from lightning_sdft.processes import sums_over_processes
+from lightning_sdft.distributed.processes import sums_over_processes
 
 __all__ = ["StepMeans"]
 

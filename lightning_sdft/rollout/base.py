@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout.record import Rollout, Sampling
+from lightning_sdft.records import Rollout, Sampling
 
 __all__ = ["RolloutEngine", "RolloutError"]
 

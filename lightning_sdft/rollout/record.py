@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lightning_sdft.policy import TokenSequence
+from lightning_sdft.records import TokenSequence
 
 __all__ = ["Rollout", "Sampling"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from jsonargparse import auto_cli
+from lightning_sdft.errors import DataError
 
 from lightning_sdft.commands.demonstrate import demonstrate
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.science import SCIENCE_SYSTEM_PROMPT, ScienceDataModule
 from lightning_sdft.grading.tool_use import PublishedToolUse

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning_sdft.errors import ChatError, DataError
 
-from lightning_sdft.chat.base import ChatError
 from lightning_sdft.chat.endpoint import Endpoint
 from lightning_sdft.chat.journal import Journal
 from lightning_sdft.chat.local import LocalChat
 from lightning_sdft.commands.demonstrate import demonstrate
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.science import ScienceDataModule
 from lightning_sdft.data.string_skills import StringSkillsDataModule

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning_sdft.records import Example
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.science import ScienceDataModule
 
 __all__ = [

@@ -7,8 +7,8 @@ from typing import Any
 
 import datasets
 import pytest
+from lightning_sdft.errors import DataError
 
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.general import GeneralDataModule
 from lightning_sdft.data.string_skills import StringSkillsDataModule
 

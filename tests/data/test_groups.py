@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
+from lightning_sdft.errors import DataError
 
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.groups import MicroBatch
 from tests.data.test_base import examples, ids, module
 

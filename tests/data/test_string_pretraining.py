@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from lightning_sdft.records import Example
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.string_pretraining import LEGIBLE_STYLES, SPARE_SKILLS, StringPretrainingDataModule
 from lightning_sdft.data.string_skills import NEW_SKILLS, PRIOR_SKILLS, STYLES, skill_function
 

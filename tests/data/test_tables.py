@@ -2,8 +2,8 @@ import json
 
 import datasets
 import pytest
+from lightning_sdft.errors import DataError
 
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.tables import hold_out, read_rows, take
 
 ROWS = [

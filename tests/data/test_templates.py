@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from lightning_sdft.records import Example
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.templates import (
     AUTHORS_TEMPLATE,
     LAPTOP_TEMPLATE,

@@ -3,8 +3,8 @@ import logging
 from itertools import groupby
 
 import pytest
+from lightning_sdft.errors import DataError
 
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.tool_use import ToolUseDataModule
 
 DOCUMENTATION = (

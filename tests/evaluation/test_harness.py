@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_sdft.errors import PolicyError
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from tokenizers.processors import TemplateProcessing
@@ -17,7 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 from lightning_sdft.evaluation import harness
 from lightning_sdft.evaluation.harness import PolicyLM
 from lightning_sdft.policy import Policy
-from lightning_sdft.tokenizer import PolicyError, Tokenizer
+from lightning_sdft.policy.tokenizer import Tokenizer
 from tests.conftest import STOP_IDS, make_model, make_tokenizer
 
 ORDINARY = [index for index in range(59) if index % 10 != 5]  # the others end a response

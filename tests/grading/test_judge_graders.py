@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from lightning_sdft.records import Example
 from torch import nn
 
 from lightning_sdft.chat import LocalChat
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.judge import JudgedAnswer, LocalJudge

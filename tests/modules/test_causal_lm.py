@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_sdft.errors import DataError
+from lightning_sdft.records import Example
 from torch.utils.data import DataLoader
 
-from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
 from tests.modules.conftest import METHODS, Watch, question
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_sdft.errors import DataError
+from lightning_sdft.records import Example
 from torch import nn
 
-from lightning_sdft.data import DataError, DemonstrationDataModule, Example, Splits
+from lightning_sdft.data import DemonstrationDataModule, Splits
 from lightning_sdft.modules import SFTModule
 from lightning_sdft.modules.checks import (
     check_budgets,

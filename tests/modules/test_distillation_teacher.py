@@ -11,12 +11,11 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.losses import JensenShannon, ReverseKL
 from lightning_sdft.modules import DistillationModule
-from lightning_sdft.teacher import COPIED_TEACHERS
+from lightning_sdft.teacher import COPIED_TEACHERS, EMATeacher
 from tests.conftest import make_model, make_tokenizer
-from tests.distributed import in_processes
+from tests.launch import in_processes
 from tests.modules.conftest import EXAMPLES, SHOWN, TEACHER_PROMPTS, ready
 from tests.modules.dense import (
     check,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning_sdft.records import Example
 from torch import Tensor
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.policy import Policy

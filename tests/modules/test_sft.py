@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_sdft.records import Example
 from torch import Tensor
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.modules import SFTModule
 from tests.conftest import END
