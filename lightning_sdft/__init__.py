@@ -65,24 +65,20 @@ __version__ = "0.1.0"
 _HOMES = {
     "callbacks": (
         "BaseComparison",
-        "EMATeacher",
-        "ExactResume",
         "HyperparameterSummary",
         "KLToBase",
         "LastCheckpoints",
         "PassAtK",
         "PhaseProgressBar",
         "PredictionWriter",
-        "Preemption",
         "PriorTasks",
         "RolloutTable",
     ),
+    "checkpoint": ("ExactResume", "Preemption"),
     "chat": ("ChatModel", "Endpoint", "LocalChat"),
     "data": (
-        "DataError",
         "DemonstrationDataModule",
         "EvaluationSet",
-        "Example",
         "GeneralDataModule",
         "JsonDataModule",
         "KnowledgeDataModule",
@@ -92,8 +88,8 @@ _HOMES = {
         "StringSkillsDataModule",
         "ToolUseDataModule",
     ),
+    "errors": ("DataError",),
     "grading": ("Grader", "Judge", "JudgedAnswer", "LocalJudge"),
-    "lora": ("LoRA",),
     "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL", "TopK", "TruncatedImportance"),
     "modules": (
         "CPTModule",
@@ -105,9 +101,10 @@ _HOMES = {
         "SFTModule",
         "SequenceDistillationModule",
     ),
-    "policy": ("Policy",),
-    "rollout": ("Rollout", "RolloutEngine", "Sampling", "VLLMEngine", "VLLMServer"),
-    "teacher": ("Teacher",),
+    "policy": ("LoRA", "Policy"),
+    "records": ("Example", "Rollout", "Sampling"),
+    "rollout": ("RolloutEngine", "VLLMEngine", "VLLMServer"),
+    "teacher": ("EMATeacher", "Teacher"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
-from lightning_sdft.cli import entry_point
-from lightning_sdft.errors import CheckpointError
 
 import lightning_sdft
 from lightning_sdft import SDFTModule
+from lightning_sdft.cli import entry_point
 from lightning_sdft.commands.fit import main
+from lightning_sdft.errors import CheckpointError
 from tests.cli_runs import MODEL, config, config_file, trusted
 
 __all__ = ["config_file", "trusted"]

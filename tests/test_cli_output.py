@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from lightning_sdft.cli import entry_point
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lightning_sdft
+from lightning_sdft.cli import entry_point
 from lightning_sdft.commands.fit import main
 from tests.cli_runs import DATA, config_file, trusted
 

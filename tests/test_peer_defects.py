@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example, TokenSequence
 
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules import SDFTModule
+from lightning_sdft.records import Example, TokenSequence
 from lightning_sdft.teacher import EMATeacher
 from tests.modules.conftest import make_trainer, words_data, words_module
 

@@ -1,4 +1,5 @@
 import pytest
+
 from lightning_sdft.errors import DataError
 from lightning_sdft.records import Example
 

@@ -18,13 +18,13 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from lightning_sdft.cli import entry_point
-from lightning_sdft.errors import CheckpointError, PolicyError, SettingError
 from torch import distributed
 
 from lightning_sdft import JsonDataModule, SDFTModule, StringSkillsDataModule
 from lightning_sdft.checkpoint import describe_method
+from lightning_sdft.cli import entry_point
 from lightning_sdft.distributed.strategy import FSDP2Strategy
+from lightning_sdft.errors import CheckpointError, PolicyError, SettingError
 from lightning_sdft.policy import Policy
 from tests import strangers
 from tests.cli_runs import DATA, MODEL, TRAINER

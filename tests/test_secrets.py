@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning_sdft.cli import entry_point
 
+from lightning_sdft.cli import entry_point
 from tests.chat.server import Answer, ChatServer, fails, says, serving
 from tests.cli_runs import TRAINER
 from tests.test_safety import write

@@ -9,21 +9,15 @@ from lightning_sdft.callbacks.prediction_writer import PredictionWriter
 from lightning_sdft.callbacks.prior_tasks import PriorTasks
 from lightning_sdft.callbacks.progress_bar import PhaseProgressBar
 from lightning_sdft.callbacks.rollout_table import RolloutTable
-from lightning_sdft.checkpoint.exact_resume import ExactResume
-from lightning_sdft.checkpoint.preemption import Preemption
-from lightning_sdft.teacher.ema_teacher import EMATeacher
 
 __all__ = [
     "BaseComparison",
-    "EMATeacher",
-    "ExactResume",
     "HyperparameterSummary",
     "KLToBase",
     "LastCheckpoints",
     "PassAtK",
     "PhaseProgressBar",
     "PredictionWriter",
-    "Preemption",
     "PriorTasks",
     "RolloutTable",
 ]

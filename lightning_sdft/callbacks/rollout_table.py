@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_sdft.callbacks.trained_module import trained
+from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.records import Example, Rollout
 
 __all__ = ["RolloutTable"]
@@ -42,7 +42,7 @@ class RolloutTable(Callback):
         if not rollouts or step == self._last_step or (step != 1 and step % self.every_n_steps):
             return
         self._last_step = step
-        module = trained(pl_module)
+        module = cast(CausalLMModule, pl_module)
         responses = [module.tokenizer.decode(rollout.completion) for rollout in rollouts]
         table = self.table(module.group, responses, rollouts)
         for logger in trainer.loggers:

@@ -4,6 +4,5 @@ from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.endpoint import Endpoint
 from lightning_sdft.chat.journal import Journal
 from lightning_sdft.chat.local import LocalChat
-from lightning_sdft.errors import ChatError
 
-__all__ = ["ChatError", "ChatModel", "Endpoint", "Journal", "LocalChat"]
+__all__ = ["ChatModel", "Endpoint", "Journal", "LocalChat"]

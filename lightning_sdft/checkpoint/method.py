@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from typing import Any
 
-import lightning_sdft
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy.lora import LoRA
 
-__all__ = ["KEY", "check_lightnings", "check_method", "check_training_state", "describe_method", "described_lora"]
+__all__ = ["KEY", "check_method", "check_training_state", "describe_method", "described_lora"]
 
 KEY = "lightning_sdft"
 """Where a checkpoint says it."""
@@ -18,21 +18,8 @@ KEY = "lightning_sdft"
 
 def describe_method(method: str, model: str, lora: LoRA | None = None) -> dict[str, Any]:
     """What a checkpoint says about itself: the method's class, the model training started from, our version, LoRA."""
-    about = {"method": method, "model": model, "version": lightning_sdft.__version__}
+    about = {"method": method, "model": model, "version": version("lightning-sdft")}
     return about if lora is None else {**about, "lora": asdict(lora)}
-
-
-def check_lightnings(checkpoint: object, path: object) -> None:
-    """Refuse what no trainer has written, however well it can be read.
-
-    Raises:
-        CheckpointError: If Lightning's version, by which trainers know their own, is not in it.
-    """
-    if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
-        raise CheckpointError(
-            f"{str(path)!r} holds data, but no checkpoint that a trainer has written; use one of lightning_sdft. "
-            "A model is given as model=NAME"
-        )
 
 
 def check_method(checkpoint: dict[str, Any], method: str, lora: LoRA | None = None) -> None:

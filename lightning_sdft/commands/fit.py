@@ -1,56 +1,36 @@
-"""The command line: LightningCLI for fit, validate, test and predict, plain functions for everything else."""
+"""``fit`` and its like: LightningCLI, which builds trainer, module and data module of configs and arguments."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
-from jsonargparse import Namespace, auto_cli
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-import lightning_sdft
-import lightning_sdft.callbacks
-import lightning_sdft.chat
-import lightning_sdft.data
-import lightning_sdft.grading
-import lightning_sdft.losses
-import lightning_sdft.modules
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
 from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint
-from lightning_sdft.commands.demonstrate import demonstrate
-from lightning_sdft.commands.export import export
-from lightning_sdft.commands.judge import judge
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
 from lightning_sdft.commands.parser import CommandParser
-from lightning_sdft.commands.prior import prior
-from lightning_sdft.commands.questions import questions
 from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.errors import (
-    ChatError,
-    CheckpointError,
-    DataError,
-    PolicyError,
-    PriorTaskError,
-    RolloutError,
-    SettingError,
-)
-from lightning_sdft.experiments.compare import compare
-from lightning_sdft.experiments.continual import continual
-from lightning_sdft.experiments.sweep import sweep
-from lightning_sdft.modules import CausalLMModule, NonFiniteLossError
+from lightning_sdft.errors import SettingError
+from lightning_sdft.modules import CausalLMModule
 from lightning_sdft.trust import split_trust, trusting
 
-__all__ = ["SDFTCLI", "entry_point", "main"]
+__all__ = ["NOISE", "SDFTCLI", "main"]
+
+DESCRIPTION = (
+    "Fine-tune language models on demonstrations without making them forget. Beside the subcommands below there are: "
+    "{commands} (see `lightning-sdft export --help`). With any of them, `--trust mylab` lets configs name classes of "
+    "your own package mylab."
+)
 
 
 class LogConfig(SaveConfigCallback):
@@ -136,26 +116,7 @@ class SDFTCLI(LightningCLI):
         """Leave the config as it is; Lightning would put the checkpoint's hyper-parameters over it."""
 
 
-COMMANDS: dict[str, Callable[..., object]] = {
-    "compare": compare,
-    "continual": continual,
-    "demonstrate": demonstrate,
-    "export": export,
-    "judge": judge,
-    "prior": prior,
-    "questions": questions,
-    "sweep": sweep,
-}
-"""Subcommands that are plain functions: name to function, whose arguments are the options."""
-
-DESCRIPTION = (
-    "Fine-tune language models on demonstrations without making them forget. Beside the subcommands below there are: "
-    f"{', '.join(COMMANDS)} (see `lightning-sdft export --help`). With any of them, `--trust mylab` lets configs name "
-    "classes of your own package mylab."
-)
-
-
-def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = ()) -> SDFTCLI:
+def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = (), commands: Iterable[str] = ()) -> SDFTCLI:
     """Parse arguments, build trainer, module and data module, and run the subcommand.
 
     Args:
@@ -163,6 +124,7 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = ()) -> 
         run: Whether to run the subcommand; otherwise there is none in ``args``, and the caller uses ``trainer``,
             ``model`` and ``datamodule`` of the result.
         trust: Packages of your own whose classes the config names, as by ``--trust`` on the command line.
+        commands: Names of the commands that there are beside Lightning's, which ``--help`` shows.
 
     Raises:
         SettingError: If a class is not of a trusted package, or refuses a setting.
@@ -170,6 +132,7 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = ()) -> 
     if not isinstance(args, dict | Namespace):
         typed, args = split_trust(sys.argv[1:] if args is None else args)
         trust = [*trust, *typed]
+    description = DESCRIPTION.format(commands=", ".join(commands))
     with trusting(*trust):
         return SDFTCLI(
             CausalLMModule,
@@ -182,7 +145,7 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = ()) -> 
             seed_everything_default=42,
             save_config_callback=LogConfig,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"version": lightning_sdft.__version__, "description": DESCRIPTION},
+            parser_kwargs={"version": version("lightning-sdft"), "description": description},
             args=args,
             run=run,
         )
@@ -197,46 +160,3 @@ NOISE = [
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
 ]
 """Warnings of other packages that say nothing to our users."""
-
-
-SIGTERM_EXIT = 128 + signal.SIGTERM
-"""What a shell and SLURM see of a process that SIGTERM ended."""
-
-REFUSALS = (
-    ChatError,
-    CheckpointError,
-    DataError,
-    NonFiniteLossError,
-    PolicyError,
-    PriorTaskError,
-    RolloutError,
-    SettingError,
-)
-"""Errors whose message says what to do, so that nobody needs a traceback."""
-
-
-def run_command(command: Callable[..., object], arguments: list[str]) -> None:
-    """Run a plain function with its arguments from a command line."""
-    auto_cli(command, args=arguments, as_positional=False, parser_class=CommandParser, description="")
-
-
-def entry_point() -> None:
-    """The console script."""
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message=message)
-    try:
-        trust, arguments = split_trust(sys.argv[1:])
-        if arguments and arguments[0] in COMMANDS:
-            with trusting(*trust):
-                run_command(COMMANDS[arguments[0]], arguments[1:])
-        else:
-            main(arguments, trust=trust)
-    except REFUSALS as error:
-        sys.exit(f"error: {error}")
-    except SIGTERMException:
-        # Of several processes the first one says so: it would be killed for another one that did not end with 0.
-        sys.exit(SIGTERM_EXIT if getattr(rank_zero_only, "rank", 0) == 0 else 0)
-
-
-if __name__ == "__main__":
-    entry_point()

@@ -12,22 +12,17 @@ from lightning_sdft.data.string_pretraining import StringPretrainingDataModule
 from lightning_sdft.data.string_skills import StringSkillsDataModule
 from lightning_sdft.data.templates import AUTHORS_TEMPLATE, PAPER_TEMPLATE
 from lightning_sdft.data.tool_use import ToolUseDataModule, tool_use_prompt
-from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example, Message
 
 __all__ = [
     "AUTHORS_TEMPLATE",
     "PAPER_TEMPLATE",
-    "DataError",
     "DemonstrationDataModule",
     "EvaluationSet",
-    "Example",
     "GeneralDataModule",
     "GroupLoader",
     "JsonDataModule",
     "KnowledgeDataModule",
     "MedicalDataModule",
-    "Message",
     "MicroBatch",
     "RowDataModule",
     "ScienceDataModule",

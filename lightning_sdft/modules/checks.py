@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.errors import DataError
+from lightning_sdft.errors import DataError, Refusal
 from lightning_sdft.records import Example
 
 __all__ = [
@@ -34,7 +34,7 @@ Problem = Callable[[Example], str | None]
 """Says what is wrong with an example, or ``None``."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(Refusal, RuntimeError):
     """The loss or its gradient is infinite or not a number; the message names the examples."""
 
     def __init__(self, what: str, value: float, step: int, examples: Sequence[Example]) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sdft.losses.head import Head
-from lightning_sdft.policy import Policy
 from lightning_sdft.policy.decoding import DecodingState
 from lightning_sdft.policy.lora import adapted_layers, using_adapter
+from lightning_sdft.policy.policy import Policy
 from lightning_sdft.records import TokenSequence
 
 __all__ = ["AdapterView"]

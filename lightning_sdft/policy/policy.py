@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +31,9 @@ from lightning_sdft.policy.tokenizer import (
     pretrained_source,
     refusing_code,
 )
+from lightning_sdft.records import TokenSequence
 
-__all__ = ["Policy", "TokenSequence"]
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """A prompt and a completion of it, as token ids."""
-
-    prompt: list[int]
-    completion: list[int]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.completion)
+__all__ = ["Policy"]
 
 
 class Policy(nn.Module):

@@ -11,12 +11,9 @@ from typing import Any
 from transformers import AutoTokenizer, GenerationConfig
 
 from lightning_sdft import zoo
+from lightning_sdft.errors import PolicyError
 
-__all__ = ["PolicyError", "Tokenizer", "generation_config", "load_tokenizer", "pretrained_source", "refusing_code"]
-
-
-class PolicyError(ValueError):
-    """A model or tokenizer that cannot be used as a policy; the message says why and what to do."""
+__all__ = ["Tokenizer", "generation_config", "load_tokenizer", "pretrained_source", "refusing_code"]
 
 
 class Tokenizer:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sdft.callbacks.trained_module import trained
+from lightning_sdft.policy.policy import Policy
+from lightning_sdft.teacher.base import Teacher
 
 __all__ = ["EMATeacher"]
+
+
+class HasTeacher(Protocol):
+    """A module with a student and its teacher."""
+
+    policy: Policy
+    teacher: Teacher
 
 
 class EMATeacher(Callback):
@@ -41,7 +49,7 @@ class EMATeacher(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make sure that there is a teacher to move."""
         teacher = getattr(pl_module, "teacher", None)
-        if teacher is None or not teacher.can_follow(trained(pl_module).policy):
+        if teacher is None or not teacher.can_follow(cast(HasTeacher, pl_module).policy):
             raise MisconfigurationException(
                 f"EMATeacher moves a teacher with weights of its own that follow the student's, and "
                 f"{type(pl_module).__name__} has none (teacher=copy, without the teacher_model of another kind); leave "
@@ -59,7 +67,7 @@ class EMATeacher(Callback):
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        module = trained(pl_module)
+        module = cast(HasTeacher, pl_module)
         if trainer.global_step % self.every_n_steps == 0:
             module.teacher.update_(module.policy, self.teacher_rate)
             self.updates += 1

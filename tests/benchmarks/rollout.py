@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning_sdft.records import GREEDY, Sampling
 
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import GREEDY, Sampling
 from lightning_sdft.rollout import generate
 from tests.benchmarks.measure import Row, in_turn, report
 from tests.real.smollm2 import model_folder

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning_sdft.records import GREEDY, TokenSequence
 
 from lightning_sdft.callbacks import KLToBase
 from lightning_sdft.callbacks.kl_to_base import sequence_kl
@@ -15,6 +14,7 @@ from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.records import GREEDY, TokenSequence
 from lightning_sdft.rollout import generate
 from tests.launch import in_processes
 from tests.modules.conftest import question

@@ -9,9 +9,9 @@ import torch
 import yaml
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import CSVLogger
-from lightning_sdft.errors import PriorTaskError
 
 from lightning_sdft.callbacks.prior_tasks import PriorTasks
+from lightning_sdft.errors import PriorTaskError
 from lightning_sdft.evaluation import PriorSuite
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning_sdft.records import Example, Rollout
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_sdft.callbacks import RolloutTable
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from lightning_sdft.records import Example, Rollout
 
 TAG = "rollouts/text_summary"
 

@@ -7,9 +7,9 @@ import pickle
 import traceback
 
 import pytest
-from lightning_sdft.errors import ChatError
 
 from lightning_sdft.chat.endpoint import Endpoint
+from lightning_sdft.errors import ChatError
 from tests.chat.asking import KEY, ask, endpoint, key, server
 from tests.chat.server import ChatServer, fails, says
 

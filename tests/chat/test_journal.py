@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning_sdft.errors import DataError
 from torch import distributed
 
 from lightning_sdft.chat.journal import Journal, process_journal, process_records
+from lightning_sdft.errors import DataError
 
 RECORDS: list[dict[str, Any]] = [
     {"key": "a", "text": "ü \u2028 \n line", "list": [1, None]},

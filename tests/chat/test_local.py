@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from lightning_sdft.errors import ChatError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.local import LocalChat
+from lightning_sdft.errors import ChatError
 from lightning_sdft.policy import Policy
 from tests.conftest import STOP_IDS
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning_sdft.errors import CheckpointError
 
 from lightning_sdft.checkpoint import adapters_alone, check_adapters
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import LoRA, add_adapter
 

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning_sdft.errors import CheckpointError
 
 from lightning_sdft.checkpoint import ExactResume, load_checkpoint
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.modules import SFTModule
 from lightning_sdft.teacher import EMATeacher
 from tests.checkpoint.interruption import (

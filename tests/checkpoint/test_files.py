@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning_sdft.distributed.readable import check_checkpoint_file
-from lightning_sdft.errors import CheckpointError
 
 from lightning_sdft.checkpoint import CheckedCheckpointIO, check_whole, describe_method, load_checkpoint
+from lightning_sdft.distributed.readable import check_checkpoint_file
 from lightning_sdft.distributed.sharded_checkpoint import save_sharded
+from lightning_sdft.errors import CheckpointError
 from tests.strangers import Intruder
 
 LIGHTNINGS = {"pytorch-lightning_version": "2.6.4"}

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from lightning_sdft.errors import CheckpointError
 
 import lightning_sdft
 from lightning_sdft.checkpoint import check_method, describe_method
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy.lora import LoRA
 
 

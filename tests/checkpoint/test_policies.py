@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import CheckpointError
 
 from lightning_sdft.checkpoint import describe_method, load_policy
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter
 from tests.conftest import move_adapter

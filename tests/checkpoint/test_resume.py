@@ -13,11 +13,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
-from lightning_sdft.errors import CheckpointError
 
 from lightning_sdft.checkpoint import CheckedCheckpointIO
 from lightning_sdft.checkpoint.resume import checkpoints, continue_run, last_checkpoint, newest_whole
 from lightning_sdft.distributed.sharded_checkpoint import save_sharded
+from lightning_sdft.errors import CheckpointError
 
 Write = Callable[..., Path]
 

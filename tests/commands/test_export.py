@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning_sdft.errors import CheckpointError
-from lightning_sdft.records import Example
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -18,8 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_sdft.checkpoint import load_policy
 from lightning_sdft.commands.export import export
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA
+from lightning_sdft.records import Example
 from lightning_sdft.teacher import EMATeacher
 from tests.conftest import move_adapter
 

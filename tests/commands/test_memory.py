@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import DataError, PolicyError
 
 from lightning_sdft.commands.fit import main
 from lightning_sdft.commands.memory import MMAP_THRESHOLD
+from lightning_sdft.errors import DataError, PolicyError
 from lightning_sdft.memory import Estimate, Plan, estimate, lengths_by_budgets
 
 EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"

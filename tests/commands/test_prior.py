@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from jsonargparse import auto_cli
 from lightning.pytorch import LightningModule, Trainer
-from lightning_sdft.errors import CheckpointError, PriorTaskError
 from rich.console import Console
 
 from lightning_sdft.commands.prior import prior, scores_table
+from lightning_sdft.errors import CheckpointError, PriorTaskError
 from lightning_sdft.evaluation import PAPER_TASKS, PriorScore, PriorScores
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from tests.evaluation.test_prior_tasks import folder

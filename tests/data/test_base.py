@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
-from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.records import Example
 
 
 def examples(count, start=0):

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 import torch
-from lightning_sdft.errors import DataError
 
 from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.errors import DataError
 from tests.data.test_base import examples, ids, module
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser
-from lightning_sdft.errors import DataError
 
 from lightning_sdft.chat.endpoint import Endpoint
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.medical import MedicalDataModule
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.judge import Judge, JudgedAnswer
 from tests.chat.server import says, serving
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import datasets
 import pytest
-from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example
 
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.data.row_module import Part, RowDataModule, first_of_each, hold_out_questions, parse_rows, question
 from lightning_sdft.data.tables import take
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.records import Example
 
 LOGGER = "lightning_sdft.data.row_module"
 

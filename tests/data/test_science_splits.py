@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser
-from lightning_sdft.errors import DataError
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.science import ScienceDataModule
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.answer_tag import AnswerFormat, AnswerTag
 from tests.data.science_rows import (
     DEMONSTRATION,

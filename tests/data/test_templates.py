@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from lightning_sdft.records import Example
 
 from lightning_sdft.data.templates import (
     AUTHORS_TEMPLATE,
@@ -12,6 +11,7 @@ from lightning_sdft.data.templates import (
     teacher_messages,
     template_fields,
 )
+from lightning_sdft.records import Example
 
 EXAMPLE = Example(
     "a",

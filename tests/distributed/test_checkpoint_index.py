@@ -5,10 +5,10 @@ import pickle
 from pathlib import Path
 
 import pytest
-from lightning_sdft.errors import CheckpointError
 from torch.distributed.checkpoint.metadata import Metadata
 
 from lightning_sdft.distributed.sharded_checkpoint import read_sharded
+from lightning_sdft.errors import CheckpointError
 from tests.strangers import Intruder
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import CheckpointError
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from lightning_sdft.distributed import sharded_checkpoint as sharded
 from lightning_sdft.distributed.sharded_checkpoint import check_sharded, is_sharded, read_sharded, save_sharded
+from lightning_sdft.errors import CheckpointError
 from tests.distributed.conftest import checkpoint
 from tests.strangers import Intruder
 

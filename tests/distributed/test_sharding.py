@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning_sdft.errors import PolicyError
-from lightning_sdft.records import Sampling, TokenSequence
 from torch import Tensor
 from torch.distributed import init_device_mesh, init_process_group
 from torch.distributed.tensor import DTensor
 
 from lightning_sdft.distributed.processes import process_count, process_index
 from lightning_sdft.distributed.sharding import check_alike, local_part, shard_, whole
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses import cross_entropy
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Sampling, TokenSequence
 from lightning_sdft.rollout import generate
 from lightning_sdft.teacher import CopiedTeacher
 from tests.launch import in_processes

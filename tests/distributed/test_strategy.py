@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning_sdft.errors import CheckpointError, PolicyError
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -21,6 +20,7 @@ from lightning_sdft.checkpoint import load_checkpoint, load_policy
 from lightning_sdft.data.base import EvaluationSet, Splits
 from lightning_sdft.distributed.sharded_checkpoint import is_sharded
 from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
+from lightning_sdft.errors import CheckpointError, PolicyError
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA

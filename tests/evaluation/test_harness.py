@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import PolicyError
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from tokenizers.processors import TemplateProcessing
 from torch.distributed import destroy_process_group, init_process_group
 from torch.multiprocessing.spawn import start_processes
 
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.evaluation import harness
 from lightning_sdft.evaluation.harness import PolicyLM
 from lightning_sdft.policy import Policy

@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning_sdft.cli import entry_point
 
+from lightning_sdft.cli import entry_point
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 
 WEIGHTS_OF_BEST = {"monitor": "val/accuracy", "mode": "max", "save_weights_only": True}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning_sdft.errors import SettingError
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.plan import BASE, Method, Plan, Variant, slug
 from lightning_sdft.experiments.runs.run import Config, PriorBenchmarks
 from lightning_sdft.trust import trusting

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning_sdft.errors import ChatError, DataError
 
+from lightning_sdft.errors import ChatError, DataError
 from lightning_sdft.grading.judge import JudgedAnswer
 from lightning_sdft.grading.judge_prompts import JudgePrompt
 from tests.chat.server import Answer, ChatServer, fails, says

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
-from lightning_sdft.records import Example
 from torch import nn
 
 from lightning_sdft.chat import LocalChat
@@ -22,6 +21,7 @@ from lightning_sdft.grading.judge import JudgedAnswer, LocalJudge
 from lightning_sdft.grading.judge_prompts import JudgePrompt
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Example
 from tests.chat.server import ChatServer
 from tests.grading.judging import (
     REFERENCES,

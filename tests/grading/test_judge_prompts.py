@@ -3,8 +3,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from lightning_sdft.errors import DataError
 
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.judge_prompts import KNOWLEDGE, MEDICAL, PROMPTS, JudgePrompt
 
 MEDICAL_LINES = [

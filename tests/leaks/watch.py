@@ -14,6 +14,7 @@ from statistics import fmean, median
 from typing import Any
 
 from lightning.pytorch import Callback
+
 from lightning_sdft.records import Rollout
 
 __all__ = ["LeakWatch", "Sample", "growth", "read_samples"]

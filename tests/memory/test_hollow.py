@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.records import TokenSequence
 from torch import Tensor, nn
 
 from lightning_sdft.losses import ForwardKL, distillation_loss
 from lightning_sdft.memory.hollow import Hollow
 from lightning_sdft.modules.timing import resident_memory
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import TokenSequence
 from lightning_sdft.teacher import CompensatedTeacher, CopiedTeacher
 from tests.memory.conftest import allocated
 

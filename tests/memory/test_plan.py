@@ -6,9 +6,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
-from lightning_sdft.errors import PolicyError
 
 from lightning_sdft.distributed.strategy import FSDP2Strategy
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.memory import Plan
 from lightning_sdft.teacher import EMATeacher
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.records import Example
 from transformers import Qwen2Config
 
 from lightning_sdft.memory import Lengths, Plan, estimate, lengths_by_data
 from lightning_sdft.memory.rehearsal import rehearse
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Example
 from lightning_sdft.teacher import COPIED_TEACHERS, EMATeacher
 from tests.conftest import make_model, make_tokenizer, needs_gpu
 from tests.memory.conftest import allocated

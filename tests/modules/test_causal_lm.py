@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example
 from torch.utils.data import DataLoader
 
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.records import Example
 from tests.modules.conftest import METHODS, Watch, question
 
 # Optimizer and schedule

@@ -9,14 +9,14 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning_sdft.errors import CheckpointError
-from lightning_sdft.records import Example, Sampling
 
 from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.losses import ForwardKL, JensenShannon
 from lightning_sdft.modules import CausalLMModule, DFTModule, NonFiniteLossError, SDFTModule, SFTModule
+from lightning_sdft.records import Example, Sampling
 from lightning_sdft.teacher import EMATeacher
 from tests.modules.conftest import METHODS, question
 

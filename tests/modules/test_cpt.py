@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules.cpt import CPTModule
+from lightning_sdft.records import Example
 from tests.conftest import END, VOCABULARY, make_model, make_tokenizer
 from tests.modules.conftest import Watch
 from tests.modules.dense import check, log_probabilities, mean, token_ids

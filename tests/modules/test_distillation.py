@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning_sdft.records import Example, Rollout, Sampling
 
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.data.templates import AUTHORS_TEMPLATE
 from lightning_sdft.losses import Divergence, ForwardKL, JensenShannon, ReverseKL
 from lightning_sdft.modules import DistillationModule, SDFTModule
+from lightning_sdft.records import Example, Rollout, Sampling
 from tests.conftest import STOP_IDS
 from tests.modules.conftest import EXAMPLES, SHOWN, STUDENT_PROMPTS, TEACHER_PROMPTS, ready
 from tests.modules.dense import (

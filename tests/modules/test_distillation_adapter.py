@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning_sdft.records import Sampling
 from torch import Tensor
 
 from lightning_sdft.callbacks import BaseComparison, KLToBase
 from lightning_sdft.modules import DistillationModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapted_layers, adapter_weights, using_adapter
+from lightning_sdft.records import Sampling
 from lightning_sdft.rollout import generate
 from lightning_sdft.teacher import AdapterTeacher, BaseModelTeacher, CopiedTeacher, EMATeacher, LiveTeacher
 from tests.conftest import make_model, make_tokenizer, move_adapter

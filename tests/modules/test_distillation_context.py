@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example, Rollout
 
 from lightning_sdft.data.templates import PAPER_TEMPLATE, TEMPLATES, PrivilegedContext
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules import DistillationModule
+from lightning_sdft.records import Example, Rollout
 from tests.modules.conftest import EXAMPLES, SHOWN, WORDS_TEMPLATE
 from tests.modules.dense import (
     token_ids,

@@ -12,11 +12,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning_sdft.errors import RolloutError
-from lightning_sdft.records import Rollout, Sampling
 
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.modules import DistillationModule, SDFTModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Rollout, Sampling
 from lightning_sdft.rollout import InProcessEngine, RolloutEngine, VLLMEngine, VLLMServer, generate
 from lightning_sdft.teacher import EMATeacher
 from tests.rollout.vllm.stand_in import standing_in

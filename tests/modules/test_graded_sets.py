@@ -5,12 +5,12 @@ import re
 from typing import Any
 
 import pytest
-from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example
 
 from lightning_sdft.data import EvaluationSet
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading import ExactMatch, StringAnswer
 from lightning_sdft.modules.graded_sets import GradedSets
+from lightning_sdft.records import Example
 
 
 def examples(*references: str) -> list[Example]:

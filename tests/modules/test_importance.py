@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from lightning_sdft.records import Rollout, Sampling
 from torch import Tensor
 
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.losses import TruncatedImportance
 from lightning_sdft.modules import DistillationModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Rollout, Sampling
 from lightning_sdft.rollout import RolloutEngine, generate, score_rollouts
 from tests.modules.conftest import EXAMPLES, SHOWN, TEACHER_PROMPTS, ready
 from tests.modules.dense import check, forward_kl, mean, token_divergences, weigh

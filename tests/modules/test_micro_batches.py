@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning_sdft.records import Example
 from torch import Tensor
 
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Example
 from tests.modules.conftest import EXAMPLES as DISTILLED
 from tests.modules.conftest import METHODS, TEACHER_PROMPTS, question
 from tests.modules.dense import token_ids

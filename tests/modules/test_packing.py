@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import PolicyError
 from transformers import LlamaModel, MambaConfig, MambaForCausalLM
 
 from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.modules import DFTModule, SFTModule
 from tests.conftest import END, make_tokenizer
 from tests.modules.conftest import Watch, question

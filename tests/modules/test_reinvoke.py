@@ -9,11 +9,11 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning_sdft.records import Sampling
 
 from lightning_sdft.callbacks.kl_to_base import sequence_kl
 from lightning_sdft.modules.reinvoke import ReinvokeModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Sampling
 from lightning_sdft.rollout import generate
 from lightning_sdft.teacher import EMATeacher
 from tests.conftest import make_model, make_tokenizer

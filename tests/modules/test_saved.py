@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import CheckpointError
 from torch import Tensor
 
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights
 from lightning_sdft.teacher import EMATeacher

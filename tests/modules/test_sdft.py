@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example
 
 from lightning_sdft.data.templates import AUTHORS_TEMPLATE, PAPER_TEMPLATE
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules import SDFTModule
+from lightning_sdft.records import Example
 from lightning_sdft.teacher import EMATeacher
 from tests.modules.conftest import EXAMPLES, TEACHER_PROMPTS, ready
 from tests.modules.dense import check, forward_kl, token_divergences, weigh

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.records import Example
 from torch import Tensor
 
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.modules import SFTModule
+from lightning_sdft.records import Example
 from tests.conftest import END
 from tests.modules.dense import check, log_probabilities, mean, token_ids
 

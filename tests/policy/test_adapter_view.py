@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning_sdft.records import Sampling
 
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.adapter_view import AdapterView
 from lightning_sdft.policy.lora import STUDENT, LoRA, add_adapter
+from lightning_sdft.records import Sampling
 from lightning_sdft.rollout import generate
 from tests.conftest import move_adapter
 from tests.policy.test_policy import SEQUENCES

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from lightning_sdft.errors import PolicyError
 from torch import Tensor
 
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy, decoding
 from lightning_sdft.policy.decoding import DecodingState, GrowingLayer, buckets, shared_prefix
 from tests.conftest import make_model

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import PolicyError
-from lightning_sdft.records import GREEDY
 
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses import cross_entropy
 from lightning_sdft.modules import SFTModule
 from lightning_sdft.policy import Policy
@@ -23,6 +22,7 @@ from lightning_sdft.policy.lora import (
     add_adapter,
     using_adapter,
 )
+from lightning_sdft.records import GREEDY
 from lightning_sdft.rollout import generate
 from tests.conftest import move_adapter
 from tests.policy.test_policy import SEQUENCES, own_logits

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import PolicyError
-from lightning_sdft.records import TokenSequence
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses import Head
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.tokenizer import Tokenizer, load_tokenizer
+from lightning_sdft.records import TokenSequence
 from tests.conftest import END, STOP_IDS, TURNS_WITH_END, VOCABULARY
 
 QUESTION = [{"role": "user", "content": "w1 w2"}]

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from lightning_sdft.errors import PolicyError
-from lightning_sdft.records import TokenSequence
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaModel
 
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.tokenizer import Tokenizer
+from lightning_sdft.records import TokenSequence
 from tests.conftest import END, make_model, make_tokenizer
 from tests.policy.test_policy import SEQUENCES
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lightning_sdft.errors import PolicyError
 from transformers import GenerationConfig
 
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.tokenizer import load_tokenizer
 from tests.conftest import END, TURNS_WITH_END, VOCABULARY, make_model, make_tokenizer

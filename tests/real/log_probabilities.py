@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from lightning_sdft.records import Rollout, Sampling
 from torch import Tensor
 
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Rollout, Sampling
 
 __all__ = ["compared"]
 

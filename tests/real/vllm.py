@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning_sdft.errors import RolloutError
-from lightning_sdft.records import GREEDY, Rollout, Sampling
 
 from lightning_sdft import EMATeacher, JsonDataModule, SDFTModule, VLLMEngine, VLLMServer
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import GREEDY, Rollout, Sampling
 from lightning_sdft.rollout import generate
 from lightning_sdft.rollout.vllm.base import VLLMRollouts
 from lightning_sdft.rollout.vllm.server import COMMAND

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lightning.pytorch import Callback, LightningModule
-from lightning_sdft.records import Example, Rollout, TokenSequence
 
 from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Example, Rollout, TokenSequence
 from lightning_sdft.teacher import CopiedTeacher, EMATeacher
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning_sdft.records import Rollout, Sampling
 
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
+from lightning_sdft.records import Rollout, Sampling
 
 __all__ = ["generate_with_transformers"]
 

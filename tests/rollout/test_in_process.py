@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.records import GREEDY, Rollout, Sampling, TokenSequence
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import GREEDY, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import generate
 from tests.conftest import END, STOP_IDS, VOCABULARY, make_model, needs_gpu
 

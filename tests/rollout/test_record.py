@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from lightning_sdft.records import GREEDY, Rollout, Sampling, TokenSequence
 
 

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 import torch
-from lightning_sdft.records import GREEDY, Sampling
 
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import GREEDY, Sampling
 from lightning_sdft.rollout import generate
 from tests.rollout.reference import generate_with_transformers
 from tests.rollout.test_in_process import MAX_TOKENS, chi_square, model_logits, pair_probabilities, ragged_prompts

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 import torch
-from lightning_sdft.records import GREEDY, Sampling
 from torch import Tensor
 
+from lightning_sdft.records import GREEDY, Sampling
 from lightning_sdft.rollout import sampling as drawing
 from lightning_sdft.rollout.sampling import log_probabilities, sample
 from tests.rollout.test_in_process import chi_square

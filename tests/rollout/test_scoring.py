@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_sdft.records import GREEDY, Sampling
 from torch import Tensor
 
 from lightning_sdft.losses import Head, TruncatedImportance, fused
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import GREEDY, Sampling
 from lightning_sdft.rollout import generate, score, score_rollouts
 from lightning_sdft.rollout.sampling import log_probabilities
 from tests.rollout.test_in_process import ragged_prompts

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_sdft.records import TokenSequence
 from torch import Tensor, nn
 
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import TokenSequence
 from lightning_sdft.teacher import COPIED_TEACHERS, CopiedTeacher, Teacher
 from tests.modules.conftest import words_module
 

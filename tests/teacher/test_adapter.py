@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_sdft.records import GREEDY, Sampling
 from torch import Tensor, nn
 
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import STUDENT, TEACHER, adapted_layers, adapter_weights, add_adapter
+from lightning_sdft.records import GREEDY, Sampling
 from lightning_sdft.rollout import generate
 from lightning_sdft.teacher import AdapterTeacher, BaseModelTeacher, CopiedTeacher, LiveTeacher, Teacher
 from tests.conftest import make_model, move_adapter

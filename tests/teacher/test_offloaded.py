@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import PolicyError
 from torch import Tensor, nn
 from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher import CopiedTeacher, OffloadedTeacher
 from tests.conftest import needs_gpu

@@ -13,13 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_sdft.experiments.plan import Variant
 from lightning_sdft.experiments.runs.pool import Failure
-from lightning_sdft.experiments.runs.run import Outcome
+from lightning_sdft.experiments.runs.run import ACCURACY, AVERAGE, PRIOR, Outcome
 
 __all__ = ["Row", "best_rate", "chosen", "records", "write_hyperparameters"]
-
-ACCURACY = "test/accuracy"
-PRIOR = "test/prior/"
-AVERAGE = "average"
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,27 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from lightning_sdft.errors import SettingError
 
-__all__ = ["Config", "Outcome", "PriorBenchmarks", "Run", "nested", "plain", "read_curves", "read_parts"]
+__all__ = [
+    "ACCURACY",
+    "AVERAGE",
+    "PRIOR",
+    "Config",
+    "Outcome",
+    "PriorBenchmarks",
+    "Run",
+    "nested",
+    "plain",
+    "read_curves",
+    "read_parts",
+]
 
 Config = dict[str, Any]
 """A config of ``fit``, or a part of one."""
+
+ACCURACY = "test/accuracy"
+PRIOR = "test/prior/"
+AVERAGE = "average"
+"""Names of metrics: accuracy on the new task, prefix of prior tasks, and their average behind it."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_sdft.checkpoint.resume import continue_run
 from lightning_sdft.commands.fit import NOISE
 from lightning_sdft.distributed.sharding import whole
-from lightning_sdft.errors import REFUSALS
+from lightning_sdft.errors import Refusal
 from lightning_sdft.evaluation.prior_tasks import PriorSuite
 from lightning_sdft.experiments.runs.build import build
 from lightning_sdft.experiments.runs.run import AVERAGE, PRIOR, Config, Outcome, Run, claimed
@@ -102,5 +102,5 @@ if __name__ == "__main__":
         warnings.filterwarnings("ignore", message=message)
     try:
         perform(Path(sys.argv[1]))
-    except REFUSALS as error:
+    except Refusal as error:
         sys.exit(f"error: {error}")

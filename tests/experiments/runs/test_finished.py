@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lightning_sdft.errors import SettingError
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.finished import Finished
 from lightning_sdft.experiments.runs.run import Outcome, Run
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lightning_sdft.errors import SettingError
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.pool import Failure, _reason, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, Run
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning_sdft.errors import SettingError
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run, claimed, nested, read_curves, read_parts
 
 OUTCOME = Outcome(0.5, {"test/accuracy": 0.25}, 4, "best.ckpt", 1.5, 300.0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lightning_sdft.errors import PriorTaskError
 
+from lightning_sdft.errors import PriorTaskError
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run, read_parts
 from lightning_sdft.experiments.runs.worker import perform
 from tests.evaluation.test_prior_tasks import folder as tasks

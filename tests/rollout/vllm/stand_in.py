@@ -15,11 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from lightning_sdft.records import Sampling
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Sampling
 from lightning_sdft.rollout import generate
 from lightning_sdft.rollout.vllm.worker import PolicyWorker
 

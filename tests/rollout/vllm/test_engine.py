@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning_sdft.errors import RolloutError
 
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout import VLLMEngine
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sdft.errors import RolloutError
 from torch import Tensor
 
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout.vllm.fingerprint import check_weights, checksum, tensor_sums
 from tests.rollout.vllm.stand_in import fused_model

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_sdft.errors import RolloutError
-from lightning_sdft.records import Sampling
 from torch.distributed import destroy_process_group, init_device_mesh, init_process_group
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.multiprocessing.spawn import spawn
 
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Sampling
 from lightning_sdft.rollout import VLLMEngine, VLLMServer, generate
 from tests.rollout.test_in_process import ragged_prompts
 from tests.rollout.vllm.stand_in import standing_in

@@ -1,0 +1,69 @@
+"""The command line: its commands, and the entry point."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+
+from jsonargparse import auto_cli
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_sdft.commands.demonstrate import demonstrate
+from lightning_sdft.commands.export import export
+from lightning_sdft.commands.fit import NOISE, main
+from lightning_sdft.commands.judge import judge
+from lightning_sdft.commands.parser import CommandParser
+from lightning_sdft.commands.prior import prior
+from lightning_sdft.commands.questions import questions
+from lightning_sdft.errors import Refusal
+from lightning_sdft.experiments.compare import compare
+from lightning_sdft.experiments.continual import continual
+from lightning_sdft.experiments.sweep import sweep
+from lightning_sdft.trust import split_trust, trusting
+
+__all__ = ["COMMANDS", "entry_point"]
+
+COMMANDS: dict[str, Callable[..., object]] = {
+    "compare": compare,
+    "continual": continual,
+    "demonstrate": demonstrate,
+    "export": export,
+    "judge": judge,
+    "prior": prior,
+    "questions": questions,
+    "sweep": sweep,
+}
+"""Subcommands that are plain functions: name to function, whose arguments are the options."""
+
+SIGTERM_EXIT = 128 + signal.SIGTERM
+"""What a shell and SLURM see of a process that SIGTERM ended."""
+
+
+def run_command(command: Callable[..., object], arguments: list[str]) -> None:
+    """Run a plain function with its arguments from a command line."""
+    auto_cli(command, args=arguments, as_positional=False, parser_class=CommandParser, description="")
+
+
+def entry_point() -> None:
+    """The console script."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    try:
+        trust, arguments = split_trust(sys.argv[1:])
+        if arguments and arguments[0] in COMMANDS:
+            with trusting(*trust):
+                run_command(COMMANDS[arguments[0]], arguments[1:])
+        else:
+            main(arguments, trust=trust, commands=COMMANDS)
+    except Refusal as error:
+        sys.exit(f"error: {error}")
+    except SIGTERMException:
+        # Of several processes the first one says so: it would be killed for another one that did not end with 0.
+        sys.exit(SIGTERM_EXIT if getattr(rank_zero_only, "rank", 0) == 0 else 0)
+
+
+if __name__ == "__main__":
+    entry_point()
