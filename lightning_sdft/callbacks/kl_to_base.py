@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sdft.distributed.sharding import shard_, whole
+from lightning_sdft.distributed.sharding import shard_, unsharded
 from lightning_sdft.distributed.strategy import FSDP2Strategy
 from lightning_sdft.losses import ReverseKL, distillation_loss
 from lightning_sdft.modules.causal_lm import CausalLMModule
@@ -62,7 +62,7 @@ class KLToBase(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the base model where it is sharded."""
         if self._base is not None:
-            self._gathered.enter_context(whole(self._base))
+            self._gathered.enter_context(unsharded(self._base))
 
     def on_validation_batch_end(
         self,

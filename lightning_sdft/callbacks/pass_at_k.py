@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import CatMetric
 
+from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.grading.pass_at_k import pass_at_k, powers_of_two
 from lightning_sdft.modules.causal_lm import CausalLMModule
@@ -72,8 +73,9 @@ class PassAtK(Callback):
     ) -> None:
         """Sample and grade the prompts of a batch."""
         module = cast(CausalLMModule, pl_module)
-        for start in range(0, len(batch), self.batch_size):
-            examples: Sequence[Example] = batch[start : start + self.batch_size]
+        asked = MicroBatch.of(batch).examples
+        for start in range(0, len(asked), self.batch_size):
+            examples = asked[start : start + self.batch_size]
             repeated = [example for example in examples for _ in range(self.samples)]
             responses = self._respond(module, examples)
             for name, grader in module.graded.of(dataloader_idx).items():

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sdft.distributed.sharding import whole
+from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.evaluation.prior_scores import PriorScores
 from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorSuite
 from lightning_sdft.modules.causal_lm import CausalLMModule
@@ -91,7 +91,7 @@ class PriorTasks(Callback):
         suite = self._suite
         assert suite is not None  # setup comes first
         policy = cast(CausalLMModule, pl_module).policy
-        with trainer.precision_plugin.val_step_context(), whole(policy):
+        with trainer.precision_plugin.val_step_context(), unsharded(policy):
             scores = suite.evaluate(policy, self.limit, self.batch_tokens)
         # All processes use the scores of the first: code that a model writes may time out in one and not in another.
         metrics = trainer.strategy.broadcast(_metrics(scores))

@@ -3,7 +3,7 @@
 from lightning_sdft.checkpoint.adapters import adapters_alone, check_adapters
 from lightning_sdft.checkpoint.exact_resume import ExactResume
 from lightning_sdft.checkpoint.files import CheckedCheckpointIO, check_whole, load_checkpoint, use_checked_files
-from lightning_sdft.checkpoint.method import check_method, check_training_state, describe_method
+from lightning_sdft.checkpoint.method import check_method, check_resumable, describe_method
 from lightning_sdft.checkpoint.policies import load_policy
 from lightning_sdft.checkpoint.preemption import Preemption
 
@@ -14,7 +14,7 @@ __all__ = [
     "adapters_alone",
     "check_adapters",
     "check_method",
-    "check_training_state",
+    "check_resumable",
     "check_whole",
     "describe_method",
     "load_checkpoint",

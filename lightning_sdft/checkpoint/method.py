@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy.lora import LoRA
 
-__all__ = ["KEY", "check_method", "check_training_state", "describe_method", "described_lora"]
+__all__ = ["KEY", "check_method", "check_resumable", "describe_method", "described_lora"]
 
 KEY = "lightning_sdft"
 """Where a checkpoint says it."""
@@ -44,23 +46,26 @@ def check_method(checkpoint: dict[str, Any], method: str, lora: LoRA | None = No
         )
 
 
-def check_training_state(checkpoint: dict[str, Any], needed: Iterable[str], path: object) -> None:
+def check_resumable(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     """Refuse to go on training with a checkpoint that has the weights, but not the states beside them.
 
     Args:
         checkpoint: As it was read.
-        needed: Names of the states that training needs of it.
-        path: Where it was read.
+        trainer: Who has read it; one that does not train needs the weights alone.
 
     Raises:
-        CheckpointError: If one is missing.
+        CheckpointError: If a state is missing that training needs.
     """
-    missing = [name for name in needed if name not in checkpoint]
+    if trainer.state.fn != TrainerFn.FITTING:
+        return
+    lightnings = ["optimizer_states"] if trainer.strategy.lightning_restore_optimizer else []
+    missing = [name for name in (*lightnings, "lr_schedulers") if name not in checkpoint]
     if missing:
         raise CheckpointError(
-            f"training cannot go on from the checkpoint {str(path)!r}: of it, {' and '.join(missing)} cannot be had "
-            "here. With a folder of parts go on with trainer.strategy=fsdp2, which a single process can do too; with "
-            "weights alone (save_weights_only) start anew: export them to a Hugging Face folder (model=FOLDER)"
+            f"training cannot go on from the checkpoint {str(trainer.ckpt_path)!r}: of it, {' and '.join(missing)} "
+            "cannot be had here. With a folder of parts go on with trainer.strategy=fsdp2, which a single process can "
+            "do too; with weights alone (save_weights_only) start anew: export them to a Hugging Face folder "
+            "(model=FOLDER)"
         )
 
 

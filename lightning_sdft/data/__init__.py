@@ -2,7 +2,7 @@
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
 from lightning_sdft.data.general import GeneralDataModule
-from lightning_sdft.data.groups import GroupLoader, MicroBatch
+from lightning_sdft.data.groups import Group, GroupLoader, Item, MicroBatch
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.knowledge import KnowledgeDataModule
 from lightning_sdft.data.medical import MedicalDataModule
@@ -19,7 +19,9 @@ __all__ = [
     "DemonstrationDataModule",
     "EvaluationSet",
     "GeneralDataModule",
+    "Group",
     "GroupLoader",
+    "Item",
     "JsonDataModule",
     "KnowledgeDataModule",
     "MedicalDataModule",

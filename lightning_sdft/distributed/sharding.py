@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
 
-__all__ = ["check_alike", "local_part", "shard_", "whole"]
+__all__ = ["check_alike", "local_part", "shard_", "unsharded"]
 
 
 def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = None) -> None:
@@ -65,7 +65,7 @@ def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = Non
 
 
 @contextmanager
-def whole(policy: Policy) -> Iterator[None]:
+def unsharded(policy: Policy) -> Iterator[None]:
     """Gather the weights of a policy once, and cut them again afterwards; every process enters and leaves together.
 
     Inside, the policy communicates nothing. Nothing happens to a policy that is not sharded, or whole already.

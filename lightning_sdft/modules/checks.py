@@ -5,12 +5,13 @@ And what makes one pointless: weights too coarse for the learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.errors import DataError, Refusal
@@ -21,7 +22,9 @@ __all__ = [
     "OverBudget",
     "check_budgets",
     "check_complete",
+    "check_finite",
     "drop_or_refuse",
+    "gradient_norm",
     "immovable_share",
     "warn_of_rounding",
 ]
@@ -88,6 +91,22 @@ def drop_or_refuse(datamodule: DemonstrationDataModule, problem: Problem, over_b
         dropped = datamodule.filter_train(lambda example: problem(example) is None)
         if dropped:
             rank_zero_warn(f"dropped {dropped} of {len(examples)} training examples over their token budgets")
+
+
+def check_finite(what: str, value: Tensor, step: int, examples: Sequence[Example]) -> None:
+    """Refuse a loss or a norm of the gradient that is infinite or not a number.
+
+    Raises:
+        NonFiniteLossError: If it is; the message names the examples.
+    """
+    if not torch.isfinite(value):
+        raise NonFiniteLossError(what, value.item(), step, examples)
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The norm of the gradient of all parameters together, of sharded ones over all processes."""
+    norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def immovable_share(weights: Sequence[Tensor], step: float) -> float:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_sdft.distributed.sharding import whole
+from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import casting_once, evaluating
 from lightning_sdft.records import Rollout, Sampling
@@ -71,7 +71,7 @@ def generate(
     stop_ids = policy.tokenizer.stop_ids
     rows = list(range(len(prompts)))
     steps: list[tuple[list[int], list[int], Tensor]] = []
-    with whole(policy), evaluating(policy), casting_once(policy.device):
+    with unsharded(policy), evaluating(policy), casting_once(policy.device):
         state = policy.prefill(prompts)
         for step in range(max_tokens):
             tokens, scores = sample(state.logits, sampling, noise[:, step])

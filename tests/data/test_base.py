@@ -38,7 +38,7 @@ def module(count=10, accumulated=1, processes=1, rank=0, **kwargs):
 
 
 def ids(loader):
-    return [example.id for batch in loader for example in batch]
+    return [example.id for batch in loader for example in batch.examples]
 
 
 # Splits

@@ -13,7 +13,7 @@ from torch.distributed import init_device_mesh, init_process_group
 from torch.distributed.tensor import DTensor
 
 from lightning_sdft.distributed.processes import process_count, process_index
-from lightning_sdft.distributed.sharding import check_alike, local_part, shard_, whole
+from lightning_sdft.distributed.sharding import check_alike, local_part, shard_, unsharded
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses import cross_entropy
 from lightning_sdft.policy import Policy
@@ -81,7 +81,7 @@ def check_generation(folder: str) -> None:
     rollouts = generate(policy, prompts, 6, sampling, seeds=range(len(prompts)))
     assert [rollout.completion for rollout in rollouts] == [rollout.completion for rollout in expected]
     # In an evaluation each process has a share of its own, and none of them waits for another
-    with whole(policy):
+    with unsharded(policy):
         for _ in range(1 + 2 * process_index()):
             generate(policy, prompts, 6, sampling, seeds=range(len(prompts)))
             policy.hidden(SHARES[process_index()])
@@ -152,5 +152,5 @@ def test_model_without_known_blocks_is_refused(llama: Policy) -> None:
 
 def test_whole_leaves_an_unsharded_policy_alone(llama: Policy) -> None:
     before = list(llama.parameters())
-    with whole(llama):
+    with unsharded(llama):
         assert all(now is then for now, then in zip(llama.parameters(), before, strict=True))

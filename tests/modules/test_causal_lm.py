@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.errors import DataError
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
 from lightning_sdft.records import Example
@@ -140,7 +141,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(words_module: Callable[
         module = words_module(SFTModule, gradient_checkpointing=enabled)
         module.configure_model()
         assert module.policy.model.is_gradient_checkpointing == enabled
-        module.training_step([question(index) for index in range(3)], 0).backward()
+        module.training_step(MicroBatch.of([question(index) for index in range(3)]), 0).backward()
         gradients.append([p.grad for p in module.policy.parameters()])
     for one, other in zip(*gradients, strict=True):
         assert one is not None

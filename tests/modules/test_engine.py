@@ -116,7 +116,7 @@ class Curve(Callback):
         self.steps: dict[int, tuple[float, list[list[int]]]] = {}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        completions = [rollout.completion for rollout in pl_module.group_rollouts]
+        completions = [rollout.completion for rollout in batch.group.rollouts]
         if batch.is_last:
             self.steps[trainer.global_step] = (outputs["loss"].item(), completions)
 

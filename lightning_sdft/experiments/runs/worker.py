@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sdft.checkpoint.resume import continue_run
 from lightning_sdft.commands.fit import NOISE
-from lightning_sdft.distributed.sharding import whole
+from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.errors import Refusal
 from lightning_sdft.evaluation.prior_tasks import PriorSuite
 from lightning_sdft.experiments.runs.build import build
@@ -88,7 +88,7 @@ def _prior(run: Run, module: Any, own: Mapping[str, float]) -> dict[str, float]:
     if run.prior is None:
         return {}
     suite = PriorSuite(run.prior.tasks, run.prior.include_path, run.prior.allow_code_execution)
-    with whole(module.policy):
+    with unsharded(module.policy):
         scores = suite.evaluate(module.policy, run.prior.limit)
     asked = {f"{PRIOR}{score.task}": score.score for score in scores.scores}
     averaged = [name for name in own if name.startswith(PRIOR) and name != f"{PRIOR}{AVERAGE}"]
