@@ -32,6 +32,7 @@ from lightning_sdft.losses import HeadLoss, counted_tokens
 from lightning_sdft.modules.answering import Answering
 from lightning_sdft.modules.checks import (
     OverBudget,
+    check_batch,
     check_budgets,
     check_complete,
     check_finite,
@@ -214,12 +215,9 @@ class CausalLMModule(LightningModule):
 
     # Training
 
-    def on_before_batch_transfer(self, batch: MicroBatch | Sequence[Example], dataloader_idx: int) -> MicroBatch:
-        """Take what a plain loader yields for a group of its own."""
-        return MicroBatch.of(batch)
-
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Check the examples of a plain loader, which nobody could check before."""
+        """Check the examples of a loader without data module, which nobody could check before."""
+        check_batch(batch)
         if getattr(self.trainer, "datamodule", None) is None:
             check_complete(batch.examples, self.missing, type(self).__name__)
             check_budgets(batch.examples, self.training_problem)
@@ -243,7 +241,7 @@ class CausalLMModule(LightningModule):
             weights: Token weights of the loss, `(N,)`.
             names: Diagnostic to the name under which its mean over weighted tokens is logged.
         """
-        check_finite("loss", result.loss.detach(), self.trainer.global_step, [item.example for item in batch.items])
+        check_finite("loss", result.loss.detach(), self.global_step, [item.example for item in batch.items])
         self.means.add_loss(result, weights, names)
         if batch.is_last:
             for name, mean in self.means.read(self.device).items():

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.errors import DataError, Refusal
 from lightning_sdft.records import Example
 
 __all__ = [
     "NonFiniteLossError",
     "OverBudget",
+    "check_batch",
     "check_budgets",
     "check_complete",
     "check_finite",
@@ -45,6 +47,19 @@ class NonFiniteLossError(Refusal, RuntimeError):
             f"the {what} is {value} at step {step} on the examples {[example.id for example in examples]}; training "
             "stops before the weights change, and the last checkpoint is good. Lower the learning rate, or look at "
             "these examples"
+        )
+
+
+def check_batch(batch: object) -> None:
+    """Refuse a training batch that does not know its optimizer step.
+
+    Raises:
+        DataError: If it is none of the package's data modules, nor of a loader with the right collate function.
+    """
+    if not isinstance(batch, MicroBatch):
+        raise DataError(
+            f"a training batch is a {type(batch).__name__} instead of a MicroBatch; give your loader "
+            "collate_fn=MicroBatch.of (from lightning_sdft.data), or use a data module of lightning_sdft"
         )
 
 

@@ -134,7 +134,7 @@ def test_epoch_is_set_behind_the_iterator():
     loader = positioned()
     batches = iter(loader)
     loader.sampler.set_epoch(3)
-    assert [example.id for batch in batches for example in batch] == ids(expected)
+    assert [example.id for batch in batches for example in batch.examples] == ids(expected)
 
 
 def test_position_of_a_restored_loader_is_the_one_that_it_was_given():
@@ -153,7 +153,7 @@ def test_groups_are_the_same_whatever_the_number_of_processes(count):
         loaders = [positioned(count, 12, micro_batch_size, 0, processes, rank) for rank in range(processes)]
         for loader in loaders:
             loader.load_state_dict({"groups": 1, "examples": count, "batch_size": 12})
-        every = [[batch.group for batch in loader if batch.is_last] for loader in loaders]
+        every = [[batch.group.examples for batch in loader if batch.is_last] for loader in loaders]
         return [{example.id for group in groups for example in group} for groups in zip(*every, strict=True)]
 
     assert groups(1, 4) == groups(2, 3) == groups(3, 4) == groups(4, 1)

@@ -71,7 +71,7 @@ def test_trains_from_a_plain_loader_of_examples(
     module = words_module(method)
     module.configure_model()
     before = [p.detach().clone() for p in module.policy.parameters()]
-    loader = DataLoader([question(index) for index in range(8)], batch_size=2, collate_fn=list)  # type: ignore[arg-type]
+    loader = DataLoader([question(index) for index in range(8)], batch_size=2, collate_fn=MicroBatch.of)  # type: ignore[arg-type]
     trainer = make_trainer(max_steps=3, accumulate_grad_batches=1)
     trainer.fit(module, loader)
     assert trainer.global_step == 3
@@ -93,7 +93,7 @@ def test_examples_of_a_plain_loader_are_checked_too(
     words_module: Callable[..., CausalLMModule],
     make_trainer: Any,
 ) -> None:
-    loader = DataLoader([question(0), example], batch_size=2, collate_fn=list)  # type: ignore[arg-type]
+    loader = DataLoader([question(0), example], batch_size=2, collate_fn=MicroBatch.of)  # type: ignore[arg-type]
     extra = {"max_teacher_prompt_tokens": 40} if method is SDFTModule else {}
     with pytest.raises(DataError, match=complaint):
         make_trainer(accumulate_grad_batches=1).fit(words_module(method, **extra), loader)
@@ -102,7 +102,7 @@ def test_examples_of_a_plain_loader_are_checked_too(
 def test_evaluation_without_a_data_module_says_what_it_lacks(
     words_module: Callable[..., CausalLMModule], make_trainer: Any
 ) -> None:
-    loader = DataLoader([question(0)], batch_size=1, collate_fn=list)  # type: ignore[arg-type]
+    loader = DataLoader([question(0)], batch_size=1, collate_fn=MicroBatch.of)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"evaluation needs a data module .*pass datamodule=\.\.\."):
         make_trainer().test(words_module(SFTModule), loader)
 

@@ -147,7 +147,7 @@ def test_a_batch_that_comes_again_is_sampled_again(words_module: Callable[..., S
     module.configure_model()
     examples, completions = [question(index) for index in range(4)], []
     for _ in range(2):
-        batch = module.on_before_batch_transfer(examples, 0)
+        batch = MicroBatch.of(examples)
         module.training_step(batch, 0)
         completions.append([rollout.completion for rollout in batch.rollouts])
     assert completions[0] != completions[1]
