@@ -5,6 +5,7 @@ import logging
 
 import pytest
 from jsonargparse import ArgumentParser
+from lightning.pytorch.loggers import CSVLogger
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.example import DataError
@@ -72,9 +73,7 @@ def test_one_that_is_trained_on_is_counted_in_a_warning(write, caplog):
 
 def test_refuses_the_name_of_the_mean(write):
     average = write(CITIES, "average.jsonl")
-    with pytest.raises(
-        DataError, match=r"prior/average is the mean .* such as data.prior={capitals: \S*average.jsonl}"
-    ):
+    with pytest.raises(DataError, match=r"prior/average is the mean .* as data.prior={capitals: \S*average.jsonl}"):
         JsonDataModule("new.jsonl", prior=average, reference_column="key")
     assert JsonDataModule(write(NEW), prior={"capitals": average}, reference_column="key").splits.test
 
@@ -99,7 +98,11 @@ def test_the_command_line_takes_a_file_or_names(write):
         assert datamodule.hparams["prior"]
 
 
-def test_a_run_shows_what_it_forgets_of_a_users_files(write, make_trainer):
+def prior(metrics, prefix):
+    return {name.removeprefix(prefix): value.item() for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def test_a_run_shows_what_it_forgets_of_a_users_files(write, make_trainer, tmp_path):
     """Strings of skills that the laptop model has, in files of rows; a rate that is far too high takes them away."""
     skills = StringSkillsDataModule(train_size=32, validation_size=4, test_size=16, prior_size=16).splits
     rows = {
@@ -116,12 +119,19 @@ def test_a_run_shows_what_it_forgets_of_a_users_files(write, make_trainer):
         grader=StringAnswer(),
         batch_size=16,
     )
-    module = SFTModule("zoo/laptop", learning_rate=3e-3, warmup_steps=1, max_prompt_tokens=16, max_completion_tokens=14)
-    trainer = make_trainer(max_steps=4, limit_val_batches=1.0, accumulate_grad_batches=1)
-    (before,) = [trainer.validate(module, datamodule=data, verbose=False)[i] for i in range(1)]
+    module = SFTModule("zoo/laptop", learning_rate=1e-2, warmup_steps=1, max_prompt_tokens=16, max_completion_tokens=14)
+    trainer = make_trainer(max_steps=6, limit_val_batches=1.0, accumulate_grad_batches=1, logger=CSVLogger(tmp_path))
+    trainer.validate(module, datamodule=data, verbose=False)
+    before = prior(trainer.callback_metrics, "prior/")
     trainer.fit(module, datamodule=data)
-    after = trainer.callback_metrics
-    print(before, after)
-    tested = trainer.test(module, datamodule=data, verbose=False)
-    print(tested)
-    assert 0
+    after = prior(trainer.callback_metrics, "prior/")
+    for accuracy in (before, after):
+        assert set(accuracy) == {"copy", "reverse", "average"}
+        assert accuracy["average"] == pytest.approx((accuracy["copy"] + accuracy["reverse"]) / 2)
+    assert before["average"] > 0.9
+    assert after["average"] < before["average"] - 0.2
+    trainer.test(module, datamodule=data, verbose=False)
+    assert prior(trainer.callback_metrics, "test/prior/") == after
+    assert not any(name.startswith("test/accuracy") for name in trainer.callback_metrics)
+    events = next(tmp_path.rglob("metrics.csv")).read_text()
+    assert "prior/copy" in events.splitlines()[0]

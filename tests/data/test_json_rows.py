@@ -136,7 +136,7 @@ def test_needs_a_reference_in_rows_that_may_be_graded_only(write):
 
 
 def test_refuses_a_limit_that_leaves_nothing():
-    with pytest.raises(DataError, match="data.limit=0 leaves nothing to train on"):
+    with pytest.raises(DataError, match=r"data\.limit=0 leaves nothing to train on"):
         JsonDataModule("birds.json", limit=0)
 
 
