@@ -7,24 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_sdft.callbacks import BaseComparison as BaseComparison
-    from lightning_sdft.callbacks import EMATeacher as EMATeacher
-    from lightning_sdft.callbacks import ExactResume as ExactResume
     from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
     from lightning_sdft.callbacks import KLToBase as KLToBase
     from lightning_sdft.callbacks import LastCheckpoints as LastCheckpoints
     from lightning_sdft.callbacks import PassAtK as PassAtK
     from lightning_sdft.callbacks import PhaseProgressBar as PhaseProgressBar
     from lightning_sdft.callbacks import PredictionWriter as PredictionWriter
-    from lightning_sdft.callbacks import Preemption as Preemption
     from lightning_sdft.callbacks import PriorTasks as PriorTasks
     from lightning_sdft.callbacks import RolloutTable as RolloutTable
     from lightning_sdft.chat import ChatModel as ChatModel
     from lightning_sdft.chat import Endpoint as Endpoint
     from lightning_sdft.chat import LocalChat as LocalChat
-    from lightning_sdft.data import DataError as DataError
+    from lightning_sdft.checkpoint import ExactResume as ExactResume
+    from lightning_sdft.checkpoint import Preemption as Preemption
     from lightning_sdft.data import DemonstrationDataModule as DemonstrationDataModule
     from lightning_sdft.data import EvaluationSet as EvaluationSet
-    from lightning_sdft.data import Example as Example
     from lightning_sdft.data import GeneralDataModule as GeneralDataModule
     from lightning_sdft.data import JsonDataModule as JsonDataModule
     from lightning_sdft.data import KnowledgeDataModule as KnowledgeDataModule
@@ -33,11 +30,11 @@ if TYPE_CHECKING:
     from lightning_sdft.data import Splits as Splits
     from lightning_sdft.data import StringSkillsDataModule as StringSkillsDataModule
     from lightning_sdft.data import ToolUseDataModule as ToolUseDataModule
+    from lightning_sdft.errors import DataError as DataError
     from lightning_sdft.grading import Grader as Grader
     from lightning_sdft.grading import Judge as Judge
     from lightning_sdft.grading import JudgedAnswer as JudgedAnswer
     from lightning_sdft.grading import LocalJudge as LocalJudge
-    from lightning_sdft.lora import LoRA as LoRA
     from lightning_sdft.losses import Divergence as Divergence
     from lightning_sdft.losses import ForwardKL as ForwardKL
     from lightning_sdft.losses import JensenShannon as JensenShannon
@@ -53,11 +50,14 @@ if TYPE_CHECKING:
     from lightning_sdft.modules import SequenceDistillationModule as SequenceDistillationModule
     from lightning_sdft.modules import SFTModule as SFTModule
     from lightning_sdft.policy import Policy as Policy
-    from lightning_sdft.rollout import Rollout as Rollout
+    from lightning_sdft.policy.lora import LoRA as LoRA
+    from lightning_sdft.records import Example as Example
+    from lightning_sdft.records import Rollout as Rollout
+    from lightning_sdft.records import Sampling as Sampling
     from lightning_sdft.rollout import RolloutEngine as RolloutEngine
-    from lightning_sdft.rollout import Sampling as Sampling
     from lightning_sdft.rollout import VLLMEngine as VLLMEngine
     from lightning_sdft.rollout import VLLMServer as VLLMServer
+    from lightning_sdft.teacher import EMATeacher as EMATeacher
     from lightning_sdft.teacher import Teacher as Teacher
 
 __version__ = "0.1.0"
@@ -65,24 +65,20 @@ __version__ = "0.1.0"
 _HOMES = {
     "callbacks": (
         "BaseComparison",
-        "EMATeacher",
-        "ExactResume",
         "HyperparameterSummary",
         "KLToBase",
         "LastCheckpoints",
         "PassAtK",
         "PhaseProgressBar",
         "PredictionWriter",
-        "Preemption",
         "PriorTasks",
         "RolloutTable",
     ),
+    "checkpoint": ("ExactResume", "Preemption"),
     "chat": ("ChatModel", "Endpoint", "LocalChat"),
     "data": (
-        "DataError",
         "DemonstrationDataModule",
         "EvaluationSet",
-        "Example",
         "GeneralDataModule",
         "JsonDataModule",
         "KnowledgeDataModule",
@@ -92,8 +88,8 @@ _HOMES = {
         "StringSkillsDataModule",
         "ToolUseDataModule",
     ),
+    "errors": ("DataError",),
     "grading": ("Grader", "Judge", "JudgedAnswer", "LocalJudge"),
-    "lora": ("LoRA",),
     "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL", "TopK", "TruncatedImportance"),
     "modules": (
         "CPTModule",
@@ -105,9 +101,10 @@ _HOMES = {
         "SFTModule",
         "SequenceDistillationModule",
     ),
-    "policy": ("Policy",),
-    "rollout": ("Rollout", "RolloutEngine", "Sampling", "VLLMEngine", "VLLMServer"),
-    "teacher": ("Teacher",),
+    "policy": ("LoRA", "Policy"),
+    "records": ("Example", "Rollout", "Sampling"),
+    "rollout": ("RolloutEngine", "VLLMEngine", "VLLMServer"),
+    "teacher": ("EMATeacher", "Teacher"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

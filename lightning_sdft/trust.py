@@ -25,7 +25,9 @@ from typing import Any
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse._common import parsing_settings  # there is no public way to take a policy back
 
-__all__ = ["SettingError", "check_typed", "import_refused", "split_trust", "trusted", "trusting"]
+from lightning_sdft.errors import SettingError
+
+__all__ = ["check_typed", "import_refused", "split_trust", "trusted", "trusting"]
 
 PACKAGES = (
     "lightning.fabric",
@@ -53,10 +55,6 @@ LARGEST_CONFIG = 2**20
 """Bytes; arguments that name larger files name data."""
 
 _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
-
-
-class SettingError(ValueError):
-    """A setting that is refused; the message names it."""
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lightning_sdft.lora import STUDENT, adapter_weights
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import STUDENT, adapter_weights
 
 torch.set_num_threads(1)
 

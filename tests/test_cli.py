@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 import lightning_sdft
 from lightning_sdft import EMATeacher, LoRA, SDFTModule, StringSkillsDataModule
-from lightning_sdft.cli import main
+from lightning_sdft.commands.fit import main
 from tests.cli_runs import DATA, MODEL, TRAINER, Losses, config, config_file, losses, trusted
 
 __all__ = ["config_file", "trusted"]

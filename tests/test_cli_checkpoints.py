@@ -11,8 +11,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import lightning_sdft
 from lightning_sdft import SDFTModule
-from lightning_sdft.checkpoint import CheckpointError
-from lightning_sdft.cli import entry_point, main
+from lightning_sdft.cli import entry_point
+from lightning_sdft.commands.fit import main
+from lightning_sdft.errors import CheckpointError
 from tests.cli_runs import MODEL, config, config_file, trusted
 
 __all__ = ["config_file", "trusted"]
@@ -53,7 +54,7 @@ def test_last_starts_a_run_goes_on_with_it_and_evaluates_it(
 def test_sigterm_is_an_exit_code_of_the_first_process(
     rank: int, code: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    callbacks = ["--trainer.callbacks+=tests.callbacks.test_preemption.Signal"]
+    callbacks = ["--trainer.callbacks+=tests.checkpoint.test_preemption.Signal"]
     callbacks += ["--trainer.callbacks.signum=15", "--trainer.callbacks.hook=on_before_backward"]
     callbacks += ["--trainer.callbacks.number=2"]
     monkeypatch.setattr("sys.argv", ["lightning-sdft", "fit", "--config", str(config_file), *callbacks])

@@ -11,7 +11,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lightning_sdft
-from lightning_sdft.cli import entry_point, main
+from lightning_sdft.cli import entry_point
+from lightning_sdft.commands.fit import main
 from tests.cli_runs import DATA, config_file, trusted
 
 __all__ = ["config_file", "trusted"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_sdft.cli import SDFTCLI, main
+from lightning_sdft.commands.fit import SDFTCLI, main
 from lightning_sdft.data.science import SCIENCE_SYSTEM_PROMPT, science_question
 from lightning_sdft.losses import TruncatedImportance
 from lightning_sdft.modules import CPTModule, ReinvokeModule, SDFTModule

@@ -13,11 +13,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lightning_sdft import zoo
-from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.commands.question_pairs import Distinct, Pair
 from lightning_sdft.data.knowledge import KnowledgeDataModule
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.modules.cpt import CPTModule
+from lightning_sdft.teacher import EMATeacher
 from lightning_sdft.zoo.events.corpus import Event, events, write
 from tests.conftest import GROUPED, TURNS_WITH_END
 

@@ -10,13 +10,13 @@ import pytest
 import yaml
 from jsonargparse import auto_parser
 
-from lightning_sdft.callbacks import EMATeacher
-from lightning_sdft.experiments.build import build
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.continual import continual
 from lightning_sdft.experiments.plan import Plan
-from lightning_sdft.experiments.run import nested, read_parts
+from lightning_sdft.experiments.runs.build import build
+from lightning_sdft.experiments.runs.run import nested, read_parts
 from lightning_sdft.experiments.sweep import sweep
+from lightning_sdft.teacher import EMATeacher
 from tests.test_configs import CONFIGS, ROOT, domain_arguments, judge_url, rows, stand_in
 
 __all__ = ["judge_url", "rows", "stand_in"]

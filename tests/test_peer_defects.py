@@ -16,10 +16,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lightning_sdft.callbacks import EMATeacher
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules import SDFTModule
-from lightning_sdft.policy import TokenSequence
+from lightning_sdft.records import Example, TokenSequence
+from lightning_sdft.teacher import EMATeacher
 from tests.modules.conftest import make_trainer, words_data, words_module
 
 __all__ = ["make_trainer", "words_data", "words_module"]

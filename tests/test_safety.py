@@ -21,12 +21,11 @@ from lightning.pytorch import Trainer
 from torch import distributed
 
 from lightning_sdft import JsonDataModule, SDFTModule, StringSkillsDataModule
-from lightning_sdft.checkpoint import CheckpointError, describe_method
+from lightning_sdft.checkpoint import describe_method
 from lightning_sdft.cli import entry_point
+from lightning_sdft.distributed.strategy import FSDP2Strategy
+from lightning_sdft.errors import CheckpointError, PolicyError, SettingError
 from lightning_sdft.policy import Policy
-from lightning_sdft.strategy import FSDP2Strategy
-from lightning_sdft.tokenizer import PolicyError
-from lightning_sdft.trust import SettingError
 from tests import strangers
 from tests.cli_runs import DATA, MODEL, TRAINER
 from tests.evaluation.test_prior_tasks import folder as tasks

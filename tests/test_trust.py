@@ -12,8 +12,9 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._common import parsing_settings
 from lightning.pytorch import Callback
 
-from lightning_sdft.cli import main
-from lightning_sdft.trust import SettingError, check_typed, split_trust, trusting
+from lightning_sdft.commands.fit import main
+from lightning_sdft.errors import SettingError
+from lightning_sdft.trust import check_typed, split_trust, trusting
 from tests import strangers
 from tests.test_safety import command, config, mark, write
 

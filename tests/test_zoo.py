@@ -18,7 +18,7 @@ from lightning_sdft.data.string_pretraining import SPARE_SKILLS
 from lightning_sdft.data.string_skills import LETTERS, NEW_SKILLS, PRIOR_SKILLS, STYLES
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from lightning_sdft.policy import Policy
-from lightning_sdft.zoo.laptop_model import save_architecture
+from tests.reproduce.laptop_model import save_architecture
 
 LAPTOP = zoo.folder("zoo/laptop")
 

@@ -1,29 +1,23 @@
 """Callbacks: what happens beside the training step."""
 
 from lightning_sdft.callbacks.base_comparison import BaseComparison
-from lightning_sdft.callbacks.ema_teacher import EMATeacher
-from lightning_sdft.callbacks.exact_resume import ExactResume
 from lightning_sdft.callbacks.hyperparameters import HyperparameterSummary
 from lightning_sdft.callbacks.kl_to_base import KLToBase
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
 from lightning_sdft.callbacks.pass_at_k import PassAtK
 from lightning_sdft.callbacks.prediction_writer import PredictionWriter
-from lightning_sdft.callbacks.preemption import Preemption
 from lightning_sdft.callbacks.prior_tasks import PriorTasks
 from lightning_sdft.callbacks.progress_bar import PhaseProgressBar
 from lightning_sdft.callbacks.rollout_table import RolloutTable
 
 __all__ = [
     "BaseComparison",
-    "EMATeacher",
-    "ExactResume",
     "HyperparameterSummary",
     "KLToBase",
     "LastCheckpoints",
     "PassAtK",
     "PhaseProgressBar",
     "PredictionWriter",
-    "Preemption",
     "PriorTasks",
     "RolloutTable",
 ]

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sdft.adapter_view import AdapterView
-from lightning_sdft.callbacks.trained_module import trained
+from lightning_sdft.distributed.sharding import shard_, unsharded
+from lightning_sdft.distributed.strategy import FSDP2Strategy
 from lightning_sdft.losses import ReverseKL, distillation_loss
-from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.reading import evaluating
-from lightning_sdft.rollout import Rollout
-from lightning_sdft.sharding import shard_, whole
-from lightning_sdft.strategy import FSDP2Strategy
+from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.policy import Policy
+from lightning_sdft.policy.adapter_view import AdapterView
+from lightning_sdft.policy.inference import evaluating
+from lightning_sdft.records import Rollout, TokenSequence
 
 __all__ = ["KLToBase", "sequence_kl"]
 
@@ -48,7 +48,7 @@ class KLToBase(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the base model, where the policy does not have it."""
-        module = trained(pl_module)
+        module = cast(CausalLMModule, pl_module)
         if module.lora is not None:
             self._base = AdapterView(module.policy, None)
             return
@@ -62,7 +62,7 @@ class KLToBase(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the base model where it is sharded."""
         if self._base is not None:
-            self._gathered.enter_context(whole(self._base))
+            self._gathered.enter_context(unsharded(self._base))
 
     def on_validation_batch_end(
         self,
@@ -74,7 +74,7 @@ class KLToBase(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Compare the answers of a batch of the new task."""
-        module = trained(pl_module)
+        module = cast(CausalLMModule, pl_module)
         if self._base is None or module.graded.sets[dataloader_idx].prior:
             return
         rollouts: list[Rollout] = outputs["rollouts"]

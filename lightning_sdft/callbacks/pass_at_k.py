@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import CatMetric
 
-from lightning_sdft.callbacks.trained_module import TrainedModule, trained
-from lightning_sdft.data.example import Example
+from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.grading.pass_at_k import pass_at_k, powers_of_two
-from lightning_sdft.rollout import Sampling, generate
+from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.records import Example, Sampling
+from lightning_sdft.rollout import generate
 
 __all__ = ["PassAtK"]
 
@@ -71,9 +72,10 @@ class PassAtK(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Sample and grade the prompts of a batch."""
-        module = trained(pl_module)
-        for start in range(0, len(batch), self.batch_size):
-            examples: Sequence[Example] = batch[start : start + self.batch_size]
+        module = cast(CausalLMModule, pl_module)
+        asked = MicroBatch.of(batch).examples
+        for start in range(0, len(asked), self.batch_size):
+            examples = asked[start : start + self.batch_size]
             repeated = [example for example in examples for _ in range(self.samples)]
             responses = self._respond(module, examples)
             for name, grader in module.graded.of(dataloader_idx).items():
@@ -96,7 +98,7 @@ class PassAtK(Callback):
                 score = bootstrap([pass_at_k(correct[enough], graded[enough], k)])
                 self._log(trainer, pl_module, name, k, score)
 
-    def _respond(self, module: TrainedModule, examples: Sequence[Example]) -> list[str]:
+    def _respond(self, module: CausalLMModule, examples: Sequence[Example]) -> list[str]:
         """Responses to the first example, then to the second, and so on."""
         encoded = module.tokenizer.encode_all([example.prompt for example in examples])
         prompts = [prompt for prompt in encoded for _ in range(self.samples)]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sdft.callbacks.trained_module import trained
+from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.evaluation.prior_scores import PriorScores
 from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorSuite
-from lightning_sdft.sharding import whole
+from lightning_sdft.modules.causal_lm import CausalLMModule
 
 __all__ = ["PriorTasks"]
 
@@ -89,8 +90,8 @@ class PriorTasks(Callback):
         self._last_step = trainer.global_step
         suite = self._suite
         assert suite is not None  # setup comes first
-        policy = trained(pl_module).policy
-        with trainer.precision_plugin.val_step_context(), whole(policy):
+        policy = cast(CausalLMModule, pl_module).policy
+        with trainer.precision_plugin.val_step_context(), unsharded(policy):
             scores = suite.evaluate(policy, self.limit, self.batch_tokens)
         # All processes use the scores of the first: code that a model writes may time out in one and not in another.
         metrics = trainer.strategy.broadcast(_metrics(scores))

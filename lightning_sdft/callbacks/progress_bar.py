@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
-from lightning_sdft.callbacks.trained_module import trained
+from lightning_sdft.modules.causal_lm import CausalLMModule
 
 __all__ = ["PhaseProgressBar"]
 
@@ -42,12 +42,12 @@ class PhaseProgressBar(RichProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to the module's clock."""
         super().on_train_start(trainer, pl_module)
-        trained(pl_module).clock.listener = self._show
+        cast(CausalLMModule, pl_module).clock.listener = self._show
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop listening."""
         super().on_train_end(trainer, pl_module)
-        trained(pl_module).clock.listener = None
+        cast(CausalLMModule, pl_module).clock.listener = None
         self._column.phase = ""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_sdft.callbacks.trained_module import trained
-from lightning_sdft.data.example import Example
-from lightning_sdft.rollout import Rollout
+from lightning_sdft.data.groups import Item
+from lightning_sdft.modules.causal_lm import CausalLMModule
 
 __all__ = ["RolloutTable"]
 
@@ -39,25 +38,30 @@ class RolloutTable(Callback):
     ) -> None:
         """Log a table after the first and every n-th optimizer step."""
         step = trainer.global_step
-        rollouts: list[Rollout] = getattr(pl_module, "group_rollouts", [])
-        if not rollouts or step == self._last_step or (step != 1 and step % self.every_n_steps):
+        items = [item for item in batch.group.items if item.rollout is not None]
+        if not items or step == self._last_step or (step != 1 and step % self.every_n_steps):
             return
         self._last_step = step
-        module = trained(pl_module)
-        responses = [module.tokenizer.decode(rollout.completion) for rollout in rollouts]
-        table = self.table(module.group, responses, rollouts)
+        module = cast(CausalLMModule, pl_module)
+        table = self.table(items, [module.tokenizer.decode(item.student.completion) for item in items])
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.add_text("rollouts", table, step)
 
-    def table(self, examples: Sequence[Example], responses: Sequence[str], rollouts: Sequence[Rollout]) -> str:
-        """A Markdown table, one row per rollout shown."""
+    def table(self, items: Sequence[Item], responses: Sequence[str]) -> str:
+        """A Markdown table, one row per rollout shown.
+
+        Args:
+            items: Examples with their rollouts.
+            responses: The rollouts as text.
+        """
         lines = ["| example | prompt | demonstration | rollout | tokens | finished |", "|---|---|---|---|---|---|"]
-        every = list(zip(examples, responses, rollouts, strict=True))
+        every = list(zip(items, responses, strict=True))
         count = min(self.rows, len(every))
-        for example, response, rollout in (every[index * len(every) // count] for index in range(count)):
+        for item, response in (every[index * len(every) // count] for index in range(count)):
+            example, finished = item.example, item.rollout is not None and item.rollout.finished
             texts = (example.id, example.prompt[-1]["content"], example.demonstration or "", response)
-            cells = [*map(self._cell, texts), str(len(rollout.completion)), "yes" if rollout.finished else "no"]
+            cells = [*map(self._cell, texts), str(len(item.student.completion)), "yes" if finished else "no"]
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 

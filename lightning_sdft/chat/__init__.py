@@ -1,8 +1,8 @@
 """Chat models that are asked: to judge answers, to write demonstrations, to write questions."""
 
-from lightning_sdft.chat.base import ChatError, ChatModel
+from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.endpoint import Endpoint
 from lightning_sdft.chat.journal import Journal
 from lightning_sdft.chat.local import LocalChat
 
-__all__ = ["ChatError", "ChatModel", "Endpoint", "Journal", "LocalChat"]
+__all__ = ["ChatModel", "Endpoint", "Journal", "LocalChat"]

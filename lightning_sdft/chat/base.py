@@ -6,14 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from lightning_sdft.errors import ChatError
+
 if TYPE_CHECKING:  # importing it would import data modules, and they import what asks chat models
-    from lightning_sdft.data.example import Message
+    from lightning_sdft.records import Message
 
-__all__ = ["ChatError", "ChatModel"]
-
-
-class ChatError(ValueError):
-    """A chat model that cannot be used at all: refused key, no such model, no such server; the message says why."""
+__all__ = ["ChatModel"]
 
 
 class ChatModel(ABC):

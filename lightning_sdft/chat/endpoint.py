@@ -12,12 +12,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lightning_sdft.chat.base import ChatError, ChatModel
+from lightning_sdft.chat.base import ChatModel
+from lightning_sdft.errors import ChatError
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
 
-    from lightning_sdft.data.example import Message
+    from lightning_sdft.records import Message
 
 __all__ = ["Endpoint"]
 

@@ -92,7 +92,7 @@ class Journal:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            from lightning_sdft.data.example import DataError  # late: data modules import the judge
+            from lightning_sdft.errors import DataError  # late: data modules import the judge
 
             raise DataError(f"{self.path}, row {number}: not a JSON object; correct or remove the row")
         return record

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_sdft.chat.base import ChatError, ChatModel
+from lightning_sdft.chat.base import ChatModel
+from lightning_sdft.errors import ChatError
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout.engine import generate
-from lightning_sdft.rollout.record import Sampling
+from lightning_sdft.records import Sampling
+from lightning_sdft.rollout.in_process import generate
 
 if TYPE_CHECKING:
-    from lightning_sdft.data.example import Message
+    from lightning_sdft.records import Message
 
 __all__ = ["LocalChat"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_sdft.checkpoint.errors import CheckpointError
-from lightning_sdft.lora import adapter_weights
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import adapter_weights
 
 __all__ = ["adapters_alone", "check_adapters"]
 

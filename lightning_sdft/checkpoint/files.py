@@ -12,27 +12,11 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
-from lightning_sdft.checkpoint.errors import CheckpointError, reading
-from lightning_sdft.checkpoint.method import check_lightnings
-from lightning_sdft.checkpoint.sharded import check_sharded, is_sharded, read_sharded
+from lightning_sdft.distributed.readable import check_checkpoint_file, check_lightnings, reading
+from lightning_sdft.distributed.sharded_checkpoint import check_sharded, is_sharded, read_sharded
+from lightning_sdft.errors import CheckpointError
 
-__all__ = ["CheckedCheckpointIO", "check_checkpoint_file", "check_whole", "load_checkpoint", "use_checked_files"]
-
-
-def check_checkpoint_file(path: str | Path) -> None:
-    """Refuse a file that was not written to its end.
-
-    Raises:
-        CheckpointError: If there is no such file, or it is torn.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint {str(path)!r}")
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"the checkpoint {str(path)!r} ({path.stat().st_size} bytes) is truncated or not a checkpoint; use an "
-            "earlier one"
-        )
+__all__ = ["CheckedCheckpointIO", "check_whole", "load_checkpoint", "use_checked_files"]
 
 
 def use_checked_files(strategy: Strategy) -> None:

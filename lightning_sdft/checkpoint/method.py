@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from typing import Any
 
-import lightning_sdft
-from lightning_sdft.checkpoint.errors import CheckpointError
-from lightning_sdft.lora import LoRA
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
-__all__ = ["KEY", "check_lightnings", "check_method", "check_training_state", "describe_method", "described_lora"]
+from lightning_sdft.errors import CheckpointError
+from lightning_sdft.policy.lora import LoRA
+
+__all__ = ["KEY", "check_method", "check_resumable", "describe_method", "described_lora"]
 
 KEY = "lightning_sdft"
 """Where a checkpoint says it."""
@@ -18,21 +20,8 @@ KEY = "lightning_sdft"
 
 def describe_method(method: str, model: str, lora: LoRA | None = None) -> dict[str, Any]:
     """What a checkpoint says about itself: the method's class, the model training started from, our version, LoRA."""
-    about = {"method": method, "model": model, "version": lightning_sdft.__version__}
+    about = {"method": method, "model": model, "version": version("lightning-sdft")}
     return about if lora is None else {**about, "lora": asdict(lora)}
-
-
-def check_lightnings(checkpoint: object, path: object) -> None:
-    """Refuse what no trainer has written, however well it can be read.
-
-    Raises:
-        CheckpointError: If Lightning's version, by which trainers know their own, is not in it.
-    """
-    if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
-        raise CheckpointError(
-            f"{str(path)!r} holds data, but no checkpoint that a trainer has written; use one of lightning_sdft. "
-            "A model is given as model=NAME"
-        )
 
 
 def check_method(checkpoint: dict[str, Any], method: str, lora: LoRA | None = None) -> None:
@@ -57,23 +46,26 @@ def check_method(checkpoint: dict[str, Any], method: str, lora: LoRA | None = No
         )
 
 
-def check_training_state(checkpoint: dict[str, Any], needed: Iterable[str], path: object) -> None:
+def check_resumable(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     """Refuse to go on training with a checkpoint that has the weights, but not the states beside them.
 
     Args:
         checkpoint: As it was read.
-        needed: Names of the states that training needs of it.
-        path: Where it was read.
+        trainer: Who has read it; one that does not train needs the weights alone.
 
     Raises:
-        CheckpointError: If one is missing.
+        CheckpointError: If a state is missing that training needs.
     """
-    missing = [name for name in needed if name not in checkpoint]
+    if trainer.state.fn != TrainerFn.FITTING:
+        return
+    lightnings = ["optimizer_states"] if trainer.strategy.lightning_restore_optimizer else []
+    missing = [name for name in (*lightnings, "lr_schedulers") if name not in checkpoint]
     if missing:
         raise CheckpointError(
-            f"training cannot go on from the checkpoint {str(path)!r}: of it, {' and '.join(missing)} cannot be had "
-            "here. With a folder of parts go on with trainer.strategy=fsdp2, which a single process can do too; with "
-            "weights alone (save_weights_only) start anew: export them to a Hugging Face folder (model=FOLDER)"
+            f"training cannot go on from the checkpoint {str(trainer.ckpt_path)!r}: of it, {' and '.join(missing)} "
+            "cannot be had here. With a folder of parts go on with trainer.strategy=fsdp2, which a single process can "
+            "do too; with weights alone (save_weights_only) start anew: export them to a Hugging Face folder "
+            "(model=FOLDER)"
         )
 
 

@@ -7,11 +7,11 @@ from typing import Literal
 from torch import Tensor
 
 from lightning_sdft.checkpoint.adapters import check_adapters
-from lightning_sdft.checkpoint.errors import CheckpointError
 from lightning_sdft.checkpoint.files import load_checkpoint
 from lightning_sdft.checkpoint.method import KEY, described_lora
-from lightning_sdft.lora import STUDENT, TEACHER, adapter_state, add_adapter
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import STUDENT, TEACHER, adapter_state, add_adapter
 from lightning_sdft.teacher.compensated import join
 
 __all__ = ["load_policy"]

@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 
-from lightning_sdft.adapter_export import merge_adapter, save_adapter
-from lightning_sdft.checkpoint import CheckpointError, load_policy
-from lightning_sdft.lora import adapter_weights
+from lightning_sdft.checkpoint import load_policy
+from lightning_sdft.errors import CheckpointError
+from lightning_sdft.policy.adapter_export import merge_adapter, save_adapter
+from lightning_sdft.policy.lora import adapter_weights
 
 __all__ = ["export", "write_model"]
 

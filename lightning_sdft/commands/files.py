@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_sdft.data.example import DataError
+from lightning_sdft.errors import DataError
 
 __all__ = ["output_files", "write_rows"]
 

@@ -9,8 +9,8 @@ import torch
 
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.journal import Journal
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.tables import take
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.interval import bootstrap
 from lightning_sdft.grading.judge import Judge, judged_responses, question_and_answer
 from lightning_sdft.grading.judge_prompts import JudgePrompt

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from lightning_sdft.commands.preflight import PreflightTrainer
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError
+from lightning_sdft.errors import DataError
 from lightning_sdft.memory import Estimate, Plan, Remedy, estimate, lengths_by_budgets, lengths_by_data, remedies
 from lightning_sdft.modules.causal_lm import CausalLMModule
-from lightning_sdft.timing import resident_memory
+from lightning_sdft.modules.timing import resident_memory
 
 __all__ = ["MemoryTrainer"]
 

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_sdft.trust import SettingError, check_typed, import_refused
+from lightning_sdft.errors import SettingError
+from lightning_sdft.trust import check_typed, import_refused
 
 __all__ = ["CommandParser"]
 

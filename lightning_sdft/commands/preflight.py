@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.errors import DataError
 from lightning_sdft.evaluation.preflight import Preflight, judge_preflight, preflight
 from lightning_sdft.grading.interval import Score
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.records import Example
 
 __all__ = ["PreflightTrainer"]
 

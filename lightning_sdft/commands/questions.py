@@ -18,9 +18,10 @@ from lightning_sdft.chat.local import LocalChat
 from lightning_sdft.commands.files import output_files, write_rows
 from lightning_sdft.commands.question_pairs import Distinct, Pair, parse_pairs
 from lightning_sdft.data.articles import read_articles
-from lightning_sdft.data.example import DataError, Message
 from lightning_sdft.data.tables import take
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.contains import plain_words
+from lightning_sdft.records import Message
 
 __all__ = ["questions"]
 

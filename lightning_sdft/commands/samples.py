@@ -12,9 +12,9 @@ from pathlib import Path
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.journal import Journal
 from lightning_sdft.chat.local import LocalChat
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.tables import take
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.records import Example
 
 __all__ = ["Accepted", "Samples"]
 

@@ -1,9 +1,8 @@
 """Data modules, one file per domain."""
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
-from lightning_sdft.data.example import DataError, Example, Message
 from lightning_sdft.data.general import GeneralDataModule
-from lightning_sdft.data.groups import GroupLoader, MicroBatch
+from lightning_sdft.data.groups import Group, GroupLoader, Item, MicroBatch
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.knowledge import KnowledgeDataModule
 from lightning_sdft.data.medical import MedicalDataModule
@@ -17,16 +16,15 @@ from lightning_sdft.data.tool_use import ToolUseDataModule, tool_use_prompt
 __all__ = [
     "AUTHORS_TEMPLATE",
     "PAPER_TEMPLATE",
-    "DataError",
     "DemonstrationDataModule",
     "EvaluationSet",
-    "Example",
     "GeneralDataModule",
+    "Group",
     "GroupLoader",
+    "Item",
     "JsonDataModule",
     "KnowledgeDataModule",
     "MedicalDataModule",
-    "Message",
     "MicroBatch",
     "RowDataModule",
     "ScienceDataModule",

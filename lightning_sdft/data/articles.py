@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_sdft import zoo
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.tables import Row, read_rows, take
+from lightning_sdft.errors import DataError
 
 __all__ = ["passages", "read_articles"]
 

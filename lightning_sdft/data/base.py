@@ -14,9 +14,10 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_sdft.data.example import DataError, Example
-from lightning_sdft.data.groups import GroupLoader, identity
+from lightning_sdft.data.groups import GroupLoader, MicroBatch
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.records import Example
 from lightning_sdft.trust import trusting
 
 __all__ = ["DemonstrationDataModule", "EvaluationSet", "Splits"]
@@ -200,7 +201,7 @@ class DemonstrationDataModule(LightningDataModule):
                 batch_size=self.evaluation_batch_size,
                 sampler=self._evaluation_sampler(evaluation_set),
                 num_workers=self.workers,
-                collate_fn=identity,
+                collate_fn=MicroBatch.of,
                 generator=torch.Generator(),  # as in GroupLoader: evaluation draws nothing from training's
             )
             for evaluation_set in sets

@@ -1,93 +1,163 @@
-"""Generation groups: the prompts of one optimizer step, delivered in micro-batches that know their group.
+"""Generation groups: the examples of one optimizer step, delivered in micro-batches that know their group.
 
 On-policy training samples once for all prompts of an optimizer step (one large decoding batch) and trains on them in
-micro-batches (small activations). So the loader draws a whole group and hands it out piece by piece; whoever needs
-something of the whole group (rollouts, the number of target tokens) finds it through the piece. Lengths are known only
-then, so it is whoever computes who sorts the group.
+micro-batches (small activations). So the loader draws a whole group and hands it out piece by piece. The first
+micro-batch that is trained on fills the group with what is read of its examples, and each micro-batch takes its share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, overload
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.errors import DataError
+from lightning_sdft.records import Example, Rollout, TokenSequence
 
-__all__ = ["GroupLoader", "MicroBatch"]
-
-T = TypeVar("T")
+__all__ = ["Group", "GroupLoader", "Item", "MicroBatch"]
 
 
-class MicroBatch(Sequence[Example]):
-    """A view of consecutive examples of a generation group.
+@dataclass(frozen=True)
+class Item:
+    """An example of an optimizer step with what is read of it.
 
     Args:
-        group: All examples of the optimizer step on this process; its micro-batches share this very list.
-        start: Index of the first example of the view.
-        stop: Index behind the last one.
+        example: The example.
+        student: What the student reads, and is trained on.
+        teacher: What the teacher reads, where there is one.
+        rollout: The completion as it was sampled, where one was.
     """
 
-    def __init__(self, group: list[Example], start: int = 0, stop: int | None = None) -> None:
+    example: Example
+    student: TokenSequence
+    teacher: TokenSequence | None = None
+    rollout: Rollout | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence that is read of it."""
+        return max(len(self.student), 0 if self.teacher is None else len(self.teacher))
+
+
+class Group:
+    """The examples of one optimizer step on this process, and what is read of them once it is filled.
+
+    Args:
+        examples: The examples, in the order of the loader.
+        micro_batches: How many micro-batches share it.
+
+    Attributes:
+        items: The examples with what is read of them; empty until :meth:`fill`.
+        tokens: Completion tokens that count in the optimizer step, per process on average.
+    """
+
+    def __init__(self, examples: Sequence[Example], micro_batches: int = 1) -> None:
+        self.examples = tuple(examples)
+        self.micro_batches = micro_batches
+        self.items: tuple[Item, ...] = ()
+        self.tokens = 0.0
+
+    def fill(self, items: Sequence[Item], tokens: float, by_length: bool = True) -> None:
+        """Keep what is read of the examples.
+
+        Args:
+            items: An item of each example.
+            tokens: See the attribute.
+            by_length: Whether the longest come first, so that a micro-batch has sequences of like length and little
+                padding. Items of the same length keep their order, and so do those of a single micro-batch.
+        """
+        sorts = by_length and self.micro_batches > 1
+        self.items = tuple(sorted(items, key=lambda item: -item.length) if sorts else items)
+        self.tokens = tokens
+
+    @property
+    def completion_lengths(self) -> list[int]:
+        """Completion tokens of each item."""
+        return [len(item.student.completion) for item in self.items]
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """The completions that were sampled."""
+        return [item.rollout for item in self.items if item.rollout is not None]
+
+
+class MicroBatch:
+    """A share of a group, which is read at once.
+
+    Neither a sequence nor a dataclass: Lightning takes those apart, to cast the tensors in them.
+
+    Args:
+        group: The group, which all of its micro-batches have in common.
+        index: Which of the group's micro-batches this is, from 0.
+    """
+
+    def __init__(self, group: Group, index: int = 0) -> None:
         self.group = group
-        self.start = start
-        self.stop = len(group) if stop is None else stop
+        self.index = index
 
     @classmethod
-    def of(cls, batch: Sequence[Example]) -> MicroBatch:
-        """The batch itself, or one of a plain loader as a group of its own."""
-        return batch if isinstance(batch, MicroBatch) else cls(list(batch))
+    def of(cls, batch: MicroBatch | Sequence[Example]) -> MicroBatch:
+        """The batch itself, or examples as a group of their own; the collate function of a loader of one's own."""
+        return batch if isinstance(batch, MicroBatch) else cls(Group(batch))
 
     @classmethod
-    def cut(cls, group: Sequence[Example], size: int) -> list[MicroBatch]:
+    def cut(cls, examples: Sequence[Example], size: int) -> list[MicroBatch]:
         """The micro-batches of a group, of a size that divides it."""
-        shared = list(group)
-        return [cls(shared, start, start + size) for start in range(0, len(shared), size)]
+        group = Group(examples, len(examples) // size)
+        return [cls(group, index) for index in range(group.micro_batches)]
 
     def to(self, device: object, **kwargs: object) -> MicroBatch:
         """Stay: examples hold text, no tensors. Lightning asks every batch to move."""
         return self
 
+    def __len__(self) -> int:
+        return len(self.group.examples) // self.group.micro_batches
+
     @property
     def is_last(self) -> bool:
-        """Whether the optimizer steps after this micro-batch."""
-        return self.stop == len(self.group)
+        """Whether the optimizer steps after it."""
+        return self.index == self.group.micro_batches - 1
 
-    def sort_group(self, belongings: Sequence[T], lengths: Sequence[int]) -> list[T]:
-        """Put the longest examples of the group first, so that a micro-batch holds examples of like length.
+    @property
+    def examples(self) -> Sequence[Example]:
+        """Its share of the examples, in the order of the loader."""
+        return self.group.examples[self._share]
 
-        All micro-batches of the group see the new order, for they are views of it. Examples of the same length keep
-        their order, and a group of a single micro-batch stays as it is.
+    @property
+    def items(self) -> Sequence[Item]:
+        """Its share of what is trained on, once the group is filled."""
+        return self.group.items[self._share]
 
-        Args:
-            belongings: What belongs to each example of the group.
-            lengths: Length of each example of the group.
+    @property
+    def student_sequences(self) -> list[TokenSequence]:
+        """What the student reads of it."""
+        return [item.student for item in self.items]
 
-        Returns:
-            The belongings in the order in which the examples are now.
-        """
-        if len(self) == len(self.group):
-            return list(belongings)
-        order = sorted(range(len(self.group)), key=lambda index: -lengths[index])
-        self.group[:] = [self.group[index] for index in order]
-        return [belongings[index] for index in order]
+    @property
+    def teacher_sequences(self) -> list[TokenSequence]:
+        """What the teacher reads of it."""
+        return [item.teacher for item in self.items if item.teacher is not None]
 
-    def __len__(self) -> int:
-        return self.stop - self.start
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """Its completions as they were sampled."""
+        return [item.rollout for item in self.items if item.rollout is not None]
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        return self.group[self.start : self.stop][index]
+    @property
+    def completion_lengths(self) -> list[int]:
+        """Completion tokens of each of its items."""
+        return [len(item.student.completion) for item in self.items]
 
+    def targets(self) -> torch.Tensor:
+        """The completion tokens of its items one after another, `(N,)`."""
+        return torch.tensor([token for item in self.items for token in item.student.completion])
 
-def identity(examples: list[Example]) -> list[Example]:
-    """The collate function: a batch is a list of examples, for padding is a matter of whoever computes."""
-    return examples
+    @property
+    def _share(self) -> slice:
+        return slice(self.index * len(self), (self.index + 1) * len(self))
 
 
 class GroupLoader:
@@ -141,7 +211,7 @@ class GroupLoader:
             self.examples,  # type: ignore[arg-type]  # a sequence is all that a map-style loader asks for
             batch_sampler=[order[first : first + self.group_size] for first in firsts],
             num_workers=self.workers,
-            collate_fn=identity,
+            collate_fn=list,
             # Otherwise each epoch draws a seed for workers from the generator that rollouts are drawn with, and a
             # resumed epoch once more.
             generator=torch.Generator(),

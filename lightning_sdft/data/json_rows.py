@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sdft.data.base import EvaluationSet, Splits
-from lightning_sdft.data.example import DataError, Example, Message
 from lightning_sdft.data.questions import warn_of_overlap
 from lightning_sdft.data.row_module import RowDataModule
 from lightning_sdft.data.tables import Row, conversation, take
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.records import Example, Message
 
 __all__ = ["JsonDataModule"]
 

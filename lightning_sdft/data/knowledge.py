@@ -15,12 +15,13 @@ from typing import Any, Literal
 from lightning_sdft import zoo
 from lightning_sdft.data.articles import passages, read_articles
 from lightning_sdft.data.base import EvaluationSet, Splits
-from lightning_sdft.data.example import DataError, Example, Message
 from lightning_sdft.data.row_module import RowDataModule
 from lightning_sdft.data.tables import Row, take
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.contains import AnswerContained, plain_words
 from lightning_sdft.grading.judge import Judge, JudgedAnswer
+from lightning_sdft.records import Example, Message
 
 __all__ = ["ORACLE_TEMPLATE", "KnowledgeDataModule"]
 

@@ -6,8 +6,8 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.tables import hold_out
+from lightning_sdft.records import Example
 
 __all__ = ["first_of_each", "hold_out_questions", "question", "warn_of_overlap"]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
-from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.questions import hold_out_questions, question, warn_of_overlap
 from lightning_sdft.data.tables import Row, read_rows
+from lightning_sdft.errors import DataError
+from lightning_sdft.records import Example
 
 __all__ = ["OnBadRow", "Part", "RowDataModule", "parse_rows"]
 

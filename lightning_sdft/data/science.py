@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import DataError, Example, Message
 from lightning_sdft.data.row_module import RowDataModule
 from lightning_sdft.data.tables import Row, conversation, take
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.answer_tag import LETTERS, AnswerFormat, AnswerTag, final_answer
+from lightning_sdft.records import Example, Message
 
 __all__ = ["SCIENCE_SYSTEM_PROMPT", "ScienceDataModule", "science_question"]
 

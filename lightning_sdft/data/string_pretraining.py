@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.string_skills import (
     LETTERS,
     NEW_SKILLS,
@@ -25,6 +24,7 @@ from lightning_sdft.data.string_skills import (
 )
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from lightning_sdft.grading.string_answer import StringAnswer
+from lightning_sdft.records import Example
 
 __all__ = ["SPARE_SKILLS", "StringPretrainingDataModule"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
-from lightning_sdft.data.example import Example, Message
 from lightning_sdft.grading.string_answer import StringAnswer
+from lightning_sdft.records import Example, Message
 
 __all__ = ["LETTERS", "NEW_SKILLS", "OWN_STYLE", "PRIOR_SKILLS", "STYLES", "StringSkillsDataModule"]
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightning_sdft.data.example import DataError, Message
+from lightning_sdft.errors import DataError
+from lightning_sdft.records import Message
 
 __all__ = ["Row", "conversation", "hold_out", "open_rows", "read_rows", "take"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from string import Formatter
 from typing import Literal
 
-from lightning_sdft.data.example import Example, Message
+from lightning_sdft.records import Example, Message
 
 __all__ = [
     "AUTHORS_TEMPLATE",

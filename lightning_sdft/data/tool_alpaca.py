@@ -10,9 +10,9 @@ import json
 import logging
 from typing import Any
 
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.row_module import Part
 from lightning_sdft.data.tables import Row, take
+from lightning_sdft.errors import DataError
 
 __all__ = ["divide_entry", "is_tool_alpaca", "prepare_entry"]
 

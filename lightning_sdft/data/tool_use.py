@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import DataError, Example, Message
 from lightning_sdft.data.row_module import Part, RowDataModule
 from lightning_sdft.data.tables import Row, take
 from lightning_sdft.data.tool_alpaca import divide_entry, is_tool_alpaca, prepare_entry
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.tool_use import CorrectedToolUse, PublishedToolUse, canonical_arguments
+from lightning_sdft.records import Example, Message
 
 __all__ = ["ToolUseDataModule", "tool_use_prompt"]
 

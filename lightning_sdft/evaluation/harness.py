@@ -26,10 +26,11 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from rich.progress import Progress
 from torch import Tensor
 
-from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.reading import evaluating
-from lightning_sdft.rollout import Sampling, generate
-from lightning_sdft.tokenizer import PolicyError
+from lightning_sdft.errors import PolicyError
+from lightning_sdft.policy import Policy
+from lightning_sdft.policy.inference import evaluating
+from lightning_sdft.records import Sampling, TokenSequence
+from lightning_sdft.rollout import generate
 
 __all__ = ["PolicyLM"]
 

@@ -17,13 +17,13 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_sdft.data.example import Example, Message
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.losses import ForwardKL, cross_entropy, distillation_loss
-from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.reading import evaluating
-from lightning_sdft.rollout import GREEDY, Rollout, Sampling, generate
+from lightning_sdft.policy import Policy
+from lightning_sdft.policy.inference import evaluating
+from lightning_sdft.records import GREEDY, Example, Message, Rollout, Sampling, TokenSequence
+from lightning_sdft.rollout import generate
 
 __all__ = ["Preflight", "copies", "judge_preflight", "preflight"]
 

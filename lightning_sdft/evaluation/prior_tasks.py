@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lightning_sdft.errors import PriorTaskError
 from lightning_sdft.evaluation.prior_scores import PriorScore, PriorScores
 from lightning_sdft.policy import Policy
 
-__all__ = ["PAPER_TASKS", "PriorSuite", "PriorTaskError"]
+__all__ = ["PAPER_TASKS", "PriorSuite"]
 
 PAPER_TASKS = ("hellaswag", "mmlu", "truthfulqa", "winogrande", "humaneval", "ifeval")
 """The six benchmarks of the paper; their unweighted mean is its measure of prior abilities."""
@@ -41,10 +42,6 @@ ALLOW_CODE = "HF_ALLOW_CODE_EVAL"
 
 SEED = 1234
 """Of all random number generators during an evaluation: the default of the harness."""
-
-
-class PriorTaskError(ValueError):
-    """A prior task that cannot be run; the message names it and says what to do."""
 
 
 class PriorSuite:

@@ -8,11 +8,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lightning_sdft.evaluation.continual import Retention
+from lightning_sdft.experiments.measures import Retention
 from lightning_sdft.experiments.plan import Variant, slug
-from lightning_sdft.experiments.pool import Failure
-from lightning_sdft.experiments.results import ACCURACY, AVERAGE, PRIOR
-from lightning_sdft.experiments.run import Outcome, read_curves
+from lightning_sdft.experiments.runs.pool import Failure
+from lightning_sdft.experiments.runs.run import ACCURACY, AVERAGE, PRIOR, Outcome, read_curves
 
 __all__ = ["BASE_STAGE", "Chain", "Stage", "best_chains", "retention"]
 

@@ -9,15 +9,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_sdft.experiments.finished import Finished
-from lightning_sdft.experiments.pictures import pareto_picture, pass_at_k_picture
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.plan import BASE, Method, Plan, Variant
-from lightning_sdft.experiments.pool import Failure, check_jobs, perform_all
-from lightning_sdft.experiments.results import Row, best_rate, records, write_hyperparameters
-from lightning_sdft.experiments.run import Outcome, PriorBenchmarks
-from lightning_sdft.experiments.starts import exported
-from lightning_sdft.experiments.tables import comparison_table
-from lightning_sdft.trust import SettingError
+from lightning_sdft.experiments.report.pictures import pareto_picture, pass_at_k_picture
+from lightning_sdft.experiments.report.results import Row, best_rate, records, write_hyperparameters
+from lightning_sdft.experiments.report.tables import comparison_table
+from lightning_sdft.experiments.runs.finished import Finished
+from lightning_sdft.experiments.runs.pool import Failure, check_jobs, perform_all
+from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks
+from lightning_sdft.experiments.runs.starts import exported
 
 __all__ = ["compare"]
 

@@ -9,14 +9,14 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.chains import BASE_STAGE, Chain, Stage, best_chains
-from lightning_sdft.experiments.curves import curves_picture
 from lightning_sdft.experiments.plan import BASE, Method, Plan, slug
-from lightning_sdft.experiments.pool import Failure, check_jobs, perform_all
-from lightning_sdft.experiments.retention import retention_table
-from lightning_sdft.experiments.run import Outcome, PriorBenchmarks, Run
-from lightning_sdft.experiments.starts import exported
-from lightning_sdft.trust import SettingError
+from lightning_sdft.experiments.report.curves import curves_picture
+from lightning_sdft.experiments.report.retention import retention_table
+from lightning_sdft.experiments.runs.pool import Failure, check_jobs, perform_all
+from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run
+from lightning_sdft.experiments.runs.starts import exported
 
 __all__ = ["continual"]
 

@@ -9,8 +9,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_sdft.experiments.run import PriorBenchmarks, Run, nested, read_parts
-from lightning_sdft.trust import SettingError, trusted
+from lightning_sdft.errors import SettingError
+from lightning_sdft.experiments.runs.run import PriorBenchmarks, Run, nested, read_parts
+from lightning_sdft.trust import trusted
 
 __all__ = ["BASE", "Method", "Plan", "Variant"]
 

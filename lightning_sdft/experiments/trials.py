@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.pruning import connect
-from lightning_sdft.experiments.run import claimed
+from lightning_sdft.experiments.runs.run import claimed
+from lightning_sdft.experiments.search import Sweep
 from lightning_sdft.experiments.untried import ENDED, NothingLeftError, Untried
-from lightning_sdft.trust import SettingError
-
-if TYPE_CHECKING:
-    from lightning_sdft.experiments.sweep import Sweep
 
 __all__ = ["SETTINGS", "open_study", "text", "try_all"]
 

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_sdft.chat.base import ChatError, ChatModel
+from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.journal import process_journal, process_records
 from lightning_sdft.chat.local import LocalChat
+from lightning_sdft.errors import ChatError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.judge_prompts import PROMPTS, JudgePrompt
 from lightning_sdft.policy import Policy
@@ -200,7 +201,7 @@ class JudgedAnswer(Grader):
         super().__init__()
         unknown = [label for label in accepts if label not in judge.prompt.labels]
         if unknown or not accepts:
-            from lightning_sdft.data.example import DataError  # late: data modules import this module
+            from lightning_sdft.errors import DataError  # late: data modules import this module
 
             raise DataError(f"accepts={list(accepts)} must be among the labels of the judge, {judge.prompt.labels}")
         self.judge = judge
@@ -232,7 +233,7 @@ def question_and_answer(reference: Any) -> tuple[str, str]:
         question, answer = reference.get("question"), reference.get("answer")
         if isinstance(question, str) and isinstance(answer, str):
             return question, answer
-    from lightning_sdft.data.example import DataError  # late: data modules import this module
+    from lightning_sdft.errors import DataError  # late: data modules import this module
 
     raise DataError(f'a judge needs a reference like {{"question": text, "answer": text}}, not {reference!r}')
 

@@ -43,7 +43,7 @@ class JudgePrompt:
 
     def __post_init__(self) -> None:
         if "{model_response}" not in self.text or not self.labels:
-            from lightning_sdft.data.example import DataError  # late: data modules import the judge
+            from lightning_sdft.errors import DataError  # late: data modules import the judge
 
             raise DataError(
                 "a judge prompt needs {model_response} in its text, and labels; this one has "

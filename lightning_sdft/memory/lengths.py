@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules import CausalLMModule, CPTModule, DistillationModule, SFTModule
-from lightning_sdft.policy import TokenSequence
-from lightning_sdft.rollout import InProcessEngine, Rollout
+from lightning_sdft.records import Example, Rollout, TokenSequence
+from lightning_sdft.rollout import InProcessEngine
 
 __all__ = ["Lengths", "lengths_by_budgets", "lengths_by_data"]
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from lightning_sdft.lora import adapter_weights
 from lightning_sdft.modules import CausalLMModule, DistillationModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import adapter_weights
 from lightning_sdft.teacher import COPIED_TEACHERS
 
 __all__ = ["Weights", "loaded"]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from lightning_sdft.strategy import FSDP2Strategy
-from lightning_sdft.tokenizer import PolicyError
+from lightning_sdft.distributed.strategy import FSDP2Strategy
+from lightning_sdft.errors import PolicyError
 
 __all__ = ["Plan", "Sharing"]
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_sdft.decoding import DecodingState
 from lightning_sdft.memory.hollow import Hollow
 from lightning_sdft.memory.ledger import Ledger
 from lightning_sdft.memory.lengths import Lengths
@@ -19,10 +18,11 @@ from lightning_sdft.memory.logits import logits_memory
 from lightning_sdft.memory.models import Weights, loaded
 from lightning_sdft.memory.plan import Plan
 from lightning_sdft.modules import CausalLMModule, DistillationModule, SFTModule
-from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.reading import casting_once, evaluating
-from lightning_sdft.rollout import GREEDY, Sampling
-from lightning_sdft.rollout.drawing import sample
+from lightning_sdft.policy import Policy
+from lightning_sdft.policy.decoding import DecodingState
+from lightning_sdft.policy.inference import casting_once, evaluating
+from lightning_sdft.records import GREEDY, Sampling, TokenSequence
+from lightning_sdft.rollout.sampling import sample
 from lightning_sdft.teacher.compensated import PIECE, CompensatedTeacher
 
 __all__ = ["Phase", "Rehearsal", "rehearse"]

@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.lora import LoRA
 from lightning_sdft.memory.estimate import Estimate, estimate
 from lightning_sdft.memory.lengths import lengths_by_budgets
 from lightning_sdft.memory.plan import Plan
 from lightning_sdft.modules import CausalLMModule, DistillationModule
+from lightning_sdft.policy.lora import LoRA
 
 __all__ = ["Remedy", "remedies"]
 

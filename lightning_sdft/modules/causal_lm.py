@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
-from lightning_sdft.callbacks.exact_resume import ExactResume
-from lightning_sdft.callbacks.preemption import Preemption
-from lightning_sdft.checkpoint import use_checked_files
-from lightning_sdft.data.example import Example
-from lightning_sdft.data.groups import MicroBatch, identity
-from lightning_sdft.lora import LoRA, add_adapter, check_installed
+from lightning_sdft.checkpoint import (
+    ExactResume,
+    Preemption,
+    adapters_alone,
+    check_adapters,
+    check_method,
+    check_resumable,
+    describe_method,
+    use_checked_files,
+)
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.distributed.processes import process_count, sums_over_processes
+from lightning_sdft.distributed.readable import only_data
+from lightning_sdft.distributed.sharding import shard_
+from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses import HeadLoss, counted_tokens
+from lightning_sdft.modules.answering import Answering
 from lightning_sdft.modules.checks import (
-    NonFiniteLossError,
     OverBudget,
+    check_batch,
     check_budgets,
     check_complete,
+    check_finite,
     drop_or_refuse,
     warn_of_rounding,
 )
-from lightning_sdft.modules.evaluation import GradedSets
-from lightning_sdft.modules.saved import SavedModule
+from lightning_sdft.modules.graded_sets import GradedSets
+from lightning_sdft.modules.optimizer import adamw, warmup_and_cosine
+from lightning_sdft.modules.step_log import StepLog
 from lightning_sdft.modules.step_means import StepMeans
-from lightning_sdft.policy import Policy
-from lightning_sdft.processes import process_count, sums_over_processes
-from lightning_sdft.sharding import shard_
-from lightning_sdft.strategy import FSDP2Strategy, check_strategy
-from lightning_sdft.timing import PhaseClock, peak_memory
-from lightning_sdft.tokenizer import PolicyError, load_tokenizer
+from lightning_sdft.modules.timing import PhaseClock
+from lightning_sdft.policy import LoRA, Policy, load_tokenizer
+from lightning_sdft.policy.lora import add_adapter, check_installed
+from lightning_sdft.records import Example
+from lightning_sdft.trust import trusting
 
 __all__ = ["CausalLMModule"]
 
 
-class CausalLMModule(SavedModule):
+class CausalLMModule(LightningModule):
     """A policy that is trained and evaluated; a subclass says by which loss.
 
     Args:
@@ -102,21 +112,17 @@ class CausalLMModule(SavedModule):
         self.attention = attention
         self.trust_remote_code = trust_remote_code
         self.tokenizer = load_tokenizer(model, trust_remote_code)
+        self.answering = Answering(self.tokenizer, max_completion_tokens)
         self.graded = GradedSets()
         self.clock = PhaseClock()
         self.means = StepMeans()
-        self.group: Sequence[Example] = ()  # that the running optimizer step is on
-        self.group_tokens = 0.0  # that count in it, per process on average
 
     # Before training
 
     def setup(self, stage: str) -> None:
         """Take the graders from the data module and check the examples, before anything expensive happens."""
-        strategy = self.trainer.strategy
-        check_strategy(strategy)
-        use_checked_files(strategy)
-        # To cast tensors, Lightning would take batches apart and rebuild them; ours hold text and know their group.
-        strategy.precision_plugin.convert_input = identity  # type: ignore[assignment,method-assign]
+        check_strategy(self.trainer.strategy)
+        use_checked_files(self.trainer.strategy)
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is None:
             return
@@ -167,27 +173,23 @@ class CausalLMModule(SavedModule):
         return self.max_prompt_tokens + self.max_completion_tokens
 
     def configure_callbacks(self) -> list[Callback]:
-        """Those that make a run go on exactly where it was, however it ended."""
-        return [ExactResume(), Preemption()]
+        """Those that make a run go on exactly where it was, however it ended, and the one that watches its steps."""
+        return [ExactResume(), Preemption(), StepLog()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on what is trained, with linear warm-up and cosine decay."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         warn_of_rounding(trained, self.learning_rate)
-        # In one kernel: several times faster on a CPU, and without temporary tensors of the size of the parameters.
         # Lightning's mixed precision refuses to clip the gradients of a fused optimizer.
         fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        optimizer = adamw(trained, self.learning_rate, self.weight_decay, fused)
 
-    def _learning_rate_factor(self, step: int) -> float:
-        if step <= self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        # Read here and not in configure_optimizers, where it would discard the restored position of the data.
-        total = self.trainer.estimated_stepping_batches
-        progress = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        def factor(step: int) -> float:
+            # Read here, for in configure_optimizers it would discard the restored position of the data.
+            return warmup_and_cosine(step, self.warmup_steps, self.trainer.estimated_stepping_batches)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def prompt_problem(self, example: Example) -> str | None:
         """Why an example does not fit the prompt budget, or ``None``."""
@@ -211,75 +213,109 @@ class CausalLMModule(SavedModule):
         """Why an example does not fit a budget of training, or ``None``."""
         return self.prompt_problem(example)
 
-    def on_train_batch_start(self, batch: Sequence[Example], batch_idx: int) -> None:
-        """Check the examples of a plain loader, which nobody could check before."""
-        if getattr(self.trainer, "datamodule", None) is None:
-            check_complete(batch, self.missing, type(self).__name__)
-            check_budgets(batch, self.training_problem)
-
     # Training
 
-    def start_group(self, group: Sequence[Example], lengths: Sequence[int], skip_tokens: int = 0) -> None:
-        """Begin an optimizer step: keep its examples, and count its tokens over all processes.
+    def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
+        """Check the examples of a loader without data module, which nobody could check before."""
+        check_batch(batch)
+        if getattr(self.trainer, "datamodule", None) is None:
+            check_complete(batch.examples, self.missing, type(self).__name__)
+            check_budgets(batch.examples, self.training_problem)
+
+    def tokens_of_step(self, lengths: Sequence[int], skip_tokens: int = 0) -> float:
+        """Tokens that count in an optimizer step, per process on average.
 
         Args:
-            group: The examples of this process.
-            lengths: Completion tokens of each of them.
+            lengths: Completion tokens of each example of this process.
             skip_tokens: Leading completion tokens that do not count.
         """
-        self.group = group
         (total,) = sums_over_processes([counted_tokens(lengths, skip_tokens)], self.device)
-        self.group_tokens = total / process_count()
+        return total / process_count()
 
     def finish_step(self, batch: MicroBatch, result: HeadLoss, weights: Tensor, names: dict[str, str]) -> Tensor:
         """Check the loss, and log the means over the optimizer step when its last micro-batch has come.
 
         Args:
-            batch: The examples.
-            result: Their loss.
+            batch: The micro-batch.
+            result: Its loss.
             weights: Token weights of the loss, `(N,)`.
             names: Diagnostic to the name under which its mean over weighted tokens is logged.
         """
-        loss = result.loss.detach()
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError("loss", loss.item(), self.trainer.global_step, batch)
-        self.means.add("train/loss", loss)
-        counted = weights > 0
-        for diagnostic, name in names.items():
-            values = result.diagnostics[diagnostic][counted] if counted.any() else weights.new_zeros(1)
-            self.means.add(name, values.mean(), float(counted.sum()))
+        check_finite("loss", result.loss.detach(), self.global_step, [item.example for item in batch.items])
+        self.means.add_loss(result, weights, names)
         if batch.is_last:
             for name, mean in self.means.read(self.device).items():
                 self.log(name, mean, prog_bar=name == "train/loss", batch_size=1)
         return result.loss
 
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Time the backward pass."""
-        self.clock.start("backward")
+    # Evaluation
 
-    def on_after_backward(self) -> None:
-        """Time the backward pass."""
-        self.clock.stop("backward")
+    def on_validation_start(self) -> None:
+        """Gather the weights where they are sharded."""
+        self.answering.begin(self.policy)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the norm of the gradient, and stop before a step that would destroy the weights."""
-        gradients = [each.grad for each in self.parameters() if each.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if isinstance(norm, DTensor):
-            norm = norm.full_tensor()
-        self.log("train/gradient_norm", norm, batch_size=1)
-        scaled = (
-            getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        )  # which leaves out such steps itself
-        if not torch.isfinite(norm) and not scaled:
-            raise NonFiniteLossError("gradient", norm.item(), self.trainer.global_step, self.group)
+    on_test_start = on_predict_start = on_validation_start
 
-    def on_train_batch_end(self, outputs: Any, batch: Sequence[Example], batch_idx: int) -> None:
-        """Log time and memory of the optimizer steps that are written."""
-        if not MicroBatch.of(batch).is_last:
-            return
-        phases = self.clock.read()
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set outside of __init__
-            for phase, seconds in phases.items():
-                self.log(f"time/{phase}", seconds, batch_size=1)
-            self.log("memory/peak", peak_memory(), batch_size=1)
+    def validation_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Answer greedily and grade."""
+        return self.answering.grade(self.policy, batch.examples, self.graded, dataloader_idx)
+
+    test_step = validation_step
+
+    def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Answer greedily: one record per example with its verdicts."""
+        return self.answering.predict(self.policy, batch.examples, self.graded, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracies, their means, and lengths; see :meth:`GradedSets.accuracies`."""
+        self._log_graded("val/accuracy", "prior", "val/length")
+
+    def on_test_epoch_end(self) -> None:
+        """Log accuracies under ``test/accuracy`` and ``test/prior``, mean tokens under ``test/length``."""
+        self._log_graded("test/accuracy", "test/prior", "test/length")
+
+    def on_predict_epoch_end(self) -> None:
+        """End the evaluation."""
+        self.answering.end()
+
+    def _log_graded(self, new: str, prior: str, length: str) -> None:
+        self.answering.end()
+        each, averages = self.graded.accuracies(new, prior)
+        self.log_dict(each | self.graded.lengths(length), batch_size=1)
+        for name, value in averages.items():
+            self.log(name, value, prog_bar=name in (new, f"{prior}/average"), batch_size=1)
+
+    # Checkpoints: without an adapter all weights, else the adapters alone
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which method the checkpoint is of."""
+        checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model, self.lora)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another method or adapter, or one that training cannot go on from."""
+        check_method(checkpoint, type(self).__name__, self.lora)
+        if self._trainer is not None:
+            check_resumable(checkpoint, self._trainer)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
+        """Lightning's, but the checkpoint is data; ``trust_remote_code``, and trust in packages, must be given anew."""
+        options = {"trust_remote_code": False, **options, "weights_only": True}
+        with trusting(), only_data(checkpoint_path):
+            return super().load_from_checkpoint(checkpoint_path, *args, **options)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The state, of a module with an adapter without the models it started from."""
+        state = super().state_dict(*args, **kwargs)
+        return state if self.lora is None else adapters_alone(state, self.policy)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a state, of a module with an adapter one that has all its adapters, and nothing of the models.
+
+        Raises:
+            CheckpointError: If it has not, or has more.
+        """
+        if self.lora is None or "policy" not in self._modules:  # as in the process that launches others
+            return super().load_state_dict(state_dict, strict, assign)
+        check_adapters(state_dict, self.policy)
+        return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])

@@ -5,22 +5,28 @@ And what makes one pointless: weights too coarse for the learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.errors import DataError, Refusal
+from lightning_sdft.records import Example
 
 __all__ = [
     "NonFiniteLossError",
     "OverBudget",
+    "check_batch",
     "check_budgets",
     "check_complete",
+    "check_finite",
     "drop_or_refuse",
+    "gradient_norm",
     "immovable_share",
     "warn_of_rounding",
 ]
@@ -33,7 +39,7 @@ Problem = Callable[[Example], str | None]
 """Says what is wrong with an example, or ``None``."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(Refusal, RuntimeError):
     """The loss or its gradient is infinite or not a number; the message names the examples."""
 
     def __init__(self, what: str, value: float, step: int, examples: Sequence[Example]) -> None:
@@ -41,6 +47,19 @@ class NonFiniteLossError(RuntimeError):
             f"the {what} is {value} at step {step} on the examples {[example.id for example in examples]}; training "
             "stops before the weights change, and the last checkpoint is good. Lower the learning rate, or look at "
             "these examples"
+        )
+
+
+def check_batch(batch: object) -> None:
+    """Refuse a training batch that does not know its optimizer step.
+
+    Raises:
+        DataError: If it is none of the package's data modules, nor of a loader with the right collate function.
+    """
+    if not isinstance(batch, MicroBatch):
+        raise DataError(
+            f"a training batch is a {type(batch).__name__} instead of a MicroBatch; give your loader "
+            "collate_fn=MicroBatch.of (from lightning_sdft.data), or use a data module of lightning_sdft"
         )
 
 
@@ -87,6 +106,22 @@ def drop_or_refuse(datamodule: DemonstrationDataModule, problem: Problem, over_b
         dropped = datamodule.filter_train(lambda example: problem(example) is None)
         if dropped:
             rank_zero_warn(f"dropped {dropped} of {len(examples)} training examples over their token budgets")
+
+
+def check_finite(what: str, value: Tensor, step: int, examples: Sequence[Example]) -> None:
+    """Refuse a loss or a norm of the gradient that is infinite or not a number.
+
+    Raises:
+        NonFiniteLossError: If it is; the message names the examples.
+    """
+    if not torch.isfinite(value):
+        raise NonFiniteLossError(what, value.item(), step, examples)
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The norm of the gradient of all parameters together, of sharded ones over all processes."""
+    norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def immovable_share(weights: Sequence[Tensor], step: float) -> float:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.modules.sft import SFTModule
-from lightning_sdft.policy import TokenSequence
+from lightning_sdft.records import Example, TokenSequence
 
 __all__ = ["CPTModule"]
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_sdft.callbacks.ema_teacher import EMATeacher
-from lightning_sdft.data.example import Example, Message
-from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.data.groups import Group, Item, MicroBatch
 from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_messages, template_fields
+from lightning_sdft.distributed.processes import process_count, process_index
+from lightning_sdft.distributed.sharding import check_alike
 from lightning_sdft.losses import (
     Divergence,
     ForwardKL,
@@ -28,21 +28,20 @@ from lightning_sdft.losses import (
 )
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.teachers import TeacherKind, check_teacher, make_teacher
-from lightning_sdft.policy import TokenSequence
-from lightning_sdft.processes import process_count, process_index
-from lightning_sdft.rollout import (
-    InProcessEngine,
-    Rollout,
-    RolloutEngine,
-    Sampling,
-    draw_seeds,
-    generate,
-    score_rollouts,
-)
-from lightning_sdft.sharding import check_alike
+from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
+from lightning_sdft.rollout import InProcessEngine, RolloutEngine, draw_seeds, generate, score_rollouts
 from lightning_sdft.teacher import CopiedTeacher, Teacher, TeacherMemory
+from lightning_sdft.teacher.ema_teacher import EMATeacher
 
 __all__ = ["DistillationModule"]
+
+DIAGNOSTICS = {
+    "kl": "teacher/kl",
+    "agreement": "teacher/agreement",
+    "teacher_entropy": "teacher/entropy",
+    "student_entropy": "student/entropy",
+}
+"""What the loss says of each token, and under which name its mean is logged."""
 
 
 class DistillationModule(CausalLMModule):
@@ -125,18 +124,15 @@ class DistillationModule(CausalLMModule):
         self.engine = engine or InProcessEngine()
         self.importance = importance
         self.reduction = reduction
-        self.group_rollouts: list[Rollout] = []
-        self.group_shown: list[TokenSequence] = []  # what the teacher reads of them
 
-    def training_step(self, examples: Sequence[Example], batch_idx: int) -> Tensor:
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """Algorithm 1 of [1]: rollout, teacher, student, divergence; the optimizer and EMATeacher do the rest."""
-        batch = MicroBatch.of(examples)
-        rollouts = self.rollouts(batch)
+        self.fill(batch.group)
         with self.clock.phase("teacher"):
-            teacher_hidden = self.teacher.hidden(self.group_shown[batch.start : batch.stop])
+            teacher_hidden = self.teacher.hidden(batch.teacher_sequences)
         with self.clock.phase("student"):
-            student_hidden = self.policy.hidden(self.student_sequences(batch, rollouts))
-            weights = self.weights(rollouts, self.importance_weights(rollouts, student_hidden))
+            student_hidden = self.policy.hidden(batch.student_sequences)
+            weights = self.weights(batch, self.importance_weights(batch, student_hidden))
             result = distillation_loss(
                 student_hidden,
                 self.policy.head,
@@ -146,27 +142,25 @@ class DistillationModule(CausalLMModule):
                 self.divergence,
                 self.sampling.temperature or 1.0,
             )
-        names = {"kl": "teacher/kl", "agreement": "teacher/agreement"}
-        names |= {"teacher_entropy": "teacher/entropy", "student_entropy": "student/entropy"}
-        return self.finish_step(batch, result, weights, names)
+        return self.finish_step(batch, result, weights, DIAGNOSTICS)
 
     # The parts of a step
 
-    def rollouts(self, batch: MicroBatch) -> list[Rollout]:
-        """Completions of a micro-batch; the first micro-batch of a group samples for all of it, and sorts it by length.
+    def fill(self, group: Group) -> None:
+        """Sample completions of a whole group at once, and put them behind what student and teacher see.
 
-        The length is that of the teacher's sequences, the longest that are read.
+        The first micro-batch of an optimizer step does it for all.
         """
-        if self.group is not batch.group:
-            with self.clock.phase("rollout"):
-                rollouts = self.sample(batch.group)
-            shown = self.teacher_sequences(batch.group, rollouts)
-            self.start_group(batch.group, [len(rollout.completion) for rollout in rollouts], self.skip_tokens)
-            belongings = batch.sort_group(list(zip(rollouts, shown, strict=True)), [len(each) for each in shown])
-            self.group_rollouts = [rollout for rollout, _ in belongings]
-            self.group_shown = [sequence for _, sequence in belongings]
-            self._log_rollouts()
-        return self.group_rollouts[batch.start : batch.stop]
+        if group.items:
+            return
+        with self.clock.phase("rollout"):
+            rollouts = self.sample(group.examples)
+        student = self.student_sequences(group.examples, rollouts)
+        teacher = self.teacher_sequences(group.examples, rollouts)
+        tokens = self.tokens_of_step([len(rollout.completion) for rollout in rollouts], self.skip_tokens)
+        # Sorted by what the teacher reads, the longest that is read.
+        group.fill(list(map(Item, group.examples, student, teacher, rollouts)), tokens)
+        self._log_rollouts(rollouts)
 
     def sample(self, examples: Sequence[Example]) -> list[Rollout]:
         """One completion per example, by whom ``rollout_source`` says."""
@@ -179,8 +173,14 @@ class DistillationModule(CausalLMModule):
             shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
             return generate(self.teacher.policy, shown, self.max_completion_tokens, self.sampling, seeds)
         prompts = self.tokenizer.encode_all([example.prompt for example in examples])
-        options = (self.max_completion_tokens, self.sampling, seeds, self.global_step)
-        return self.engine.generate(self.policy, prompts, *options)
+        return self.engine.generate(
+            self.policy,
+            prompts,
+            max_tokens=self.max_completion_tokens,
+            sampling=self.sampling,
+            seeds=seeds,
+            step=self.global_step,
+        )
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The rollouts behind what the student sees."""
@@ -198,31 +198,36 @@ class DistillationModule(CausalLMModule):
         """The conversation that the teacher sees."""
         return teacher_messages(example, self.teacher_template)
 
-    def weights(self, rollouts: Sequence[Rollout], importance: Tensor | None = None) -> Tensor:
+    def weights(self, batch: MicroBatch, importance: Tensor | None = None) -> Tensor:
         """Weights of the completion tokens of a micro-batch, `(N,)`."""
-        lengths = [len(rollout.completion) for rollout in rollouts]
-        group = [len(rollout.completion) for rollout in self.group_rollouts]
-        options = (self.reduction, self.skip_tokens, group, importance, self.group_tokens)
-        return token_weights(lengths, *options).to(self.device)
+        weights = token_weights(
+            batch.completion_lengths,
+            self.reduction,
+            self.skip_tokens,
+            group_lengths=batch.group.completion_lengths,
+            importance=importance,
+            group_tokens=batch.group.tokens,
+        )
+        return weights.to(self.device)
 
-    def importance_weights(self, rollouts: Sequence[Rollout], student_hidden: Tensor) -> Tensor | None:
+    def importance_weights(self, batch: MicroBatch, student_hidden: Tensor) -> Tensor | None:
         """Importance weights of the tokens of a micro-batch, `(N,)`; ``None`` where the student itself has sampled."""
         if self.engine.exact:
             return None
-        student, sampler = score_rollouts(rollouts, student_hidden, self.policy.head, self.sampling)
+        student, sampler = score_rollouts(batch.rollouts, student_hidden, self.policy.head, self.sampling)
         ratios = self.importance.ratios(student, sampler)
         self.means.add("rollout/importance", ratios.mean(), len(ratios))
         self.means.add("rollout/importance_truncated", (ratios == self.importance.cap).float().mean(), len(ratios))
-        return self.importance(student, sampler, [len(rollout.completion) for rollout in rollouts], self.skip_tokens)
+        return self.importance(student, sampler, batch.completion_lengths, self.skip_tokens)
 
     def _demonstrated(self, example: Example) -> Rollout:
         completion = self.tokenizer.encode_completion(example.demonstration or "")
         return Rollout(self.tokenizer.encode(example.prompt), completion, [0.0] * len(completion), finished=True)
 
-    def _log_rollouts(self) -> None:
-        lengths = [len(rollout.completion) for rollout in self.group_rollouts]
+    def _log_rollouts(self, rollouts: Sequence[Rollout]) -> None:
+        lengths = [len(rollout.completion) for rollout in rollouts]
+        truncated = [not rollout.finished for rollout in rollouts]
         self.means.add("rollout/length", sum(lengths) / len(lengths))
-        truncated = [not rollout.finished for rollout in self.group_rollouts]
         self.means.add("rollout/truncated", sum(truncated) / len(truncated))
         self.means.add("rollout/tokens_per_second", sum(lengths) / self.clock.seconds["rollout"])
 

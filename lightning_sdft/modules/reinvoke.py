@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_sdft.callbacks.ema_teacher import EMATeacher
 from lightning_sdft.losses import Divergence, ReverseKL
 from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.teacher.ema_teacher import EMATeacher
 
 __all__ = ["ReinvokeModule"]
 

@@ -6,13 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.losses import cross_entropy
 from lightning_sdft.modules.distillation import DistillationModule
@@ -35,13 +32,11 @@ class SequenceDistillationModule(DistillationModule):
     def __init__(self, model: str, **kwargs: Any) -> None:
         super().__init__(model, rollout_source="teacher", **kwargs)
 
-    def training_step(self, examples: Sequence[Example], batch_idx: int) -> Tensor:
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """Raise the likelihood of what the teacher has written."""
-        batch = MicroBatch.of(examples)
-        rollouts = self.rollouts(batch)
-        targets = torch.tensor([token for rollout in rollouts for token in rollout.completion], device=self.device)
-        weights = self.weights(rollouts)
+        self.fill(batch.group)
+        weights = self.weights(batch)
         with self.clock.phase("student"):
-            hidden = self.policy.hidden(self.student_sequences(batch, rollouts))
-            result = cross_entropy(hidden, self.policy.head, targets, weights)
+            hidden = self.policy.hidden(batch.student_sequences)
+            result = cross_entropy(hidden, self.policy.head, batch.targets().to(self.device), weights)
         return self.finish_step(batch, result, weights, {"nll": "train/nll", "entropy": "student/entropy"})

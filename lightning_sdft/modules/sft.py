@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lightning_sdft.data.example import Example
-from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.data.groups import Group, Item, MicroBatch
 from lightning_sdft.losses import HeadLoss, Reduction, cross_entropy, token_weights
 from lightning_sdft.modules.causal_lm import CausalLMModule
-from lightning_sdft.policy import TokenSequence
+from lightning_sdft.records import Example, TokenSequence
 
 __all__ = ["SFTModule"]
 
@@ -35,34 +33,28 @@ class SFTModule(CausalLMModule):
         super().__init__(model, **kwargs)
         self.reduction = reduction
         self.packing = packing
-        self.group_sequences: list[TokenSequence] = []
 
-    def training_step(self, examples: Sequence[Example], batch_idx: int) -> Tensor:
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """Raise the likelihood of the demonstrations."""
-        batch = MicroBatch.of(examples)
-        sequences = self.sequences(batch)
-        targets = torch.tensor([token for sequence in sequences for token in sequence.completion], device=self.device)
-        weights = self.weights(sequences)
+        self.fill(batch.group)
+        weights = self.weights(batch)
         with self.clock.phase("student"):
-            hidden = self.policy.hidden(sequences, self.packing)
-            result = self.loss(hidden, targets, weights)
+            hidden = self.policy.hidden(batch.student_sequences, self.packing)
+            result = self.loss(hidden, batch.targets().to(self.device), weights)
         return self.finish_step(batch, result, weights, {"nll": "train/nll", "entropy": "student/entropy"})
 
     def loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> HeadLoss:
         """The loss of target tokens `(N,)` from hidden states `(N, D)`."""
         return cross_entropy(hidden, self.policy.head, targets, weights)
 
-    def sequences(self, batch: MicroBatch) -> list[TokenSequence]:
-        """Demonstrations of a micro-batch; the first micro-batch of a group encodes all of it, and sorts it by length.
-
-        Not where they are packed: there is no padding to save, and no micro-batch should have all the long ones.
-        """
-        if self.group is not batch.group:
-            sequences = self.demonstrations(batch.group)
-            lengths = [len(sequence) for sequence in sequences]
-            self.start_group(batch.group, [len(sequence.completion) for sequence in sequences])
-            self.group_sequences = sequences if self.packing else batch.sort_group(sequences, lengths)
-        return self.group_sequences[batch.start : batch.stop]
+    def fill(self, group: Group) -> None:
+        """Encode the demonstrations of a group, unless that is done."""
+        if group.items:
+            return
+        sequences = self.demonstrations(group.examples)
+        tokens = self.tokens_of_step([len(sequence.completion) for sequence in sequences])
+        # Packed sequences have no padding to save, and no micro-batch should have all the long ones.
+        group.fill(list(map(Item, group.examples, sequences)), tokens, by_length=not self.packing)
 
     def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """Prompts with their demonstrations as completions."""
@@ -71,11 +63,14 @@ class SFTModule(CausalLMModule):
         completions = [self.tokenizer.encode_completion(demonstration) for _, demonstration in shown]
         return list(map(TokenSequence, prompts, completions))
 
-    def weights(self, sequences: Sequence[TokenSequence]) -> Tensor:
+    def weights(self, batch: MicroBatch) -> Tensor:
         """Weights of the demonstration tokens of a micro-batch, `(N,)`."""
-        lengths = [len(sequence.completion) for sequence in sequences]
-        group = [len(sequence.completion) for sequence in self.group_sequences]
-        weights = token_weights(lengths, self.reduction, group_lengths=group, group_tokens=self.group_tokens)
+        weights = token_weights(
+            batch.completion_lengths,
+            self.reduction,
+            group_lengths=batch.group.completion_lengths,
+            group_tokens=batch.group.tokens,
+        )
         return weights.to(self.device)
 
     def check_policy(self) -> None:

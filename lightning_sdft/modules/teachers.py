@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from lightning_sdft.lora import LoRA
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.teacher import (
     COPIED_TEACHERS,
     AdapterTeacher,

@@ -8,13 +8,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout.record import Rollout, Sampling
+from lightning_sdft.records import Rollout, Sampling
 
-__all__ = ["RolloutEngine", "RolloutError"]
-
-
-class RolloutError(RuntimeError):
-    """An engine that cannot sample, or not what was asked for; the message says what to do."""
+__all__ = ["RolloutEngine"]
 
 
 class RolloutEngine(ABC):

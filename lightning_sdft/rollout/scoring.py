@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_sdft.losses import Head, head_loss
 from lightning_sdft.losses.fused import TokenLoss
-from lightning_sdft.rollout.drawing import log_probabilities
-from lightning_sdft.rollout.record import Rollout, Sampling
+from lightning_sdft.records import Rollout, Sampling
+from lightning_sdft.rollout.sampling import log_probabilities
 
 __all__ = ["score", "score_rollouts"]
 

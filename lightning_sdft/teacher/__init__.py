@@ -4,6 +4,7 @@ from lightning_sdft.teacher.adapter import AdapterTeacher, BaseModelTeacher
 from lightning_sdft.teacher.base import LiveTeacher, Teacher
 from lightning_sdft.teacher.compensated import CompensatedTeacher
 from lightning_sdft.teacher.copied import CopiedTeacher, ema_update_
+from lightning_sdft.teacher.ema_teacher import EMATeacher
 from lightning_sdft.teacher.forms import COPIED_TEACHERS, TeacherMemory
 from lightning_sdft.teacher.offloaded import OffloadedTeacher
 
@@ -13,6 +14,7 @@ __all__ = [
     "BaseModelTeacher",
     "CompensatedTeacher",
     "CopiedTeacher",
+    "EMATeacher",
     "LiveTeacher",
     "OffloadedTeacher",
     "Teacher",

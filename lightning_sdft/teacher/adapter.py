@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightning_sdft.adapter_view import AdapterView
-from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.adapter_view import AdapterView
+from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter
 from lightning_sdft.teacher.base import Teacher
 from lightning_sdft.teacher.copied import ema_update_, relative_distance
 

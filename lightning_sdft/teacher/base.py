@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft.losses.head import Head
-from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.reading import evaluating
+from lightning_sdft.policy import Policy
+from lightning_sdft.policy.inference import evaluating
+from lightning_sdft.records import TokenSequence
 
 __all__ = ["LiveTeacher", "Teacher"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lightning_sdft.distributed.sharding import local_part
 from lightning_sdft.policy import Policy
-from lightning_sdft.sharding import local_part
 from lightning_sdft.teacher.copied import CopiedTeacher
 
 __all__ = ["PIECE", "CompensatedTeacher", "join", "split"]

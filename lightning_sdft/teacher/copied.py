@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from lightning_sdft.distributed.processes import sums_over_processes
+from lightning_sdft.distributed.sharding import local_part, shard_
 from lightning_sdft.policy import Policy
-from lightning_sdft.processes import sums_over_processes
-from lightning_sdft.sharding import local_part, shard_
 from lightning_sdft.teacher.base import Teacher
 
 __all__ = ["CopiedTeacher", "ema_update_", "relative_distance"]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher.copied import CopiedTeacher
-from lightning_sdft.tokenizer import PolicyError
 
 __all__ = ["OffloadedTeacher"]
 

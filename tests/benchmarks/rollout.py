@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import GREEDY, Sampling, generate
-from lightning_sdft.rollout.reference import generate_with_transformers
+from lightning_sdft.records import GREEDY, Sampling
+from lightning_sdft.rollout import generate
 from tests.benchmarks.measure import Row, in_turn, report
 from tests.real.smollm2 import model_folder
+from tests.rollout.reference import generate_with_transformers
 
 Tokens = list[int]
 

@@ -45,9 +45,10 @@ class Recorder(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch.is_last:
-            for example, rollout in zip(batch.group, getattr(pl_module, "group_rollouts", []), strict=False):
-                response = pl_module.tokenizer.decode(rollout.completion)
-                self.rollouts.append({"prompt": example.prompt[-1]["content"], "demonstration": response})
+            for item in batch.group.items:
+                if item.rollout is not None:
+                    response = pl_module.tokenizer.decode(item.rollout.completion)
+                    self.rollouts.append({"prompt": item.example.prompt[-1]["content"], "demonstration": response})
             for name, value in trainer.logged_metrics.items():
                 self.logged[name].append(float(value))
 

@@ -11,11 +11,12 @@ from lightning_sdft.callbacks import KLToBase
 from lightning_sdft.callbacks.kl_to_base import sequence_kl
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
-from lightning_sdft.lora import LoRA
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
-from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.rollout import GREEDY, generate
-from tests.distributed import in_processes
+from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.records import GREEDY, TokenSequence
+from lightning_sdft.rollout import generate
+from tests.launch import in_processes
 from tests.modules.conftest import question
 from tests.modules.dense import log_probabilities, token_ids
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning_sdft.callbacks import LastCheckpoints
 from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.modules import CausalLMModule, SFTModule
-from tests.callbacks.interruption import Fault, FaultError
+from tests.checkpoint.interruption import Fault, FaultError
 
 Fit = Callable[..., Trainer]
 

@@ -12,10 +12,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_sdft.callbacks.pass_at_k import PassAtK
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import Example
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SFTModule
-from lightning_sdft.rollout import GREEDY, Sampling
+from lightning_sdft.records import GREEDY, Example, Sampling
 from tests.modules.conftest import question
 
 

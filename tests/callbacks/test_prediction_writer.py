@@ -10,9 +10,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_sdft.callbacks import PredictionWriter
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import Example
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SFTModule
+from lightning_sdft.records import Example
 from tests.modules.conftest import question
 
 SETS = [

@@ -11,11 +11,12 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_sdft.callbacks.prior_tasks import PriorTasks
-from lightning_sdft.evaluation import PriorSuite, PriorTaskError
-from lightning_sdft.lora import LoRA
+from lightning_sdft.errors import PriorTaskError
+from lightning_sdft.evaluation import PriorSuite
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
-from tests.distributed import in_processes
+from lightning_sdft.policy.lora import LoRA
 from tests.evaluation.test_prior_tasks import write_task
+from tests.launch import in_processes
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from lightning.pytorch import Callback
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from lightning_sdft.callbacks import EMATeacher, PhaseProgressBar, progress_bar
+from lightning_sdft.callbacks import PhaseProgressBar, progress_bar
 from lightning_sdft.callbacks.progress_bar import PhaseColumn
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from lightning_sdft.teacher import EMATeacher
 
 
 def test_column_shows_the_phase_of_unfinished_tasks_in_constant_width() -> None:

@@ -9,9 +9,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_sdft.callbacks import RolloutTable
-from lightning_sdft.data.example import Example
+from lightning_sdft.data.groups import Item
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
-from lightning_sdft.rollout import Rollout
+from lightning_sdft.records import Example, Rollout
 
 TAG = "rollouts/text_summary"
 
@@ -22,6 +22,12 @@ def logged_tables(folder: str) -> list[tuple[int, str]]:
     if TAG not in events.Tags()["tensors"]:
         return []
     return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events.Tensors(TAG)]
+
+
+def item(example: Example, completion: list[int], finished: bool = True) -> Item:
+    """An example with its rollout."""
+    rollout = Rollout([], completion, [0.0] * len(completion), finished)
+    return Item(example, rollout, rollout=rollout)
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def test_tables_are_logged_after_the_first_and_every_nth_step(
 @pytest.mark.parametrize(("rows", "shown"), [(1, "a"), (3, "ace"), (4, "abde"), (9, "abcdef")])
 def test_rows_are_spread_over_the_step(rows: int, shown: str) -> None:
     examples = [Example(name, [{"role": "user", "content": "x"}]) for name in "abcdef"]
-    table = RolloutTable(rows=rows).table(examples, ["1"] * 6, [Rollout([], [7], [0.0], True)] * 6)
+    table = RolloutTable(rows=rows).table([item(example, [7]) for example in examples], ["1"] * 6)
     assert [line.split(" ")[1] for line in table.splitlines()[2:]] == list(shown)
 
 
@@ -87,7 +93,7 @@ def test_method_without_rollouts_and_other_loggers_are_left_alone(
 
 def test_text_cannot_break_the_table() -> None:
     example = Example("a|b", [{"role": "user", "content": "x\ny"}], "<b> & c")
-    table = RolloutTable(max_characters=20).table([example], ["1\n\n2|" + 30 * "z"], [Rollout([], [7], [0.0], False)])
+    table = RolloutTable(max_characters=20).table([item(example, [7], finished=False)], ["1\n\n2|" + 30 * "z"])
     _, _, row = table.splitlines()
     expected = "1<br><br>2&#124;zzzzz [...] zzzzzzzzzz"
     assert row == f"| a&#124;b | x<br>y | &lt;b&gt; &amp; c | {expected} | 1 | no |"
@@ -95,5 +101,5 @@ def test_text_cannot_break_the_table() -> None:
 
 def test_example_without_demonstration_has_an_empty_cell() -> None:
     example = Example("a", [{"role": "user", "content": "x"}])
-    table = RolloutTable().table([example] * 3, ["1"] * 3, [Rollout([], [7, 8], [0.0, 0.0], True)] * 3)
+    table = RolloutTable().table([item(example, [7, 8])] * 3, ["1"] * 3)
     assert table.splitlines()[2:] == ["| a | x |  | 1 | 2 | yes |"] * 3

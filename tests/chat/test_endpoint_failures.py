@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.chat.base import ChatError
 from lightning_sdft.chat.endpoint import Endpoint
+from lightning_sdft.errors import ChatError
 from tests.chat.asking import ask, endpoint, key, server
 from tests.chat.server import Answer, ChatServer, fails, says
 

@@ -8,8 +8,8 @@ import traceback
 
 import pytest
 
-from lightning_sdft.chat.base import ChatError
 from lightning_sdft.chat.endpoint import Endpoint
+from lightning_sdft.errors import ChatError
 from tests.chat.asking import KEY, ask, endpoint, key, server
 from tests.chat.server import ChatServer, fails, says
 

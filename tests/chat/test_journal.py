@@ -9,7 +9,7 @@ import pytest
 from torch import distributed
 
 from lightning_sdft.chat.journal import Journal, process_journal, process_records
-from lightning_sdft.data.example import DataError
+from lightning_sdft.errors import DataError
 
 RECORDS: list[dict[str, Any]] = [
     {"key": "a", "text": "ü \u2028 \n line", "list": [1, None]},

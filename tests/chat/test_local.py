@@ -11,8 +11,9 @@ import torch
 from jsonargparse import ArgumentParser
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lightning_sdft.chat.base import ChatError, ChatModel
+from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.local import LocalChat
+from lightning_sdft.errors import ChatError
 from lightning_sdft.policy import Policy
 from tests.conftest import STOP_IDS
 

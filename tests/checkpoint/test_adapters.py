@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_sdft.checkpoint import CheckpointError, adapters_alone, check_adapters
-from lightning_sdft.lora import LoRA, add_adapter
+from lightning_sdft.checkpoint import adapters_alone, check_adapters
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import LoRA, add_adapter
 
 LORA = LoRA(rank=2, target_modules=["q_proj"])
 

@@ -11,15 +11,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from lightning_sdft.checkpoint import (
-    CheckedCheckpointIO,
-    CheckpointError,
-    check_checkpoint_file,
-    check_whole,
-    describe_method,
-    load_checkpoint,
-    save_sharded,
-)
+from lightning_sdft.checkpoint import CheckedCheckpointIO, check_whole, describe_method, load_checkpoint
+from lightning_sdft.distributed.readable import check_checkpoint_file
+from lightning_sdft.distributed.sharded_checkpoint import save_sharded
+from lightning_sdft.errors import CheckpointError
 from tests.strangers import Intruder
 
 LIGHTNINGS = {"pytorch-lightning_version": "2.6.4"}

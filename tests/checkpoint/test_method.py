@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 import lightning_sdft
-from lightning_sdft.checkpoint import CheckpointError, check_method, describe_method
-from lightning_sdft.lora import LoRA
+from lightning_sdft.checkpoint import check_method, describe_method
+from lightning_sdft.errors import CheckpointError
+from lightning_sdft.policy.lora import LoRA
 
 
 def test_description_says_method_model_and_version() -> None:

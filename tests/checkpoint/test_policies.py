@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_sdft.checkpoint import CheckpointError, describe_method, load_policy
-from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter
+from lightning_sdft.checkpoint import describe_method, load_policy
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter
 from tests.conftest import move_adapter
-from tests.test_policy import own_logits
+from tests.policy.test_policy import own_logits
 
 LORA = LoRA(rank=2, target_modules=["q_proj", "embed_tokens"], modules_to_save=["norm"])
 

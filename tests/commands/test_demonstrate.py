@@ -10,9 +10,9 @@ import pytest
 from jsonargparse import auto_cli
 
 from lightning_sdft.commands.demonstrate import demonstrate
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.science import SCIENCE_SYSTEM_PROMPT, ScienceDataModule
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.tool_use import PublishedToolUse
 from tests.chat.server import Answer, ChatServer, says, serving
 from tests.commands.conftest import KEY, endpoint, number, published, read_lines, solution, user_turn

@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lightning_sdft.callbacks import EMATeacher
-from lightning_sdft.checkpoint import CheckpointError, load_policy
+from lightning_sdft.checkpoint import load_policy
 from lightning_sdft.commands.export import export
-from lightning_sdft.data.example import Example
-from lightning_sdft.lora import STUDENT, TEACHER, LoRA
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA
+from lightning_sdft.records import Example
+from lightning_sdft.teacher import EMATeacher
 from tests.conftest import move_adapter
 
 TOKENS = torch.tensor([[2, 11, 12, 3, 21, 22, 4]])

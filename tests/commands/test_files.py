@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_sdft.commands.files import output_files, write_rows
-from lightning_sdft.data.example import DataError
+from lightning_sdft.errors import DataError
 
 
 def test_files_are_named_after_the_first(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from jsonargparse import auto_cli
 
-from lightning_sdft.chat import ChatError, Endpoint, LocalChat
+from lightning_sdft.chat import Endpoint, LocalChat
 from lightning_sdft.commands.judge import judge
-from lightning_sdft.data.example import DataError
+from lightning_sdft.errors import ChatError, DataError
 from lightning_sdft.grading.judge import Judge
 from tests.chat.server import ChatServer, fails, says, serving
 

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_sdft.cli import main
+from lightning_sdft.commands.fit import main
 from lightning_sdft.commands.memory import MMAP_THRESHOLD
-from lightning_sdft.data.example import DataError
+from lightning_sdft.errors import DataError, PolicyError
 from lightning_sdft.memory import Estimate, Plan, estimate, lengths_by_budgets
-from lightning_sdft.tokenizer import PolicyError
 
 EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
 GPUS = ["--trainer.accelerator=gpu", "--trainer.devices=8", "--trainer.strategy=fsdp2"]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_sdft.cli import main
-from lightning_sdft.data.example import DataError
+from lightning_sdft.commands.fit import main
+from lightning_sdft.errors import DataError
 
 EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
 QUIET = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]

@@ -11,9 +11,9 @@ from jsonargparse import auto_cli
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 
-from lightning_sdft.checkpoint import CheckpointError
 from lightning_sdft.commands.prior import prior, scores_table
-from lightning_sdft.evaluation import PAPER_TASKS, PriorScore, PriorScores, PriorTaskError
+from lightning_sdft.errors import CheckpointError, PriorTaskError
+from lightning_sdft.evaluation import PAPER_TASKS, PriorScore, PriorScores
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from tests.evaluation.test_prior_tasks import folder
 from tests.modules.conftest import make_trainer, words_data, words_module

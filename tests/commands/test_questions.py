@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from jsonargparse import auto_cli
 
-from lightning_sdft.chat.base import ChatError
 from lightning_sdft.chat.endpoint import Endpoint
 from lightning_sdft.chat.local import LocalChat
 from lightning_sdft.commands.questions import questions
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.knowledge import KnowledgeDataModule
+from lightning_sdft.errors import ChatError, DataError
 from tests.chat.server import Answer, ChatServer, fails, says, serving
 
 PUBLISHED = [

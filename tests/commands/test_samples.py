@@ -15,15 +15,14 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.chat.base import ChatError
 from lightning_sdft.chat.endpoint import Endpoint
 from lightning_sdft.chat.journal import Journal
 from lightning_sdft.chat.local import LocalChat
 from lightning_sdft.commands.demonstrate import demonstrate
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.science import ScienceDataModule
 from lightning_sdft.data.string_skills import StringSkillsDataModule
+from lightning_sdft.errors import ChatError, DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.string_answer import StringAnswer
 from tests.chat.server import Answer, ChatServer, fails, says

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.science import ScienceDataModule
+from lightning_sdft.records import Example
 
 __all__ = [
     "DEMONSTRATION",

@@ -8,8 +8,8 @@ import pytest
 from datasets import Dataset
 
 from lightning_sdft.data.articles import passages, read_articles
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.knowledge import KnowledgeDataModule
+from lightning_sdft.errors import DataError
 from tests.data.test_knowledge import question_row
 
 

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.records import Example
 
 
 def examples(count, start=0):
@@ -37,7 +38,7 @@ def module(count=10, accumulated=1, processes=1, rank=0, **kwargs):
 
 
 def ids(loader):
-    return [example.id for batch in loader for example in batch]
+    return [example.id for batch in loader for example in batch.examples]
 
 
 # Splits

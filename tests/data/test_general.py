@@ -8,9 +8,9 @@ from typing import Any
 import datasets
 import pytest
 
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.general import GeneralDataModule
 from lightning_sdft.data.string_skills import StringSkillsDataModule
+from lightning_sdft.errors import DataError
 
 
 def turn(role: str, content: str) -> dict[str, str]:

@@ -4,19 +4,25 @@ import logging
 
 import pytest
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 
-from lightning_sdft.data.example import DataError
-from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.data.groups import Item, MicroBatch
+from lightning_sdft.errors import DataError
+from lightning_sdft.records import TokenSequence
 from tests.data.test_base import examples, ids, module
 
 
-def test_micro_batches_are_views_of_one_shared_group():
+def items(group):
+    return [Item(each, TokenSequence([1], [2] * int(each.id))) for each in group.examples]
+
+
+def test_micro_batches_are_shares_of_one_group():
     batches = list(module(count=12, batch_size=6, micro_batch_size=2, accumulated=3).train_dataloader())
     assert len(batches) == 6
     first, second = batches[:3], batches[3:]
     for group in (first, second):
         assert all(batch.group is group[0].group for batch in group)
-        assert [example.id for batch in group for example in batch] == [example.id for example in group[0].group]
+        assert tuple(example for batch in group for example in batch.examples) == group[0].group.examples
         assert [batch.is_last for batch in group] == [False, False, True]
         assert [len(batch) for batch in group] == [2, 2, 2]
     assert first[0].group is not second[0].group
@@ -24,36 +30,48 @@ def test_micro_batches_are_views_of_one_shared_group():
 
 def test_without_micro_batch_size_a_batch_is_the_group():
     (batch,) = module(count=4, batch_size=4).train_dataloader()
-    assert len(batch) == len(batch.group) == 4
+    assert len(batch) == len(batch.group.examples) == 4
     assert batch.is_last
 
 
-def test_micro_batch_reads_like_a_list():
-    group = examples(5)
-    batch = MicroBatch(group, 1, 4)
-    assert [example.id for example in batch] == ["1", "2", "3"]
-    assert batch[-1] is group[3]
-    assert batch[1:] == group[2:4]
-    with pytest.raises(IndexError):
-        batch[3]
-    assert batch.to("cuda") is batch
+def test_batch_of_a_plain_loader_is_a_group_of_its_own():
+    batch = MicroBatch.of(examples(5))
+    assert [example.id for example in batch.examples] == list("01234")
+    assert batch.is_last
     assert MicroBatch.of(batch) is batch
-    assert MicroBatch.of(group).group == group
+    assert batch.to("cuda") is batch
 
 
-def test_sorted_group_has_the_longest_first_and_its_micro_batches_see_it():
-    group = examples(6)
-    batches = MicroBatch.cut(group, 2)
-    belongings = batches[1].sort_group(list("abcdef"), [3, 5, 1, 5, 9, 3])
-    assert belongings == list("ebdafc")
-    assert [[example.id for example in batch] for batch in batches] == [["4", "1"], ["3", "0"], ["5", "2"]]
-    assert [example.id for example in group] == list("012345")  # somebody else's list
+def test_lightning_does_not_take_a_batch_apart():
+    batch = MicroBatch.of(examples(2))
+    assert apply_to_collection(batch, torch.Tensor, lambda tensor: tensor.half()) is batch
 
 
-def test_group_of_one_micro_batch_keeps_its_order():
-    batch = MicroBatch.of(examples(3))
-    assert batch.sort_group(list("abc"), [1, 2, 3]) == list("abc")
-    assert [example.id for example in batch] == ["0", "1", "2"]
+def test_filled_group_has_the_longest_first_and_leaves_the_examples_in_their_order():
+    batches = MicroBatch.cut([examples(10)[length] for length in (3, 5, 1, 4, 9, 2)], 2)
+    seen = [batch.examples for batch in batches]
+    batches[1].group.fill(items(batches[1].group), tokens=24.0)
+    assert [[item.example.id for item in batch.items] for batch in batches] == [["9", "5"], ["4", "3"], ["2", "1"]]
+    assert [batch.examples for batch in batches] == seen
+    assert batches[0].completion_lengths == [9, 5]
+    assert batches[0].targets().tolist() == [2] * 14
+    assert batches[2].group.tokens == 24.0
+
+
+def test_items_of_the_same_length_and_of_a_single_micro_batch_keep_their_order():
+    alike = MicroBatch.cut(examples(4), 2)
+    alike[0].group.fill([Item(each, TokenSequence([1], [2])) for each in alike[0].group.examples], tokens=4)
+    assert [item.example.id for batch in alike for item in batch.items] == list("0123")
+    single = MicroBatch.of(examples(3))
+    single.group.fill(items(single.group), tokens=3)
+    assert [item.example.id for item in single.items] == list("012")
+
+
+def test_an_item_is_as_long_as_the_longest_that_is_read_of_it():
+    student, teacher = TokenSequence([1], [2]), TokenSequence([1, 2, 3], [2])
+    (example,) = examples(1)
+    assert (Item(example, student).length, Item(example, student, teacher).length) == (2, 4)
+    assert Item(example, teacher, student).length == 4
 
 
 def test_epoch_leaves_out_what_does_not_fill_a_group(caplog):
@@ -116,7 +134,7 @@ def test_epoch_is_set_behind_the_iterator():
     loader = positioned()
     batches = iter(loader)
     loader.sampler.set_epoch(3)
-    assert [example.id for batch in batches for example in batch] == ids(expected)
+    assert [example.id for batch in batches for example in batch.examples] == ids(expected)
 
 
 def test_position_of_a_restored_loader_is_the_one_that_it_was_given():
@@ -135,7 +153,7 @@ def test_groups_are_the_same_whatever_the_number_of_processes(count):
         loaders = [positioned(count, 12, micro_batch_size, 0, processes, rank) for rank in range(processes)]
         for loader in loaders:
             loader.load_state_dict({"groups": 1, "examples": count, "batch_size": 12})
-        every = [[batch.group for batch in loader if batch.is_last] for loader in loaders]
+        every = [[batch.group.examples for batch in loader if batch.is_last] for loader in loaders]
         return [{example.id for group in groups for example in group} for groups in zip(*every, strict=True)]
 
     assert groups(1, 4) == groups(2, 3) == groups(3, 4) == groups(4, 1)

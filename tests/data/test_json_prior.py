@@ -8,9 +8,9 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.string_skills import NEW_SKILLS, StringSkillsDataModule
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.string_answer import StringAnswer
 from lightning_sdft.modules import SFTModule
 from tests.modules.conftest import make_trainer

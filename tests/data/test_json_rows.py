@@ -5,8 +5,8 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.json_rows import JsonDataModule
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.grading.string_answer import StringAnswer
 

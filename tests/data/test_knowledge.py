@@ -11,9 +11,9 @@ from jsonargparse import ArgumentParser
 
 from lightning_sdft.chat.endpoint import Endpoint
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.knowledge import KnowledgeDataModule
 from lightning_sdft.data.templates import TEMPLATES, teacher_messages
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.contains import AnswerContained
 from lightning_sdft.grading.judge import Judge, JudgedAnswer
 from tests.chat.server import Answer, ChatServer, says, serving

@@ -10,8 +10,8 @@ from jsonargparse import ArgumentParser
 
 from lightning_sdft.chat.endpoint import Endpoint
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.medical import MedicalDataModule
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.judge import Judge, JudgedAnswer
 from tests.chat.server import says, serving
 

@@ -1,5 +1,5 @@
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.questions import first_of_each, hold_out_questions, question
+from lightning_sdft.records import Example
 
 
 def test_a_question_is_all_turns_but_the_system_turn_whatever_their_spacing():

@@ -7,10 +7,11 @@ import datasets
 import pytest
 
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.row_module import Part, RowDataModule, parse_rows
 from lightning_sdft.data.tables import take
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.records import Example
 
 LOGGER = "lightning_sdft.data"
 

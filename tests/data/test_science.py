@@ -10,8 +10,8 @@ from typing import Any
 import datasets
 import pytest
 
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.science import SCIENCE_SYSTEM_PROMPT, science_question
+from lightning_sdft.errors import DataError
 from tests.data.science_rows import (
     DEMONSTRATION,
     SHAPES,

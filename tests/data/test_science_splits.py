@@ -11,8 +11,8 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.science import ScienceDataModule
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.answer_tag import AnswerFormat, AnswerTag
 from tests.data.science_rows import (
     DEMONSTRATION,

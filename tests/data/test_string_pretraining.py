@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.string_pretraining import LEGIBLE_STYLES, SPARE_SKILLS, StringPretrainingDataModule
 from lightning_sdft.data.string_skills import NEW_SKILLS, PRIOR_SKILLS, STYLES, skill_function
+from lightning_sdft.records import Example
 
 SIZE = 20000
 TOLERANCE = 0.015  # four standard deviations of a share of one half

@@ -3,8 +3,8 @@ import json
 import datasets
 import pytest
 
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.tables import hold_out, read_rows, take
+from lightning_sdft.errors import DataError
 
 ROWS = [
     {"question": "Which?", "tags": ["a", "b"], "answer": {"text": "this"}},

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.templates import (
     AUTHORS_TEMPLATE,
     LAPTOP_TEMPLATE,
@@ -12,6 +11,7 @@ from lightning_sdft.data.templates import (
     teacher_messages,
     template_fields,
 )
+from lightning_sdft.records import Example
 
 EXAMPLE = Example(
     "a",

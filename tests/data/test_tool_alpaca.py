@@ -4,8 +4,8 @@ from itertools import groupby
 
 import pytest
 
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.tool_use import ToolUseDataModule
+from lightning_sdft.errors import DataError
 
 DOCUMENTATION = (
     "listPlants: Lists plants.\n"

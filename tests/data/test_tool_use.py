@@ -9,8 +9,8 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.example import DataError
 from lightning_sdft.data.tool_use import ToolUseDataModule, tool_use_prompt
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.tool_use import CorrectedToolUse, PublishedToolUse, canonical_arguments
 
 DOCUMENTATION = 'listPlants: Lists plants.\nParameters: {"room": "Required. string. One of: [hall, attic]."}\n'

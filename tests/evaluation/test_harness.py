@@ -14,10 +14,11 @@ from tokenizers.processors import TemplateProcessing
 from torch.distributed import destroy_process_group, init_process_group
 from torch.multiprocessing.spawn import start_processes
 
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.evaluation import harness
 from lightning_sdft.evaluation.harness import PolicyLM
 from lightning_sdft.policy import Policy
-from lightning_sdft.tokenizer import PolicyError, Tokenizer
+from lightning_sdft.policy.tokenizer import Tokenizer
 from tests.conftest import STOP_IDS, make_model, make_tokenizer
 
 ORDINARY = [index for index in range(59) if index % 10 != 5]  # the others end a response

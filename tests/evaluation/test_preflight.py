@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.templates import teacher_messages
 from lightning_sdft.evaluation.preflight import Preflight, copies, judge_preflight, preflight
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.grading.interval import Score
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import GREEDY, Sampling, generate
+from lightning_sdft.records import GREEDY, Example, Sampling
+from lightning_sdft.rollout import generate
 from tests.modules.conftest import WORDS_TEMPLATE, question
 
 LENGTH = 6

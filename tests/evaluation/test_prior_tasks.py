@@ -19,7 +19,8 @@ import yaml
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 
-from lightning_sdft.evaluation import PAPER_TASKS, PriorScore, PriorScores, PriorSuite, PriorTaskError
+from lightning_sdft.errors import PriorTaskError
+from lightning_sdft.evaluation import PAPER_TASKS, PriorScore, PriorScores, PriorSuite
 from lightning_sdft.evaluation.prior_tasks import SUB_METRICS
 from lightning_sdft.policy import Policy
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lightning_sdft.experiments.plan import Variant
-from lightning_sdft.experiments.pool import Failure
-from lightning_sdft.experiments.results import Row
-from lightning_sdft.experiments.run import Outcome
+from lightning_sdft.experiments.report.results import Row
+from lightning_sdft.experiments.runs.pool import Failure
+from lightning_sdft.experiments.runs.run import Outcome
 
 
 def row(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_sdft.evaluation.continual import Retention
 from lightning_sdft.experiments.chains import Chain, Stage, best_chains, retention
+from lightning_sdft.experiments.measures import Retention
 from lightning_sdft.experiments.plan import BASE, Variant
-from lightning_sdft.experiments.pool import Failure
-from lightning_sdft.experiments.run import Outcome
+from lightning_sdft.experiments.runs.pool import Failure
+from lightning_sdft.experiments.runs.run import Outcome
 from tests.experiments.stages import SKILLS, sequence, stage
 
 MATRIX = [[0.5, 0.25], [1.0, 0.5], [0.75, 1.0]]

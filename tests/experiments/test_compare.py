@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file
 
 from lightning_sdft.checkpoint import load_checkpoint
-from lightning_sdft.cli import main
-from lightning_sdft.experiments.run import Outcome, read_curves
-from tests.experiments.runs import (
+from lightning_sdft.commands.fit import main
+from lightning_sdft.experiments.runs.run import Outcome, read_curves
+from tests.experiments.laptop_runs import (
     BEST,
     callback,
     command,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.experiments.runs import callback, command, outcomes, part, results, write
+from tests.experiments.laptop_runs import callback, command, outcomes, part, results, write
 
 
 def small(tmp_path: Path, *parts: dict[str, Any], **changes: Any) -> Path:
@@ -30,7 +30,7 @@ def test_class_of_ones_own_is_refused_by_the_run_until_it_is_trusted(
     before = outcomes(tmp_path / "out")
     assert len(before) == 2
     error = results(tmp_path / "out")[2]["error"]
-    assert "trainer.callbacks names tests.experiments.runs.Beginning, and to import it is to run it" in error
+    assert "trainer.callbacks names tests.experiments.laptop_runs.Beginning, and to import it is to run it" in error
     assert "type --trust tests " in error
     command(monkeypatch, "compare", "--config", file, "--out", tmp_path / "out", "--trust", "tests")
     assert outcomes(tmp_path / "out").items() > before.items()

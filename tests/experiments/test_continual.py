@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.experiments.chains import Chain
-from lightning_sdft.experiments.run import Outcome, read_curves
+from lightning_sdft.experiments.runs.run import Outcome, read_curves
 from lightning_sdft.policy import Policy
-from tests.experiments.runs import callback, command, outcomes, part, results, same_weights, weights, write
+from tests.experiments.laptop_runs import callback, command, outcomes, part, results, same_weights, weights, write
 
 RATE = 1.0e-3
 SKILLS = ["swap-ends", "double"]

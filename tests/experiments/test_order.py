@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.experiments.runs import callback, command, part, results, write
+from tests.experiments.laptop_runs import callback, command, part, results, write
 
 
 def method(*parts: dict[str, Any], **arguments: Any) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.plan import BASE, Method, Plan, Variant, slug
-from lightning_sdft.experiments.run import Config, PriorBenchmarks
-from lightning_sdft.trust import SettingError, trusting
+from lightning_sdft.experiments.runs.run import Config, PriorBenchmarks
+from lightning_sdft.trust import trusting
 
 SEEDED = ["seed_everything", "data.init_args.shuffle_seed", "data.init_args.data_seed"]
 PART: dict[str, Any] = {"model": {"init_args": {"model": "zoo", "learning_rate": 1}}, "data": {"skill": "{domain}"}}

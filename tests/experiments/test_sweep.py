@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_sdft.cli import main
+from lightning_sdft.commands.fit import main
 from lightning_sdft.experiments import pruning, sweep
-from tests.experiments.runs import callback, command, outcomes, part, process, wait_for, write
+from tests.experiments.laptop_runs import callback, command, outcomes, part, process, wait_for, write
 
 optuna = pytest.importorskip("optuna")
 

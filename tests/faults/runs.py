@@ -21,10 +21,10 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torch import distributed
 from torch.distributed.checkpoint import TensorStorageMetadata
 
-from lightning_sdft.checkpoint import is_sharded, load_checkpoint
-from lightning_sdft.checkpoint.sharded import check_sharded
+from lightning_sdft.checkpoint import load_checkpoint
+from lightning_sdft.checkpoint.resume import newest_whole
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
-from lightning_sdft.resume import newest_whole
+from lightning_sdft.distributed.sharded_checkpoint import check_sharded, is_sharded
 from tests.faults.phase import read
 
 STEPS = 24

@@ -17,9 +17,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_sdft.checkpoint import CheckpointError, load_checkpoint
-from lightning_sdft.cli import SIGTERM_EXIT, main
-from tests.callbacks.test_preemption import SLURM, fake_scontrol
+from lightning_sdft.checkpoint import load_checkpoint
+from lightning_sdft.cli import SIGTERM_EXIT
+from lightning_sdft.commands.fit import main
+from lightning_sdft.errors import CheckpointError
+from tests.checkpoint.test_preemption import SLURM, fake_scontrol
 from tests.faults.phase import read
 from tests.faults.runs import (
     EVERY,

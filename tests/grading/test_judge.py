@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.chat import ChatError
-from lightning_sdft.data.example import DataError
+from lightning_sdft.errors import ChatError, DataError
 from lightning_sdft.grading.judge import JudgedAnswer
 from lightning_sdft.grading.judge_prompts import JudgePrompt
 from tests.chat.server import Answer, ChatServer, fails, says

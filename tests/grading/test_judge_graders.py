@@ -15,13 +15,13 @@ from torch import nn
 
 from lightning_sdft.chat import LocalChat
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.judge import JudgedAnswer, LocalJudge
 from lightning_sdft.grading.judge_prompts import JudgePrompt
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Example
 from tests.chat.server import ChatServer
 from tests.grading.judging import (
     REFERENCES,

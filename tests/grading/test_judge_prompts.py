@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lightning_sdft.data.example import DataError
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.judge_prompts import KNOWLEDGE, MEDICAL, PROMPTS, JudgePrompt
 
 MEDICAL_LINES = [

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from lightning_sdft.cli import main
+from lightning_sdft.commands.fit import main
 from tests.leaks.watch import Sample, growth, read_samples
 
 CONFIG = Path(__file__).parents[2] / "configs" / "experiment" / "laptop_sdft.yaml"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.rollout import Rollout
+from lightning_sdft.records import Rollout
 from tests.leaks.__main__ import counted, leaks, table
 from tests.leaks.watch import Sample, growth, read_samples
 

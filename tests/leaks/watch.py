@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from lightning_sdft.rollout import Rollout
+from lightning_sdft.records import Rollout
 
 __all__ = ["LeakWatch", "Sample", "growth", "read_samples"]
 
@@ -74,7 +74,7 @@ class LeakWatch(Callback):
         if step != self._last_step and step % self.every_n_steps == 0:
             self._last_step = step
             with self.output.open("a") as file:
-                file.write(json.dumps(asdict(Sample.take(step, pl_module.group_rollouts))) + "\n")
+                file.write(json.dumps(asdict(Sample.take(step, batch.group.rollouts))) + "\n")
 
 
 def read_samples(path: Path) -> list[Sample]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.lora import LoRA
 from lightning_sdft.memory import Estimate, Lengths, Phase, Plan, estimate
 from lightning_sdft.memory.rehearsal import rehearse
 from lightning_sdft.modules import SDFTModule, SFTModule
+from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.teacher import compensated
 from tests.memory.arithmetic import Llama
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from lightning_sdft.losses import ForwardKL, distillation_loss
 from lightning_sdft.memory.hollow import Hollow
-from lightning_sdft.policy import Policy, TokenSequence
+from lightning_sdft.modules.timing import resident_memory
+from lightning_sdft.policy import Policy
+from lightning_sdft.records import TokenSequence
 from lightning_sdft.teacher import CompensatedTeacher, CopiedTeacher
-from lightning_sdft.timing import resident_memory
 from tests.memory.conftest import allocated
 
 SEQUENCES = [TokenSequence([3] * 20, [4] * 30), TokenSequence([3] * 10, [4] * 35)]

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.memory import Lengths, lengths_by_budgets, lengths_by_data
 from lightning_sdft.modules import CPTModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.records import Example
 from lightning_sdft.rollout import VLLMEngine
 
 TURNS, END, SHOWN = 3, 1, 3

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from transformers.utils import logging
 
-from lightning_sdft.lora import LoRA
 from lightning_sdft.memory.hollow import Hollow
 from lightning_sdft.memory.models import Weights, loaded
 from lightning_sdft.modules import CausalLMModule, ReinvokeModule, SDFTModule, SFTModule
+from lightning_sdft.policy.lora import LoRA
 from tests.memory.arithmetic import Llama
 
 

@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
-from lightning_sdft.callbacks import EMATeacher
+from lightning_sdft.distributed.strategy import FSDP2Strategy
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.memory import Plan
-from lightning_sdft.strategy import FSDP2Strategy
-from lightning_sdft.tokenizer import PolicyError
+from lightning_sdft.teacher import EMATeacher
 
 GPUS = {"accelerator": "gpu", "devices": 4}
 

@@ -8,13 +8,12 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
-from lightning_sdft.callbacks import EMATeacher
-from lightning_sdft.data.example import Example
 from lightning_sdft.memory import Lengths, Plan, estimate, lengths_by_data
 from lightning_sdft.memory.rehearsal import rehearse
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
-from lightning_sdft.teacher import COPIED_TEACHERS
+from lightning_sdft.records import Example
+from lightning_sdft.teacher import COPIED_TEACHERS, EMATeacher
 from tests.conftest import make_model, make_tokenizer, needs_gpu
 from tests.memory.conftest import allocated
 from tests.modules.conftest import WORDS_TEMPLATE

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.lora import LoRA
 from lightning_sdft.memory import Plan, Remedy, estimate, lengths_by_budgets, remedies
 from lightning_sdft.modules import SDFTModule, SFTModule
+from lightning_sdft.policy.lora import LoRA
 
 ACCUMULATE = "data.micro_batch_size=1 trainer.accumulate_grad_batches=8"
 CHECKPOINTING = "model.gradient_checkpointing=true"

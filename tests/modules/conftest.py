@@ -10,9 +10,9 @@ from lightning.pytorch import Callback, Trainer
 
 from lightning_sdft.data import StringSkillsDataModule
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from lightning_sdft.modules import CausalLMModule, DFTModule, DistillationModule, SDFTModule, SFTModule
+from lightning_sdft.records import Example
 
 METHODS = [SFTModule, DFTModule, SDFTModule]
 

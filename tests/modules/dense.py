@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_sdft.modules import DistillationModule
+from lightning_sdft.data.groups import Group, MicroBatch
+from lightning_sdft.modules import CausalLMModule, DistillationModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Example
 from tests.conftest import VOCABULARY
 from tests.modules.conftest import EXAMPLES, STUDENT_PROMPTS
 
@@ -54,17 +56,25 @@ def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
     return 0.3 * forward_kl(mixture, teacher) + 0.7 * reverse_kl(student, mixture)
 
 
-def token_divergences(module: DistillationModule, divergence: Any, teacher_prompts: list[str]) -> list[Tensor]:
+def step(module: CausalLMModule, examples: Sequence[Example], size: int | None = None) -> tuple[Tensor, Group]:
+    """The loss of an optimizer step in micro-batches of a size, and its group."""
+    batches = MicroBatch.cut(examples, size or len(examples))
+    return mean(module.training_step(batch, 0) for batch in batches), batches[0].group
+
+
+def token_divergences(
+    module: DistillationModule, group: Group, divergence: Any, teacher_prompts: list[str]
+) -> list[Tensor]:
     """Of each completion token of the sampled rollouts, a tensor per sequence."""
     parts = []
     temperature = module.sampling.temperature or 1.0
-    for example, rollout in zip(module.group, module.group_rollouts, strict=True):
-        prompt, teacher_prompt = (
-            token_ids(each[EXAMPLES.index(example)]) for each in (STUDENT_PROMPTS, teacher_prompts)
-        )
-        student = log_probabilities(module.policy.model, prompt, rollout.completion, temperature)
+    prompts = {each.id: texts for each, *texts in zip(EXAMPLES, STUDENT_PROMPTS, teacher_prompts, strict=True)}
+    for item in group.items:
+        completion = item.student.completion
+        prompt, teacher_prompt = map(token_ids, prompts[item.example.id])
+        student = log_probabilities(module.policy.model, prompt, completion, temperature)
         with torch.no_grad():
-            teacher = log_probabilities(module.teacher.policy.model, teacher_prompt, rollout.completion, temperature)
+            teacher = log_probabilities(module.teacher.policy.model, teacher_prompt, completion, temperature)
         parts.append(divergence(student, teacher))
     return parts
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import Example
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from lightning_sdft.records import Example
 from tests.conftest import STOP_IDS, VOCABULARY
 from tests.modules.conftest import question
 from tests.modules.dense import token_ids

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.records import Example
 from tests.modules.conftest import METHODS, Watch, question
 
 # Optimizer and schedule
@@ -69,7 +71,7 @@ def test_trains_from_a_plain_loader_of_examples(
     module = words_module(method)
     module.configure_model()
     before = [p.detach().clone() for p in module.policy.parameters()]
-    loader = DataLoader([question(index) for index in range(8)], batch_size=2, collate_fn=list)  # type: ignore[arg-type]
+    loader = DataLoader([question(index) for index in range(8)], batch_size=2, collate_fn=MicroBatch.of)  # type: ignore[arg-type]
     trainer = make_trainer(max_steps=3, accumulate_grad_batches=1)
     trainer.fit(module, loader)
     assert trainer.global_step == 3
@@ -91,7 +93,7 @@ def test_examples_of_a_plain_loader_are_checked_too(
     words_module: Callable[..., CausalLMModule],
     make_trainer: Any,
 ) -> None:
-    loader = DataLoader([question(0), example], batch_size=2, collate_fn=list)  # type: ignore[arg-type]
+    loader = DataLoader([question(0), example], batch_size=2, collate_fn=MicroBatch.of)  # type: ignore[arg-type]
     extra = {"max_teacher_prompt_tokens": 40} if method is SDFTModule else {}
     with pytest.raises(DataError, match=complaint):
         make_trainer(accumulate_grad_batches=1).fit(words_module(method, **extra), loader)
@@ -100,7 +102,7 @@ def test_examples_of_a_plain_loader_are_checked_too(
 def test_evaluation_without_a_data_module_says_what_it_lacks(
     words_module: Callable[..., CausalLMModule], make_trainer: Any
 ) -> None:
-    loader = DataLoader([question(0)], batch_size=1, collate_fn=list)  # type: ignore[arg-type]
+    loader = DataLoader([question(0)], batch_size=1, collate_fn=MicroBatch.of)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"evaluation needs a data module .*pass datamodule=\.\.\."):
         make_trainer().test(words_module(SFTModule), loader)
 
@@ -139,7 +141,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(words_module: Callable[
         module = words_module(SFTModule, gradient_checkpointing=enabled)
         module.configure_model()
         assert module.policy.model.is_gradient_checkpointing == enabled
-        module.training_step([question(index) for index in range(3)], 0).backward()
+        module.training_step(MicroBatch.of([question(index) for index in range(3)]), 0).backward()
         gradients.append([p.grad for p in module.policy.parameters()])
     for one, other in zip(*gradients, strict=True):
         assert one is not None

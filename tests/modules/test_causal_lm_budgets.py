@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import DataError, Example
+from lightning_sdft.errors import DataError, PolicyError
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
-from lightning_sdft.tokenizer import PolicyError
+from lightning_sdft.records import Example
 from tests.modules.conftest import METHODS, question
 
 LONG_PROMPT = Example("long", [{"role": "user", "content": "w1 w2 w3 w4 w6 w7 w8"}], "w9")  # 10 tokens

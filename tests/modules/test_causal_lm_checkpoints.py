@@ -10,14 +10,14 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_sdft.callbacks import EMATeacher
-from lightning_sdft.checkpoint import CheckpointError, load_checkpoint
+from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.example import Example
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.losses import ForwardKL, JensenShannon
 from lightning_sdft.modules import CausalLMModule, DFTModule, NonFiniteLossError, SDFTModule, SFTModule
-from lightning_sdft.rollout import Sampling
+from lightning_sdft.records import Example, Sampling
+from lightning_sdft.teacher import EMATeacher
 from tests.modules.conftest import METHODS, question
 
 # A loss that is not finite

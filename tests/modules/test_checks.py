@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_sdft.data import DataError, DemonstrationDataModule, Example, Splits
+from lightning_sdft.data import DemonstrationDataModule, Splits
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules import SFTModule
 from lightning_sdft.modules.checks import (
     check_budgets,
@@ -16,6 +17,7 @@ from lightning_sdft.modules.checks import (
     immovable_share,
     warn_of_rounding,
 )
+from lightning_sdft.records import Example
 
 EXAMPLES = [Example(str(n), [{"role": "user", "content": "a " * n}]) for n in range(1, 6)]
 

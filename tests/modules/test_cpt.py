@@ -9,12 +9,12 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from lightning_sdft.data.example import DataError, Example
-from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules.cpt import CPTModule
+from lightning_sdft.records import Example
 from tests.conftest import END, VOCABULARY, make_model, make_tokenizer
 from tests.modules.conftest import Watch
-from tests.modules.dense import check, log_probabilities, mean, token_ids
+from tests.modules.dense import check, log_probabilities, mean, step, token_ids
 
 TEXTS = ["w1 w2 w3 w4", "w6 w7", "w8", "w9 w1 w2 w3 w4 w6 w7"]
 EXAMPLES = [Example(text, [{"role": "user", "content": "w44 w47"}], text) for text in TEXTS]
@@ -59,7 +59,7 @@ def test_loss_and_gradient_are_those_of_next_token_prediction(
     module.configure_model()
     expected = expected_loss(module, reduction)
     assert expected > 2
-    check(module.policy, module.training_step(EXAMPLES, 0), expected, 1e-6)
+    check(module.policy, step(module, EXAMPLES)[0], expected, 1e-6)
 
 
 @pytest.mark.usefixtures("double")
@@ -67,7 +67,7 @@ def test_loss_and_gradient_are_those_of_next_token_prediction(
 def test_micro_batches_add_up_to_their_group(packing: bool, words_module: Make) -> None:
     module = words_module(CPTModule, packing=packing)
     module.configure_model()
-    loss = mean(module.training_step(batch, 0) for batch in MicroBatch.cut(EXAMPLES, 2))
+    loss, _ = step(module, EXAMPLES, 2)
     check(module.policy, loss, expected_loss(module, "token"), 1e-6)
 
 
@@ -75,7 +75,7 @@ def test_micro_batches_add_up_to_their_group(packing: bool, words_module: Make) 
 def test_with_a_token_that_begins_texts_the_first_word_is_learned_too(starting_folder: str) -> None:
     module = CPTModule(starting_folder, max_prompt_tokens=16, max_completion_tokens=8)
     module.configure_model()
-    check(module.policy, module.training_step(EXAMPLES, 0), expected_loss(module, "token", "<user>"), 1e-6)
+    check(module.policy, step(module, EXAMPLES)[0], expected_loss(module, "token", "<user>"), 1e-6)
 
 
 def test_sequences_are_plain_text_with_one_end(words_module: Make, starting_folder: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_sdft.modules import DFTModule, SFTModule
-from tests.modules.dense import check, mean
+from tests.modules.dense import check, mean, step
 from tests.modules.test_sft import EXAMPLES, target_log_probabilities
 
 
@@ -20,7 +20,7 @@ def test_loss_and_gradient_equal_likelihood_times_its_own_probability(
     module.configure_model()
     parts = [-part.exp().detach() * part for part in target_log_probabilities(module)]
     expected = torch.cat(parts).mean() if reduction == "token" else mean(part.mean() for part in parts)
-    check(module.policy, module.training_step(EXAMPLES, 0), expected, 1e-6)
+    check(module.policy, step(module, EXAMPLES)[0], expected, 1e-6)
 
 
 def test_logs_the_likelihood_that_its_loss_hides(words_module: Callable[..., SFTModule], words_data: Any) -> None:
@@ -29,7 +29,7 @@ def test_logs_the_likelihood_that_its_loss_hides(words_module: Callable[..., SFT
     module.configure_model()
     logged: dict[str, float] = {}
     module.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign,assignment]
-    module.training_step(EXAMPLES, 0)
+    step(module, EXAMPLES)
     nll = -torch.cat(target_log_probabilities(module)).mean().item()
     assert logged["train/nll"] == pytest.approx(nll, rel=1e-5)
     assert logged["train/loss"] < nll / 2

@@ -7,12 +7,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lightning_sdft.data.example import Example
-from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.data.groups import Item, MicroBatch
 from lightning_sdft.data.templates import AUTHORS_TEMPLATE
 from lightning_sdft.losses import Divergence, ForwardKL, JensenShannon, ReverseKL
 from lightning_sdft.modules import DistillationModule, SDFTModule
-from lightning_sdft.rollout import Rollout, Sampling
+from lightning_sdft.records import Example, Sampling, TokenSequence
 from tests.conftest import STOP_IDS
 from tests.modules.conftest import EXAMPLES, SHOWN, STUDENT_PROMPTS, TEACHER_PROMPTS, ready
 from tests.modules.dense import (
@@ -20,8 +19,8 @@ from tests.modules.dense import (
     forward_kl,
     jensen_shannon,
     log_probabilities,
-    mean,
     reverse_kl,
+    step,
     token_divergences,
     token_ids,
     weigh,
@@ -42,11 +41,11 @@ def test_loss_and_gradient_equal_the_divergence_of_the_whole_logits(
     arguments = {**SHOWN, "divergence": divergence, "reduction": reduction, "skip_tokens": skip}
     module = ready(words_module(DistillationModule, sampling=Sampling(temperature=0.7), **arguments))
     torch.manual_seed(0)
-    loss = module.training_step(EXAMPLES, 0)
-    lengths = [len(rollout.completion) for rollout in module.group_rollouts]
+    loss, group = step(module, EXAMPLES)
+    lengths = [len(rollout.completion) for rollout in group.rollouts]
     assert min(lengths) <= 2 < max(lengths)  # one sequence is skipped as a whole
-    assert {rollout.finished for rollout in module.group_rollouts} == {True, False}
-    check(module.policy, loss, weigh(token_divergences(module, dense, TEACHER_PROMPTS), skip, reduction))
+    assert {rollout.finished for rollout in group.rollouts} == {True, False}
+    check(module.policy, loss, weigh(token_divergences(module, group, dense, TEACHER_PROMPTS), skip, reduction))
 
 
 @pytest.mark.parametrize("reduction", ["sequence", "token"])
@@ -55,10 +54,10 @@ def test_micro_batches_of_ragged_rollouts_add_up_to_their_group(
 ) -> None:
     module = ready(words_module(DistillationModule, **SHOWN, skip_tokens=1, reduction=reduction))
     torch.manual_seed(1)
-    loss = mean(module.training_step(batch, 0) for batch in MicroBatch.cut(EXAMPLES, 2))
-    lengths = [len(rollout.completion) for rollout in module.group_rollouts]
+    loss, group = step(module, EXAMPLES, 2)
+    lengths = [len(rollout.completion) for rollout in group.rollouts]
     assert sum(lengths[:2]) != sum(lengths[2:])
-    check(module.policy, loss, weigh(token_divergences(module, forward_kl, TEACHER_PROMPTS), 1, reduction))
+    check(module.policy, loss, weigh(token_divergences(module, group, forward_kl, TEACHER_PROMPTS), 1, reduction))
 
 
 def test_default_is_the_published_setting(words_module: Callable[..., DistillationModule]) -> None:
@@ -71,10 +70,11 @@ def test_default_is_the_published_setting(words_module: Callable[..., Distillati
 
 def test_weights_leave_out_exactly_the_first_completion_tokens(words_module: Callable[..., DistillationModule]) -> None:
     module = words_module(DistillationModule, skip_tokens=2)
-    rollouts = [Rollout([1, 2, 3], list(range(length)), [0.0] * length, True) for length in (4, 1, 3)]
-    module.group_rollouts = rollouts
+    sequences = [TokenSequence([1, 2, 3], list(range(length))) for length in (4, 1, 3)]
+    batch = MicroBatch.of(EXAMPLES[:3])
+    batch.group.fill(list(map(Item, EXAMPLES, sequences)), tokens=3)
     expected = [0, 0, 1 / 6, 1 / 6, 0, 0, 0, 1 / 3]  # of one sequence behind another
-    torch.testing.assert_close(module.weights(rollouts), torch.tensor(expected))
+    torch.testing.assert_close(module.weights(batch), torch.tensor(expected))
 
 
 def test_diagnostics_are_means_over_counted_tokens(words_module: Callable[..., DistillationModule]) -> None:
@@ -82,20 +82,21 @@ def test_diagnostics_are_means_over_counted_tokens(words_module: Callable[..., D
     logged: dict[str, float] = {}
     module.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign,assignment]
     torch.manual_seed(0)
-    for batch in MicroBatch.cut(EXAMPLES, 2):
-        module.training_step(batch, 0)
+    _, group = step(module, EXAMPLES, 2)
 
     def token_mean(quantity: Any) -> float:
-        return torch.cat([part[1:] for part in token_divergences(module, quantity, TEACHER_PROMPTS)]).mean().item()
+        return (
+            torch.cat([part[1:] for part in token_divergences(module, group, quantity, TEACHER_PROMPTS)]).mean().item()
+        )
 
     expected = {
         "teacher/kl": token_mean(forward_kl),
         "student/entropy": token_mean(lambda student, _: -(student.exp() * student).sum(-1)),
         "teacher/entropy": token_mean(lambda _, teacher: -(teacher.exp() * teacher).sum(-1)),
         "teacher/agreement": token_mean(lambda student, teacher: (student.argmax(-1) == teacher.argmax(-1)).float()),
-        "train/loss": weigh(token_divergences(module, reverse_kl, TEACHER_PROMPTS), 1, "sequence").item(),
-        "rollout/length": sum(len(rollout.completion) for rollout in module.group_rollouts) / 4,
-        "rollout/truncated": sum(not rollout.finished for rollout in module.group_rollouts) / 4,
+        "train/loss": weigh(token_divergences(module, group, reverse_kl, TEACHER_PROMPTS), 1, "sequence").item(),
+        "rollout/length": sum(len(rollout.completion) for rollout in group.rollouts) / 4,
+        "rollout/truncated": sum(not rollout.finished for rollout in group.rollouts) / 4,
     }
     assert {name: logged[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert logged["rollout/tokens_per_second"] > 0
@@ -110,7 +111,7 @@ def test_completions_stop_at_the_first_end_token_and_hold_nothing_of_the_prompt(
     module = ready(words_module(DistillationModule))
     torch.manual_seed(0)
     many = [Example(str(index), EXAMPLES[index % 4].prompt) for index in range(40)]
-    rollouts = module.rollouts(MicroBatch.of(many))
+    rollouts = module.sample(many)
     for index, rollout in enumerate(rollouts):
         assert rollout.prompt == token_ids(STUDENT_PROMPTS[index % 4])
         ends = [position for position, token in enumerate(rollout.completion) if token in STOP_IDS]
@@ -143,28 +144,26 @@ def test_teachers_rollouts_are_learned_behind_the_students_prompt(
     words_module: Callable[..., DistillationModule],
 ) -> None:
     module = ready(words_module(DistillationModule, **SHOWN, rollout_source="teacher"))
-    loss = module.training_step(EXAMPLES, 0)
-    check(module.policy, loss, weigh(token_divergences(module, forward_kl, TEACHER_PROMPTS), 0, "sequence"))
+    loss, group = step(module, EXAMPLES)
+    check(module.policy, loss, weigh(token_divergences(module, group, forward_kl, TEACHER_PROMPTS), 0, "sequence"))
 
 
 def test_demonstrations_can_take_the_place_of_rollouts(words_module: Callable[..., DistillationModule]) -> None:
     module = ready(words_module(DistillationModule, **SHOWN, rollout_source="demonstration"))
-    loss = module.training_step(EXAMPLES, 0)
+    loss, group = step(module, EXAMPLES)
     expected = ["w21 w22 w23 <end>", "w28 w29 <end>", "w31 <end>", "w32 w33 <end>"]
-    assert [rollout.completion for rollout in module.group_rollouts] == [token_ids(text) for text in expected]
-    assert all(rollout.finished for rollout in module.group_rollouts)
-    check(module.policy, loss, weigh(token_divergences(module, forward_kl, TEACHER_PROMPTS), 0, "sequence"))
+    assert [rollout.completion for rollout in group.rollouts] == [token_ids(text) for text in expected]
+    assert all(rollout.finished for rollout in group.rollouts)
+    check(module.policy, loss, weigh(token_divergences(module, group, forward_kl, TEACHER_PROMPTS), 0, "sequence"))
 
 
 class Groups(Callback):
-    """Keeps what was trained on at each micro-batch."""
+    """Keeps each micro-batch that was trained on."""
 
     def __init__(self) -> None:
-        self.rollouts: list[Any] = []
-        self.batches: list[Any] = []
+        self.batches: list[MicroBatch] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.rollouts.append(pl_module.group_rollouts)
         self.batches.append(batch)
 
 
@@ -173,14 +172,15 @@ def test_the_group_is_sampled_once_per_optimizer_step(
 ) -> None:
     groups = Groups()
     trainer = make_trainer(callbacks=[groups], max_steps=3, accumulate_grad_batches=4)
-    trainer.fit(words_module(SDFTModule), datamodule=words_data(batch_size=8, micro_batch_size=2))
-    assert len(groups.rollouts) == 12
-    for step in range(3):
-        micro_batches = groups.rollouts[4 * step : 4 * step + 4]
-        assert all(rollouts is micro_batches[0] for rollouts in micro_batches)
-        assert len(micro_batches[0]) == 8
-    assert groups.rollouts[0] is not groups.rollouts[4]
-    for index, batch in enumerate(groups.batches):
-        part = groups.rollouts[index][batch.start : batch.stop]
-        prompts = [words_module(SDFTModule).tokenizer.encode(example.prompt) for example in batch]
-        assert [rollout.prompt for rollout in part] == prompts
+    module = words_module(SDFTModule)
+    trainer.fit(module, datamodule=words_data(batch_size=8, micro_batch_size=2))
+    assert len(groups.batches) == 12
+    for first in (0, 4, 8):
+        batches = groups.batches[first : first + 4]
+        assert all(batch.group is batches[0].group for batch in batches)
+        assert len(batches[0].group.rollouts) == 8
+        assert [rollout for batch in batches for rollout in batch.rollouts] == batches[0].group.rollouts
+    assert groups.batches[0].group is not groups.batches[4].group
+    for batch in groups.batches:
+        prompts = [module.tokenizer.encode(item.example.prompt) for item in batch.items]
+        assert [rollout.prompt for rollout in batch.rollouts] == prompts

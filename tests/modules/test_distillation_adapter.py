@@ -11,15 +11,16 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lightning_sdft.callbacks import BaseComparison, EMATeacher, KLToBase
-from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapted_layers, adapter_weights, using_adapter
+from lightning_sdft.callbacks import BaseComparison, KLToBase
 from lightning_sdft.modules import DistillationModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import Sampling, generate
-from lightning_sdft.teacher import AdapterTeacher, BaseModelTeacher, CopiedTeacher, LiveTeacher
+from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapted_layers, adapter_weights, using_adapter
+from lightning_sdft.records import Sampling
+from lightning_sdft.rollout import generate
+from lightning_sdft.teacher import AdapterTeacher, BaseModelTeacher, CopiedTeacher, EMATeacher, LiveTeacher
 from tests.conftest import make_model, make_tokenizer, move_adapter
 from tests.modules.conftest import EXAMPLES, SHOWN, STUDENT_PROMPTS, TEACHER_PROMPTS
-from tests.modules.dense import forward_kl, log_probabilities, token_ids, weigh
+from tests.modules.dense import forward_kl, log_probabilities, step, token_ids, weigh
 
 LORA = LoRA(rank=3, target_modules=["q_proj", "down_proj", "lm_head"], modules_to_save=["norm"])
 
@@ -44,10 +45,10 @@ def test_loss_and_gradient_equal_the_divergence_of_the_whole_logits(
     module = ready(words_module(DistillationModule, **SHOWN, **arguments))
     assert module.policy.model.is_gradient_checkpointing is checkpointing
     torch.manual_seed(0)
-    loss = module.training_step(EXAMPLES, 0)
+    loss, group = step(module, EXAMPLES)
     parts = []
-    for example, rollout in zip(module.group, module.group_rollouts, strict=True):
-        prompts = (token_ids(each[EXAMPLES.index(example)]) for each in (STUDENT_PROMPTS, TEACHER_PROMPTS))
+    for item, rollout in zip(group.items, group.rollouts, strict=True):
+        prompts = (token_ids(each[EXAMPLES.index(item.example)]) for each in (STUDENT_PROMPTS, TEACHER_PROMPTS))
         student = log_probabilities(module.policy.model, next(prompts), rollout.completion)
         with torch.no_grad(), using_adapter(adapted_layers(module.policy.model), adapter):
             teacher = log_probabilities(module.policy.model, next(prompts), rollout.completion)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.templates import PAPER_TEMPLATE, TEMPLATES, PrivilegedContext
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules import DistillationModule
-from lightning_sdft.rollout import Rollout
+from lightning_sdft.records import Example, Rollout
 from tests.modules.conftest import EXAMPLES, SHOWN, WORDS_TEMPLATE
 from tests.modules.dense import (
     token_ids,

@@ -11,16 +11,16 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.losses import JensenShannon, ReverseKL
 from lightning_sdft.modules import DistillationModule
-from lightning_sdft.teacher import COPIED_TEACHERS
+from lightning_sdft.teacher import COPIED_TEACHERS, EMATeacher
 from tests.conftest import make_model, make_tokenizer
-from tests.distributed import in_processes
+from tests.launch import in_processes
 from tests.modules.conftest import EXAMPLES, SHOWN, TEACHER_PROMPTS, ready
 from tests.modules.dense import (
     check,
     reverse_kl,
+    step,
     token_divergences,
     weigh,
 )
@@ -55,10 +55,10 @@ def test_live_teacher_is_the_student_and_no_gradient_flows_through_it(
     assert module.teacher.policy is module.policy
     assert not [name for name in module.state_dict() if name.startswith("teacher")]
     torch.manual_seed(0)
-    loss = module.training_step(EXAMPLES, 0)
+    loss, group = step(module, EXAMPLES)
     assert all(part.training for part in module.policy.modules())
     assert all(parameter.requires_grad for parameter in module.policy.parameters())
-    check(module.policy, loss, weigh(token_divergences(module, reverse_kl, TEACHER_PROMPTS), 0, "sequence"))
+    check(module.policy, loss, weigh(token_divergences(module, group, reverse_kl, TEACHER_PROMPTS), 0, "sequence"))
 
 
 def test_live_teacher_follows_the_student(

@@ -13,19 +13,12 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_sdft.callbacks import EMATeacher
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.modules import DistillationModule, SDFTModule
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import (
-    InProcessEngine,
-    Rollout,
-    RolloutEngine,
-    RolloutError,
-    Sampling,
-    VLLMEngine,
-    VLLMServer,
-    generate,
-)
+from lightning_sdft.records import Rollout, Sampling
+from lightning_sdft.rollout import InProcessEngine, RolloutEngine, VLLMEngine, VLLMServer, generate
+from lightning_sdft.teacher import EMATeacher
 from tests.rollout.vllm.stand_in import standing_in
 
 
@@ -123,7 +116,7 @@ class Curve(Callback):
         self.steps: dict[int, tuple[float, list[list[int]]]] = {}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        completions = [rollout.completion for rollout in pl_module.group_rollouts]
+        completions = [rollout.completion for rollout in batch.group.rollouts]
         if batch.is_last:
             self.steps[trainer.global_step] = (outputs["loss"].item(), completions)
 

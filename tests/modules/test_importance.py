@@ -14,9 +14,10 @@ from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.losses import TruncatedImportance
 from lightning_sdft.modules import DistillationModule
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import Rollout, RolloutEngine, Sampling, generate, score_rollouts
+from lightning_sdft.records import Rollout, Sampling
+from lightning_sdft.rollout import RolloutEngine, generate, score_rollouts
 from tests.modules.conftest import EXAMPLES, SHOWN, TEACHER_PROMPTS, ready
-from tests.modules.dense import check, forward_kl, mean, token_divergences, weigh
+from tests.modules.dense import check, forward_kl, step, token_divergences, weigh
 
 RATIOS = [0.5, 1.0, 1.5, 3.0, 0.8, 1.0, 2.5, 0.1]
 """Probability of the student over that of the sampler, at each position of a completion."""
@@ -65,8 +66,8 @@ def test_loss_and_gradient_are_weighed_by_truncated_ratios(
     arguments = {**SHOWN, "engine": OffEngine(), "importance": TruncatedImportance(cap, per), "skip_tokens": 1}
     module = ready(words_module(DistillationModule, sampling=sampling, reduction=reduction, **arguments))
     torch.manual_seed(0)
-    loss = mean(module.training_step(batch, 0) for batch in MicroBatch.cut(EXAMPLES, 2))
-    parts = token_divergences(module, forward_kl, TEACHER_PROMPTS)
+    loss, group = step(module, EXAMPLES, 2)
+    parts = token_divergences(module, group, forward_kl, TEACHER_PROMPTS)
     weighed = [part * expected_weights(len(part), 1, per, cap) for part in parts]
     check(module.policy, loss, weigh(weighed, 1, reduction))
     unweighed = weigh(parts, 1, reduction)
@@ -83,13 +84,15 @@ def test_loss_of_a_sampler_that_agrees_is_bit_for_bit_the_one_without_weights(
         module = ready(words_module(DistillationModule, **SHOWN, skip_tokens=1, **arguments))
         torch.manual_seed(0)
         batch = MicroBatch.of(EXAMPLES)
-        rollouts = module.rollouts(batch)
-        hidden = module.policy.hidden(module.student_sequences(batch, rollouts))
-        scores, _ = score_rollouts(rollouts, hidden, module.policy.head, module.sampling)
-        parts = scores.split([len(rollout.completion) for rollout in rollouts])
-        module.group_rollouts = [
-            replace(rollout, log_probabilities=part.tolist()) for rollout, part in zip(rollouts, parts, strict=True)
+        module.fill(batch.group)
+        hidden = module.policy.hidden(batch.student_sequences)
+        scores, _ = score_rollouts(batch.rollouts, hidden, module.policy.head, module.sampling)
+        parts = scores.split(batch.completion_lengths)
+        scored = [
+            replace(item, rollout=replace(rollout, log_probabilities=part.tolist()))
+            for item, rollout, part in zip(batch.items, batch.rollouts, parts, strict=True)
         ]
+        batch.group.fill(scored, batch.group.tokens)
         losses.append(module.training_step(batch, 0))
         gradients.append(torch.autograd.grad(losses[-1], list(module.policy.parameters())))
     assert losses[0].item() == losses[1].item() != 0
@@ -101,9 +104,8 @@ def test_mean_ratio_and_share_of_truncated_ones_are_logged(words_module: Callabl
     logged: dict[str, float] = {}
     module.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign,assignment]
     torch.manual_seed(0)
-    for batch in MicroBatch.cut(EXAMPLES, 2):
-        module.training_step(batch, 0)
-    lengths = [len(rollout.completion) for rollout in module.group_rollouts]
+    _, group = step(module, EXAMPLES, 2)
+    lengths = [len(rollout.completion) for rollout in group.rollouts]
     ratios = [ratio for length in lengths for ratio in RATIOS[:length]]
     assert logged["rollout/importance"] == pytest.approx(sum(min(ratio, 2) for ratio in ratios) / len(ratios), rel=1e-4)
     assert logged["rollout/importance_truncated"] == pytest.approx(sum(ratio > 2 for ratio in ratios) / len(ratios))
@@ -111,6 +113,6 @@ def test_mean_ratio_and_share_of_truncated_ones_are_logged(words_module: Callabl
 
 def test_student_that_samples_itself_has_no_weights(words_module: Callable[..., DistillationModule]) -> None:
     module = ready(words_module(DistillationModule, **SHOWN))
-    module.training_step(EXAMPLES, 0)
+    step(module, EXAMPLES)
     assert module.engine.exact
     assert not [name for name in module.means.read(module.device) if "importance" in name]

@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lightning_sdft.data.example import Example
-from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.data.groups import Group, MicroBatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.records import Example
 from tests.modules.conftest import EXAMPLES as DISTILLED
 from tests.modules.conftest import METHODS, TEACHER_PROMPTS, question
 from tests.modules.dense import token_ids
@@ -28,7 +28,8 @@ RAGGED = [
 @pytest.fixture
 def unsorted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Leaves groups in the order in which they come."""
-    return lambda: monkeypatch.setattr(MicroBatch, "sort_group", lambda self, belongings, lengths: list(belongings))
+    fill = Group.fill
+    return lambda: monkeypatch.setattr(Group, "fill", lambda self, items, tokens: fill(self, items, tokens, False))
 
 
 def padded_positions(policy: Policy) -> list[int]:
@@ -41,12 +42,13 @@ def padded_positions(policy: Policy) -> list[int]:
     return counts
 
 
-def train_on(module: CausalLMModule, examples: Sequence[Example], size: int) -> list[Tensor]:
-    """The gradient of a group."""
+def train_on(module: CausalLMModule, examples: Sequence[Example], size: int) -> tuple[list[Tensor], Group]:
+    """The gradient of a group, and the group."""
     torch.manual_seed(0)
-    for batch in MicroBatch.cut(examples, size):
+    batches = MicroBatch.cut(examples, size)
+    for batch in batches:
         (module.training_step(batch, 0) * size / len(examples)).backward()
-    return [p.grad for p in module.policy.parameters() if p.grad is not None]
+    return [p.grad for p in module.policy.parameters() if p.grad is not None], batches[0].group
 
 
 @pytest.mark.usefixtures("double")
@@ -66,8 +68,10 @@ def test_order_of_a_group_does_not_change_its_gradient(
         leave()
         module = words_module(method, reduction=reduction, **arguments)
         module.configure_model()
-        gradients.append(train_on(module, RAGGED, size))
-        orders.append([example.id for example in module.group])
+        gradient, group = train_on(module, RAGGED, size)
+        gradients.append(gradient)
+        orders.append([item.example.id for item in group.items])
+        assert [example.id for example in group.examples] == [example.id for example in RAGGED]
     assert orders[0] != orders[1] == [example.id for example in RAGGED]
     scale = max(float(gradient.abs().max()) for gradient in gradients[0])
     assert scale > 1e-3
@@ -107,11 +111,9 @@ class Pairs(Callback):
         self.completions: list[tuple[Example, list[int]]] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        sequences = pl_module.group_rollouts if isinstance(pl_module, SDFTModule) else pl_module.group_sequences
-        assert pl_module.group is batch.group
-        for example, sequence in zip(batch, sequences[batch.start : batch.stop], strict=True):
-            assert sequence.prompt == pl_module.tokenizer.encode(example.prompt)
-            self.completions.append((example, sequence.completion))
+        for item in batch.items:
+            assert item.student.prompt == pl_module.tokenizer.encode(item.example.prompt)
+            self.completions.append((item.example, item.student.completion))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -131,24 +133,21 @@ def test_teacher_and_student_read_the_rollout_of_their_example(words_module: Cal
     module = words_module(SDFTModule)
     module.configure_model()
     for batch in MicroBatch.cut(DISTILLED, 2):
-        rollouts = module.rollouts(batch)
-        for example, teacher, student, rollout in zip(
-            batch,
-            module.teacher_sequences(batch, rollouts),
-            module.student_sequences(batch, rollouts),
-            rollouts,
-            strict=True,
-        ):
-            assert teacher.prompt == token_ids(TEACHER_PROMPTS[DISTILLED.index(example)])
-            assert student.prompt == rollout.prompt
-            assert teacher.completion == student.completion == rollout.completion
+        module.fill(batch.group)
+        for item in batch.items:
+            assert item.teacher is not None
+            assert item.rollout is not None
+            assert item.teacher.prompt == token_ids(TEACHER_PROMPTS[DISTILLED.index(item.example)])
+            assert item.student.prompt == item.rollout.prompt
+            assert item.teacher.completion == item.student.completion == item.rollout.completion
 
 
 def test_a_batch_that_comes_again_is_sampled_again(words_module: Callable[..., SDFTModule]) -> None:
     module = words_module(SDFTModule)
     module.configure_model()
-    batch, completions = [question(index) for index in range(4)], []
+    examples, completions = [question(index) for index in range(4)], []
     for _ in range(2):
+        batch = MicroBatch.of(examples)
         module.training_step(batch, 0)
-        completions.append([rollout.completion for rollout in module.group_rollouts])
+        completions.append([rollout.completion for rollout in batch.rollouts])
     assert completions[0] != completions[1]

@@ -11,8 +11,8 @@ import torch
 from transformers import LlamaModel, MambaConfig, MambaForCausalLM
 
 from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.modules import DFTModule, SFTModule
-from lightning_sdft.tokenizer import PolicyError
 from tests.conftest import END, make_tokenizer
 from tests.modules.conftest import Watch, question
 from tests.modules.test_sft import EXAMPLES
@@ -64,7 +64,7 @@ def test_to_be_packed_a_group_keeps_its_order(words_module: Callable[..., SFTMod
     module.configure_model()
     first, second = MicroBatch.cut(EXAMPLES, 2)
     module.training_step(first, 0)
-    assert [*first, *second] == EXAMPLES
+    assert [item.example for batch in (first, second) for item in batch.items] == EXAMPLES
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -108,5 +108,5 @@ def test_packed_examples_keep_their_single_token_prompts(words_module: Callable[
     losses = []
     for packing in (False, True):
         module.packing = packing
-        losses.append(module.training_step([question(index) for index in range(4)], 0).item())
+        losses.append(module.training_step(MicroBatch.of([question(index) for index in range(4)]), 0).item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

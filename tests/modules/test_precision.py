@@ -10,10 +10,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.modules import DistillationModule, SDFTModule
 from lightning_sdft.policy import Policy
-from lightning_sdft.teacher import COPIED_TEACHERS
+from lightning_sdft.teacher import COPIED_TEACHERS, EMATeacher
 from tests.conftest import needs_gpu
 from tests.modules.conftest import SHOWN, WORDS_TEMPLATE, Watch
 from tests.teacher.conftest import jump, same, weights

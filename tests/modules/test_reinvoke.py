@@ -10,14 +10,15 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_sdft.callbacks import EMATeacher
 from lightning_sdft.callbacks.kl_to_base import sequence_kl
 from lightning_sdft.modules.reinvoke import ReinvokeModule
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import Sampling, generate
+from lightning_sdft.records import Sampling
+from lightning_sdft.rollout import generate
+from lightning_sdft.teacher import EMATeacher
 from tests.conftest import make_model, make_tokenizer
 from tests.modules.conftest import EXAMPLES, STUDENT_PROMPTS, question
-from tests.modules.dense import check, reverse_kl, token_divergences, weigh
+from tests.modules.dense import check, reverse_kl, step, token_divergences, weigh
 
 
 @pytest.fixture
@@ -42,13 +43,12 @@ def test_loss_is_reverse_kl_from_the_unconditioned_base_on_the_students_own_roll
     module.configure_model()
     module.teacher.policy.model.train()  # stays in eval mode all the same
     torch.manual_seed(0)
-    loss = module.training_step([replace(each, demonstration=None, context=None) for each in EXAMPLES], 0)
+    loss, group = step(module, [replace(each, demonstration=None, context=None) for each in EXAMPLES])
     torch.manual_seed(0)
     prompts = [module.tokenizer.encode(example.prompt) for example in EXAMPLES]
     again = generate(module.policy, prompts, module.max_completion_tokens, Sampling())
-    assert [rollout.completion for rollout in module.group_rollouts] == [rollout.completion for rollout in again]
-    module.group = EXAMPLES
-    check(module.policy, loss, weigh(token_divergences(module, reverse_kl, STUDENT_PROMPTS), 0, "sequence"))
+    assert [rollout.completion for rollout in group.rollouts] == [rollout.completion for rollout in again]
+    check(module.policy, loss, weigh(token_divergences(module, group, reverse_kl, STUDENT_PROMPTS), 0, "sequence"))
 
 
 def test_the_base_stays_as_it_was_and_is_not_the_student(

@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_sdft.callbacks import EMATeacher, exact_resume
-from lightning_sdft.lora import LoRA
+from lightning_sdft.checkpoint import exact_resume
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.teacher import EMATeacher
 from tests.conftest import needs_gpu
 
 CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one

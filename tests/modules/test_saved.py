@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_sdft.callbacks import EMATeacher
-from lightning_sdft.checkpoint import CheckpointError
-from lightning_sdft.lora import STUDENT, TEACHER, LoRA, adapter_weights
+from lightning_sdft.errors import CheckpointError
 from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule, SFTModule
+from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights
+from lightning_sdft.teacher import EMATeacher
 from tests.modules.conftest import SHOWN
 
 LORA = LoRA(rank=2, target_modules=["q_proj", "embed_tokens", "lm_head"], modules_to_save=["norm"])

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_sdft.callbacks import EMATeacher
-from lightning_sdft.data.example import DataError, Example
 from lightning_sdft.data.templates import AUTHORS_TEMPLATE, PAPER_TEMPLATE
+from lightning_sdft.errors import DataError
 from lightning_sdft.modules import SDFTModule
+from lightning_sdft.records import Example
+from lightning_sdft.teacher import EMATeacher
 from tests.modules.conftest import EXAMPLES, TEACHER_PROMPTS, ready
-from tests.modules.dense import check, forward_kl, token_divergences, weigh
+from tests.modules.dense import check, forward_kl, step, token_divergences, weigh
 
 
 def test_loss_is_forward_kl_from_the_teacher_that_sees_the_demonstration(
@@ -19,11 +20,11 @@ def test_loss_is_forward_kl_from_the_teacher_that_sees_the_demonstration(
 ) -> None:
     module = ready(words_module(SDFTModule, skip_tokens=3))
     torch.manual_seed(0)
-    loss = module.training_step(EXAMPLES, 0)
-    parts = token_divergences(module, forward_kl, TEACHER_PROMPTS)
+    loss, group = step(module, EXAMPLES)
+    parts = token_divergences(module, group, forward_kl, TEACHER_PROMPTS)
     check(module.policy, loss, weigh(parts, 3, "sequence"))
     others = [*TEACHER_PROMPTS[1:], TEACHER_PROMPTS[0]]  # another example's demonstration is another loss
-    assert abs(loss - weigh(token_divergences(module, forward_kl, others), 3, "sequence")) > 0.1
+    assert abs(loss - weigh(token_divergences(module, group, forward_kl, others), 3, "sequence")) > 0.1
 
 
 def test_rollouts_change_with_every_step_and_repeat_with_the_seed(words_module: Callable[..., SDFTModule]) -> None:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_sdft.data.example import Example
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.modules import SFTModule
+from lightning_sdft.records import Example
 from tests.conftest import END
-from tests.modules.dense import check, log_probabilities, mean, token_ids
+from tests.modules.dense import check, log_probabilities, mean, step, token_ids
 
 EXAMPLES = [
     Example("short", [{"role": "user", "content": "w1 w2"}], "w20"),
@@ -48,7 +48,7 @@ def test_loss_and_gradient_equal_cross_entropy_of_the_whole_logits(
     parts = target_log_probabilities(module)
     expected = -torch.cat(parts).mean() if reduction == "token" else -mean(part.mean() for part in parts)
     assert expected > 2
-    check(module.policy, module.training_step(EXAMPLES, 0), expected, 1e-6)
+    check(module.policy, step(module, EXAMPLES)[0], expected, 1e-6)
 
 
 @pytest.mark.usefixtures("double")
@@ -60,7 +60,7 @@ def test_micro_batches_of_ragged_demonstrations_add_up_to_their_group(
     module.configure_model()
     parts = target_log_probabilities(module)
     expected = -torch.cat(parts).mean() if reduction == "token" else -mean(part.mean() for part in parts)
-    loss = mean(module.training_step(batch, 0) for batch in MicroBatch.cut(EXAMPLES, 2))
+    loss, _ = step(module, EXAMPLES, 2)
     check(module.policy, loss, expected, 1e-6)
 
 
@@ -73,5 +73,7 @@ def test_completions_are_the_demonstrations_with_one_end_token(words_module: Cal
 
 def test_every_demonstration_token_counts_and_the_end_token_too(words_module: Callable[..., SFTModule]) -> None:
     module = words_module(SFTModule)
-    weights = module.weights(module.sequences(MicroBatch.of(EXAMPLES)))
+    batch = MicroBatch.of(EXAMPLES)
+    module.fill(batch.group)
+    weights = module.weights(batch)
     torch.testing.assert_close(weights, torch.full((15,), 1 / 15))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning_sdft.cli import main as command_line
+from lightning_sdft.commands.fit import main as command_line
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("LIGHTNING_SDFT_DATA", ROOT.parent / "shared" / "data"))

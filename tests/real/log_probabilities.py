@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import Rollout, Sampling
+from lightning_sdft.records import Rollout, Sampling
 
 __all__ = ["compared"]
 

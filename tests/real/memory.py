@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sdft.commands.memory import MMAP_THRESHOLD
-from lightning_sdft.data.example import Example
 from lightning_sdft.modules import SDFTModule
+from lightning_sdft.records import Example
 from tests.real.smollm2 import ROOT, model_folder
 
 TOLERANCE = 0.25

@@ -20,8 +20,10 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from lightning_sdft import EMATeacher, JsonDataModule, SDFTModule, VLLMEngine, VLLMServer
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import GREEDY, Rollout, RolloutError, Sampling, generate
+from lightning_sdft.records import GREEDY, Rollout, Sampling
+from lightning_sdft.rollout import generate
 from lightning_sdft.rollout.vllm.base import VLLMRollouts
 from lightning_sdft.rollout.vllm.server import COMMAND
 from tests.real.log_probabilities import compared
@@ -44,10 +46,14 @@ class Watch(Callback):
     def __init__(self, engine: VLLMRollouts, name: str) -> None:
         self.engine, self.name = engine, name
         self.fingerprints: list[str] = []
+        self.batch: Any = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.batch = batch
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         self.fingerprints.append(self.engine._fingerprint)
-        figures = compared(pl_module.policy, pl_module.group_rollouts, Sampling())
+        figures = compared(pl_module.policy, self.batch.group.rollouts, Sampling())
         logged = {"seconds": pl_module.clock.seconds["rollout"]}
         show(f"{self.name} step {trainer.global_step} {self.fingerprints[-1][:8]}", {**figures, **logged})
         assert figures["max_gap"] < 1e-3

@@ -7,12 +7,10 @@ from dataclasses import replace
 
 from lightning.pytorch import Callback, LightningModule
 
-from lightning_sdft.callbacks import EMATeacher
-from lightning_sdft.data.example import Example
 from lightning_sdft.modules import CausalLMModule, SDFTModule
-from lightning_sdft.policy import Policy, TokenSequence
-from lightning_sdft.rollout import Rollout
-from lightning_sdft.teacher import CopiedTeacher
+from lightning_sdft.policy import Policy
+from lightning_sdft.records import Example, Rollout, TokenSequence
+from lightning_sdft.teacher import CopiedTeacher, EMATeacher
 
 
 class OtherDemonstration(Callback):

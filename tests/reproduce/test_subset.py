@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.experiments.runs import command, results, write
+from tests.experiments.laptop_runs import command, results, write
 from tests.reproduce.__main__ import ROOT
 from tests.reproduce.claims import Record, table_5
 

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_sdft.policy import TokenSequence
-from lightning_sdft.rollout import GREEDY, Rollout, Sampling
+from lightning_sdft.records import GREEDY, Rollout, Sampling, TokenSequence
 
 
 @pytest.mark.parametrize(

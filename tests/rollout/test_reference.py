@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import GREEDY, Sampling, generate
-from lightning_sdft.rollout.reference import generate_with_transformers
-from tests.rollout.test_engine import MAX_TOKENS, chi_square, model_logits, pair_probabilities, ragged_prompts
+from lightning_sdft.records import GREEDY, Sampling
+from lightning_sdft.rollout import generate
+from tests.rollout.reference import generate_with_transformers
+from tests.rollout.test_in_process import MAX_TOKENS, chi_square, model_logits, pair_probabilities, ragged_prompts
 
 
 def test_greedy_rollouts_are_ours(policy: Policy) -> None:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lightning_sdft.losses import Head, TruncatedImportance, fused
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import GREEDY, Sampling, generate, score, score_rollouts
-from lightning_sdft.rollout.drawing import log_probabilities
-from tests.rollout.test_engine import ragged_prompts
+from lightning_sdft.records import GREEDY, Sampling
+from lightning_sdft.rollout import generate, score, score_rollouts
+from lightning_sdft.rollout.sampling import log_probabilities
+from tests.rollout.test_in_process import ragged_prompts
 
 SAMPLINGS = [Sampling(), Sampling(0.6), GREEDY, Sampling(1.3, top_p=0.8), Sampling(top_k=5), Sampling(min_p=0.1)]
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_sdft.policy import Policy, TokenSequence
+from lightning_sdft.policy import Policy
+from lightning_sdft.records import TokenSequence
 from lightning_sdft.teacher import COPIED_TEACHERS, CopiedTeacher, Teacher
 from tests.modules.conftest import words_module
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_sdft.lora import STUDENT, TEACHER, adapted_layers, adapter_weights, add_adapter
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import GREEDY, Sampling, generate
+from lightning_sdft.policy.lora import STUDENT, TEACHER, adapted_layers, adapter_weights, add_adapter
+from lightning_sdft.records import GREEDY, Sampling
+from lightning_sdft.rollout import generate
 from lightning_sdft.teacher import AdapterTeacher, BaseModelTeacher, CopiedTeacher, LiveTeacher, Teacher
 from tests.conftest import make_model, move_adapter
-from tests.test_lora import TARGETS, settings
-from tests.test_policy import SEQUENCES, own_logits
+from tests.policy.test_lora import TARGETS, settings
+from tests.policy.test_policy import SEQUENCES, own_logits
 
 RATE = 0.01
 LORA = settings("all-linear", dropout=0.3)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher import CopiedTeacher, OffloadedTeacher
-from lightning_sdft.tokenizer import PolicyError
 from tests.conftest import needs_gpu
 from tests.teacher.conftest import SEQUENCES, Parent, jump, same, weights
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch.distributed.tensor import DTensor
 
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout.base import RolloutEngine, RolloutError
-from lightning_sdft.rollout.record import Rollout, Sampling
+from lightning_sdft.records import Rollout, Sampling
+from lightning_sdft.rollout.base import RolloutEngine
 
 __all__ = ["LOG_PROBABILITIES", "WORKER", "VLLMRollouts"]
 

@@ -10,7 +10,7 @@ from queue import Empty, Queue
 from typing import Any
 from urllib.parse import urlsplit
 
-from lightning_sdft.rollout.base import RolloutError
+from lightning_sdft.errors import RolloutError
 
 __all__ = ["Client", "RefusedError"]
 

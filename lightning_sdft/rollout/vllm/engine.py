@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import distributed
 
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout.base import RolloutError
 from lightning_sdft.rollout.vllm.base import LOG_PROBABILITIES, WORKER, VLLMRollouts
 from lightning_sdft.rollout.vllm.fingerprint import check_weights
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sdft.rollout.base import RolloutError
+from lightning_sdft.errors import RolloutError
 
 __all__ = ["TensorSum", "check_weights", "checksum", "tensor_sums"]
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import distributed
 
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout.base import RolloutError
 from lightning_sdft.rollout.vllm.base import LOG_PROBABILITIES, WORKER, VLLMRollouts
 from lightning_sdft.rollout.vllm.client import Client, RefusedError
 from lightning_sdft.rollout.vllm.fingerprint import check_weights

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import Sampling, generate
+from lightning_sdft.records import Sampling
+from lightning_sdft.rollout import generate
 from lightning_sdft.rollout.vllm.worker import PolicyWorker
 
 FUSED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}

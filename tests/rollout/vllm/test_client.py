@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.rollout import RolloutError
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.rollout.vllm import client as module
 from lightning_sdft.rollout.vllm.client import Client, RefusedError
 from tests.rollout.vllm.stand_in import StandIn, standing_in

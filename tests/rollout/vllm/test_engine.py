@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import RolloutError, VLLMEngine
+from lightning_sdft.rollout import VLLMEngine
 
 
 def test_policy_on_another_device_than_the_first_is_refused(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

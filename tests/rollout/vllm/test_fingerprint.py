@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import RolloutError
 from lightning_sdft.rollout.vllm.fingerprint import check_weights, checksum, tensor_sums
 from tests.rollout.vllm.stand_in import fused_model
 

@@ -11,9 +11,11 @@ from torch.distributed import destroy_process_group, init_device_mesh, init_proc
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.multiprocessing.spawn import spawn
 
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import RolloutError, Sampling, VLLMEngine, VLLMServer, generate
-from tests.rollout.test_engine import ragged_prompts
+from lightning_sdft.records import Sampling
+from lightning_sdft.rollout import VLLMEngine, VLLMServer, generate
+from tests.rollout.test_in_process import ragged_prompts
 from tests.rollout.vllm.stand_in import standing_in
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_sdft.lora import LoRA, add_adapter
+from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
-from lightning_sdft.rollout import GREEDY, Rollout, RolloutError, Sampling, VLLMServer, generate
+from lightning_sdft.policy.lora import LoRA, add_adapter
+from lightning_sdft.records import GREEDY, Rollout, Sampling
+from lightning_sdft.rollout import VLLMServer, generate
 from tests.conftest import STOP_IDS, move_adapter
-from tests.rollout.test_engine import ragged_prompts
+from tests.rollout.test_in_process import ragged_prompts
 from tests.rollout.vllm.stand_in import StandIn, standing_in
 
 SEEDS = [2**62 - 1 - index for index in range(12)]

@@ -1,0 +1,1 @@
+"""Several processes: sums over them, weights cut between them, and checkpoints of which each writes its part."""

@@ -1,0 +1,130 @@
+"""Fully sharded data parallelism (FSDP2): each process holds a part of every weight.
+
+A block of the model is gathered while it computes, and its gradient is averaged over processes and cut again. The
+output head is no part of that: the fused loss reads it by itself (:meth:`lightning_sdft.losses.head.Head.gathered`).
+
+Optimizer, gradient clipping, EMA and checkpoints work on the parts. Generation does not: it reads the weights once per
+token, so they are gathered for all of it, and then it communicates nothing, whatever the lengths of prompts and
+responses are on each process.
+
+[1] Zhao et al., PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, 2023, https://arxiv.org/abs/2304.11277
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from lightning_sdft.errors import PolicyError
+from lightning_sdft.policy import Policy
+
+__all__ = ["check_alike", "local_part", "shard_", "unsharded"]
+
+
+def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = None) -> None:
+    """Cut the weights of a policy in place: block by block, then what the blocks leave, then the head.
+
+    Args:
+        policy: The policy, with the same whole weights on every process.
+        mesh: The processes: of one dimension, over which weights are cut, or of two, over the first of which the parts
+            are replicated (hybrid sharding: one dimension for the nodes, one for the devices of a node).
+        offload: Where the parts lie between two uses; by default on the device.
+
+    Raises:
+        PolicyError: If the model does not say what its blocks are, or has copies of modules that LoRA trains whole.
+    """
+    model = policy.model
+    names = set(model._no_split_modules or ())
+    blocks = [module for module in model.base_model.modules() if type(module).__name__ in names]
+    if not blocks:
+        raise PolicyError(
+            f"{type(model).__name__} does not say what its blocks are (_no_split_modules), so it cannot be sharded; "
+            "use strategy=ddp"
+        )
+    copied = [name for name, module in model.named_modules() if hasattr(module, "original_module")]
+    if copied:
+        raise PolicyError(
+            f"lora.modules_to_save={copied} cannot be sharded; leave it empty (lora.target_modules may name any linear "
+            "layer or embedding), or use strategy=ddp"
+        )
+    tied = _tied(model)
+    options: dict[str, Any] = {"mesh": mesh, **({} if offload is None else {"offload_policy": offload})}
+    for block in blocks:
+        fully_shard(block, **options)
+    # Cut again after each forward pass, so that between passes there are only parts: the EMA combines them.
+    fully_shard(model.base_model, reshard_after_forward=True, **options)
+    if not tied:
+        fully_shard(model.get_output_embeddings(), **options)
+    _tie(model, tied)
+
+
+@contextmanager
+def unsharded(policy: Policy) -> Iterator[None]:
+    """Gather the weights of a policy once, and cut them again afterwards; every process enters and leaves together.
+
+    Inside, the policy communicates nothing. Nothing happens to a policy that is not sharded, or whole already.
+    """
+    parts = [module for module in policy.modules() if isinstance(module, FSDPModule)]
+    if not any(isinstance(parameter, DTensor) for parameter in policy.parameters()):
+        yield
+        return
+    tied = _tied(policy.model)
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    _tie(policy.model, tied)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
+        _tie(policy.model, tied)
+
+
+def check_alike(teacher: nn.Module, student: nn.Module) -> None:
+    """Make sure that the weights of a teacher are cut as the student's, so that parts can be combined.
+
+    Raises:
+        PolicyError: If they are not; the message names the first weight.
+    """
+    parameters = dict(student.named_parameters())
+    for name, ours in teacher.named_parameters():
+        theirs = parameters[name]
+        if _layout(ours) != _layout(theirs):
+            raise PolicyError(
+                f"{name} of the teacher is laid out as {_layout(ours)} and the student's as {_layout(theirs)}; this is "
+                "a defect of lightning_sdft, please report the model and the strategy"
+            )
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: a part of one that is sharded, or all of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _layout(parameter: nn.Parameter) -> tuple[object, ...]:
+    placements = (parameter.placements, parameter.device_mesh) if isinstance(parameter, DTensor) else ()
+    return tuple(parameter.shape), *placements
+
+
+def _tied(model: Any) -> bool:
+    """Whether the head's weight is the embedding."""
+    return _plain(model.get_output_embeddings()).weight is _plain(model.get_input_embeddings()).weight
+
+
+def _tie(model: Any, tied: bool) -> None:
+    """Let the head have the weight that the embedding has at present: whole, or a part."""
+    if tied:
+        _plain(model.get_output_embeddings()).weight = _plain(model.get_input_embeddings()).weight
+
+
+def _plain(layer: Any) -> Any:
+    """The layer itself, or the one that has an adapter."""
+    return layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer

@@ -1,0 +1,115 @@
+"""The strategy ``fsdp2``: Lightning's model parallelism as fully sharded data parallelism over all processes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from lightning_sdft.distributed.readable import check_checkpoint_file, check_lightnings, only_data
+from lightning_sdft.distributed.sharded_checkpoint import is_sharded, load_sharded, save_sharded
+from lightning_sdft.errors import PolicyError
+
+__all__ = ["FSDP2Strategy", "check_strategy"]
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Each process holds a part of the weights, gradients, optimizer states and teacher (FSDP2).
+
+    Args:
+        replicas: Groups of processes that hold all the weights between them: with one, each process holds the smallest
+            part; with as many as there are nodes, weights travel within a node, and only gradients between them (hybrid
+            sharding).
+        save_distributed_checkpoint: Whether a checkpoint is a folder to which each process writes its part; otherwise
+            the first process gathers everything, and writes one file.
+        process_group_backend: How processes communicate: by default ``nccl`` between GPUs and ``gloo`` between CPUs.
+        timeout: How long a process waits for the others before it gives up.
+    """
+
+    def __init__(
+        self,
+        replicas: int = 1,
+        save_distributed_checkpoint: bool = True,
+        process_group_backend: str | None = None,
+        timeout: timedelta = default_pg_timeout,
+    ) -> None:
+        super().__init__(
+            save_distributed_checkpoint=save_distributed_checkpoint,
+            process_group_backend=process_group_backend,
+            timeout=timeout,
+        )
+        self.replicas = replicas
+
+    def setup_environment(self) -> None:
+        """Share the data, and the weights, among all processes; by default Lightning shards none on a single node."""
+        count = self.num_nodes * self.num_processes
+        if count % self.replicas:
+            raise PolicyError(f"fsdp2: {count} processes cannot form replicas={self.replicas} groups of the same size")
+        self._data_parallel_size, self._tensor_parallel_size = count, 1
+        super().setup_environment()
+
+    @property
+    def sharding_mesh(self) -> DeviceMesh:
+        """The processes over which weights are cut, if need be behind a dimension of groups that hold the same."""
+        if self.replicas == 1:
+            return self.device_mesh["data_parallel"]
+        shape = (self.replicas, self.world_size // self.replicas)
+        return init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+    def setup(self, trainer: Trainer) -> None:
+        """Evaluate without torch's inference mode, whose tensors cannot be gathered in place."""
+        super().setup(trainer)
+        validation = trainer.fit_loop.epoch_loop.val_loop
+        for loop in (validation, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+            loop.inference_mode = False
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write a folder of parts, which is whole or not there, or one file."""
+        if not self._save_distributed_checkpoint or storage_options is not None:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        save_sharded(checkpoint, Path(self.broadcast(filepath)))
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a folder of parts, written by any number of processes, or one file."""
+        path = Path(self.broadcast(checkpoint_path))
+        if is_sharded(path):
+            assert self.model is not None
+            checkpoint = load_sharded(path, self.model, self.optimizers)
+        else:
+            check_checkpoint_file(path)
+            with only_data(path):
+                checkpoint = super().load_checkpoint(path, weights_only=True)
+        check_lightnings(checkpoint, path)
+        return checkpoint
+
+
+StrategyRegistry.register("fsdp2", FSDP2Strategy, description="Fully sharded data parallelism (FSDP2)", override=True)
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Refuse a strategy under which the methods of this package would be wrong.
+
+    Raises:
+        PolicyError: If it is one; the message says which to take.
+    """
+    known = SingleDeviceStrategy | DDPStrategy | FSDP2Strategy
+    if not isinstance(strategy, known) or isinstance(strategy, DeepSpeedStrategy):
+        raise PolicyError(
+            f"strategy {type(strategy).__name__} is not supported: a step generates with the student, and reads "
+            "student, teacher and their heads one by one, which strategies that wrap the module as one (FSDP1 as "
+            "`fsdp`, DeepSpeed) do not allow. Use trainer.strategy=fsdp2 to shard weights over devices, or ddp to "
+            "replicate them"
+        )

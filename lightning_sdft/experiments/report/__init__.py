@@ -1,0 +1,1 @@
+"""What an experiment says: rows, tables and pictures of what came out of its runs."""

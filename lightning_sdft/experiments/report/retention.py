@@ -1,0 +1,69 @@
+"""The table of skills learned one after another, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning_sdft.experiments.chains import Stage, retention
+from lightning_sdft.experiments.report.intervals import Mean
+from lightning_sdft.experiments.runs.run import AVERAGE
+
+__all__ = ["retention_table"]
+
+NUMBERS = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfer")
+
+
+def retention_table(
+    sequences: Sequence[Sequence[Stage]],
+    rows: Sequence[Stage],
+    methods: Sequence[str],
+    skills: Sequence[str],
+    title: str = "",
+) -> str:
+    """Accuracies behind every stage, and what they come to.
+
+    Args:
+        sequences: Whole sequences, their base model first.
+        rows: All stages, also of sequences that are not shown.
+        methods: Methods in their order.
+        skills: Skills in the order in which they are learned.
+        title: Heading.
+    """
+    lines = [f"# {title}", ""] if title else []
+    lines += ["Percent, mean over seeds ± half of the 95% interval.", ""]
+    for method in methods:
+        found = [stages for stages in sequences if stages[-1].chain.method == method]
+        if found:
+            lines += _matrix(method, found, skills)
+    lines += _numbers(sequences, methods, skills)
+    failed = [row for row in rows if row.error is not None]
+    if failed:
+        lines += ["Failed; their sequences are left out above:", "", *(f"- {row}" for row in failed), ""]
+    return "\n".join(lines)
+
+
+def _matrix(method: str, sequences: Sequence[Sequence[Stage]], skills: Sequence[str]) -> list[str]:
+    rate = sequences[0][-1].chain.learning_rate
+    lines = [f"## {method}", "", f"Learning rate {rate:g}, {len(sequences)} seeds.", ""]
+    lines += [f"| behind | {' | '.join(skills)} | prior tasks |", f"|---|{'---|' * (len(skills) + 1)}"]
+    for stages in zip(*sequences, strict=True):
+        cells = [Mean.of([stage.accuracies[skill] for stage in stages]).percent() for skill in skills]
+        prior = [stage.prior[AVERAGE] for stage in stages if AVERAGE in stage.prior]
+        cells.append(Mean.of(prior).percent() if prior else "-")
+        lines.append(f"| {stages[0].skill or 'nothing (base)'} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _numbers(sequences: Sequence[Sequence[Stage]], methods: Sequence[str], skills: Sequence[str]) -> list[str]:
+    titles = [name.replace("_", " ") for name in NUMBERS]
+    lines = [f"| method | {' | '.join(titles)} |", f"|---|{'---|' * len(NUMBERS)}"]
+    for method in methods:
+        found = [retention(stages, skills) for stages in sequences if stages[-1].chain.method == method]
+        if not found:
+            continue
+        cells = []
+        for name in NUMBERS:
+            values = [value for each in found if (value := getattr(each, name)) is not None]
+            cells.append(Mean.of(values).percent() if values else "-")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return [*lines, ""]

@@ -1,0 +1,29 @@
+"""Trainer, module and data module of configs, as ``fit`` builds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from lightning_sdft.commands.fit import SDFTCLI, main
+from lightning_sdft.experiments.runs.run import Config
+
+__all__ = ["build"]
+
+
+def build(parts: Sequence[Config], folder: Path) -> SDFTCLI:
+    """Parse configs, each over those before it, and build what they name.
+
+    Args:
+        parts: The configs.
+        folder: Where they are kept, in files that ``fit --config 0.yaml --config 1.yaml ...`` takes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = []
+    for index, part in enumerate(parts):
+        file = folder / f"{index}.yaml"
+        file.write_text(yaml.safe_dump(part, sort_keys=False), encoding="utf-8")
+        arguments += ["--config", str(file)]
+    return main(arguments, run=False)

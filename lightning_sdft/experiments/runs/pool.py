@@ -1,0 +1,120 @@
+"""Performs runs, each in a process of its own, several at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import runpy
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+
+import torch
+
+from lightning_sdft.errors import SettingError
+from lightning_sdft.experiments.runs.run import Outcome
+
+__all__ = ["Failure", "check_jobs", "perform_all"]
+
+ERROR = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")
+"""How the last words of a process begin, which may take several lines."""
+
+LONGEST_REASON = 500
+
+
+class Failure(str):
+    """Why a run did not end well."""
+
+
+def check_jobs(jobs: int, threads: int) -> None:
+    """Refuse numbers with which nothing would run.
+
+    Raises:
+        SettingError: If one of them is not positive.
+    """
+    if jobs < 1 or threads < 1:
+        raise SettingError(f"jobs={jobs} and threads={threads}: give at least 1 of each")
+
+
+def perform_all(
+    folders: Sequence[Path], jobs: int, threads: int, done: Callable[[Path, Outcome | Failure], Iterable[Path] | None]
+) -> None:
+    """Perform the runs in folders that have none yet.
+
+    A run that fails, or is killed, leaves the others alone. Where there are as many GPUs as jobs, each job has one.
+
+    Args:
+        folders: Folders of runs.
+        jobs: Runs at once.
+        threads: Threads of each; results may depend on their number in the last bit.
+        done: Called after each run, and at once for those that were done before; returns folders of runs that have
+            waited for it.
+
+    Raises:
+        SettingError: If ``jobs`` or ``threads`` is not positive.
+    """
+    check_jobs(jobs, threads)
+    # Processes are copies of one that has done the imports, seconds of which each run would have to pay for.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning_sdft.cli"])
+    slots: SimpleQueue[int] = SimpleQueue()
+    for slot in range(jobs):
+        slots.put(slot)
+    gpus = jobs > 1 and torch.cuda.device_count() >= jobs
+
+    def perform(folder: Path) -> Outcome | Failure:
+        slot = slots.get()
+        try:
+            process = context.Process(target=_perform, args=(str(folder), threads, slot if gpus else None))
+            process.start()
+            process.join()
+        finally:
+            slots.put(slot)
+        return Outcome.read(folder) or Failure(_reason(folder, process.exitcode))
+
+    waiting = deque(folders)
+    with ThreadPoolExecutor(jobs) as pool:
+        started: dict[Future[Outcome | Failure], Path] = {}
+        try:
+            while waiting or started:
+                while waiting:
+                    folder = waiting.popleft()
+                    found = Outcome.read(folder)
+                    if found is None:
+                        started[pool.submit(perform, folder)] = folder
+                    else:
+                        waiting.extend(done(folder, found) or ())
+                for future in wait(started, return_when=FIRST_COMPLETED).done:
+                    waiting.extend(done(started.pop(future), future.result()) or ())
+        except BaseException:  # such as Ctrl-C, which has ended the runs in progress: start no more
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _perform(folder: str, threads: int, gpu: int | None) -> None:
+    """In the process of a run: as if it had been started from a command line, which is what ``ddp`` repeats."""
+    log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    torch.set_num_threads(threads)
+    sys.argv = ["worker", folder]
+    runpy.run_module("lightning_sdft.experiments.runs.worker", run_name="__main__", alter_sys=True)
+
+
+def _reason(folder: Path, code: int | None) -> str:
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            return f"killed by {signal.Signals(-code).name}"
+    log = folder / "log.txt"
+    lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()] if log.exists() else []
+    first = next((index for index in reversed(range(len(lines))) if ERROR.match(lines[index])), len(lines) - 1)
+    reason = " ".join(line.strip() for line in lines[first:]).removeprefix("error: ") if lines else f"exit code {code}"
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."

@@ -1,0 +1,106 @@
+"""Performs one run in this process: ``python -m lightning_sdft.experiments.runs.worker FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_sdft.checkpoint.resume import continue_run
+from lightning_sdft.commands.fit import NOISE
+from lightning_sdft.distributed.sharding import unsharded
+from lightning_sdft.errors import Refusal
+from lightning_sdft.evaluation.prior_tasks import PriorSuite
+from lightning_sdft.experiments.runs.build import build
+from lightning_sdft.experiments.runs.run import AVERAGE, PRIOR, Config, Outcome, Run, claimed
+from lightning_sdft.modules.timing import peak_memory
+from lightning_sdft.trust import trusting
+
+__all__ = ["perform"]
+
+
+def perform(folder: Path) -> None:
+    """Train and evaluate, going on where an interrupted predecessor was, unless that has been done."""
+    with claimed(folder):
+        if Outcome.read(folder) is None:
+            run = Run.read(folder)
+            with trusting(*run.trust):
+                _perform(run, folder)
+
+
+def _perform(run: Run, folder: Path) -> None:
+    started = time.monotonic()
+    cli = build([*run.parts, _logs(folder)], folder / "configs")
+    for index, parts in enumerate(run.evaluate_also):
+        cli.datamodule.evaluate_also(build(parts, folder / "configs" / f"also-{index}").datamodule)
+    trainer, module, data = cli.trainer, cli.model, cli.datamodule
+    best: ModelCheckpoint | None = None
+    if run.train:
+        trainer.fit(module, datamodule=data, ckpt_path=continue_run(trainer))
+        best = _best(trainer) if run.checkpoint == "best" else None
+    steps = trainer.global_step if run.train else 0
+    checkpoint = best.best_model_path if best is not None else _end(trainer) if run.train else None
+    if best is None:
+        trainer.validate(module, datamodule=data, verbose=False)
+    validated = trainer.callback_metrics.get("val/accuracy") if best is None else best.best_model_score
+    trainer.test(module, datamodule=data, ckpt_path=None if best is None else checkpoint, verbose=False)
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    with trainer.precision_plugin.val_step_context():
+        metrics |= _prior(run, module, metrics)
+    if trainer.is_global_zero:
+        seconds = time.monotonic() - started
+        accuracy = None if validated is None else float(validated)
+        Outcome(accuracy, metrics, steps, checkpoint, round(seconds, 1), round(peak_memory(), 1)).write(folder)
+
+
+def _logs(folder: Path) -> Config:
+    arguments = {"save_dir": str(folder), "name": "", "version": "tensorboard", "default_hp_metric": False}
+    return {
+        "trainer": {
+            "logger": [{"class_path": "TensorBoardLogger", "init_args": arguments}],
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+    }
+
+
+def _best(trainer: Any) -> ModelCheckpoint | None:
+    """The callback that keeps the checkpoint with the best validation accuracy, if there is one."""
+    callbacks = [each for each in trainer.checkpoint_callbacks if each.monitor == "val/accuracy"]
+    return callbacks[0] if callbacks and callbacks[0].best_model_path else None
+
+
+def _end(trainer: Any) -> str:
+    """A checkpoint of the weights at the end of training."""
+    file = str(Path(trainer.loggers[0].log_dir) / "end.ckpt")
+    trainer.save_checkpoint(file, weights_only=True)
+    return file
+
+
+def _prior(run: Run, module: Any, own: Mapping[str, float]) -> dict[str, float]:
+    """Scores of the benchmarks, and their average with the prior tasks that the data itself asks."""
+    if run.prior is None:
+        return {}
+    suite = PriorSuite(run.prior.tasks, run.prior.include_path, run.prior.allow_code_execution)
+    with unsharded(module.policy):
+        scores = suite.evaluate(module.policy, run.prior.limit)
+    asked = {f"{PRIOR}{score.task}": score.score for score in scores.scores}
+    averaged = [name for name in own if name.startswith(PRIOR) and name != f"{PRIOR}{AVERAGE}"]
+    averaged += [f"{PRIOR}{task}" for task in scores.averaged]
+    found = {**own, **asked}
+    return {**asked, f"{PRIOR}{AVERAGE}": mean(found[name] for name in averaged)} if averaged else asked
+
+
+if __name__ == "__main__":
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    try:
+        perform(Path(sys.argv[1]))
+    except Refusal as error:
+        sys.exit(f"error: {error}")

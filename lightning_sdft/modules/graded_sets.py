@@ -1,0 +1,109 @@
+"""Answers to the sets of a data module, graded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.errors import DataError
+from lightning_sdft.grading.base import Grader
+from lightning_sdft.grading.interval import Score, bootstrap
+from lightning_sdft.records import Example
+
+__all__ = ["GradedSets"]
+
+
+class GradedSets(nn.Module):
+    """The evaluation sets in the order of their loaders, with their graders, which move between devices with it."""
+
+    def __init__(self, sets: Sequence[EvaluationSet] = ()) -> None:
+        super().__init__()
+        self.sets = sets
+        self.graders = nn.ModuleList(nn.ModuleList(each.graders.values()) for each in sets)
+        self.tokens = nn.ModuleList(MeanMetric() for _ in sets)
+        for each in sets:
+            for grader in each.graders.values():
+                grader.reset()  # an earlier run left counts, perhaps tensors of inference mode, which fit cannot change
+
+    def of(self, index: int) -> dict[str, Grader]:
+        """The graders of a set by metric name.
+
+        Raises:
+            DataError: If there is no such set, for no data module was given.
+        """
+        if index >= len(self.sets):
+            raise DataError("evaluation needs a data module that says how answers are graded (pass datamodule=...)")
+        return dict(self.sets[index].graders)
+
+    def update(self, index: int, examples: Sequence[Example], responses: Sequence[str]) -> None:
+        """Grade the responses to examples of a set."""
+        for grader in self.of(index).values():
+            grader.update(responses, [example.reference for example in examples])
+
+    def count(self, index: int, tokens: Sequence[int]) -> None:
+        """Count the tokens of responses to examples of a set."""
+        mean = self.tokens[index]
+        assert isinstance(mean, MeanMetric)
+        mean.update(torch.tensor(tokens, dtype=torch.float))
+
+    def verdicts(
+        self, index: int, examples: Sequence[Example], responses: Sequence[str]
+    ) -> list[dict[str, bool | None]]:
+        """What each grader of a set says of each response."""
+        references = [example.reference for example in examples]
+        graders = self.of(index)
+        given = [grader.grade_all(responses, references) for grader in graders.values()]
+        return [dict(zip(graders, each, strict=True)) for each in zip(*given, strict=True)]
+
+    def lengths(self, name: str) -> dict[str, float]:
+        """Mean tokens of responses since the last call, of each set of new skills, as ``<name>/<set>``."""
+        means = {}
+        for evaluation_set, tokens in zip(self.sets, self.tokens, strict=True):
+            assert isinstance(tokens, MeanMetric)
+            if not evaluation_set.prior:
+                means[f"{name}/{evaluation_set.name}"] = float(tokens.compute())
+            tokens.reset()
+        return means
+
+    def accuracies(self, new: str, prior: str) -> tuple[dict[str, float], dict[str, float]]:
+        """Accuracies since the last call, of each set and on average, with their 95% intervals.
+
+        Beside ``val/accuracy/science`` stand ``val/accuracy_low/science`` and ``val/accuracy_high/science``, and, where
+        responses could not be graded, their number as ``val/accuracy_ungraded/science``.
+
+        Args:
+            new: Name of the average over new skills, and prefix of their names.
+            prior: Prefix of the names of prior skills and of their average, ``<prior>/average``.
+
+        Returns:
+            Accuracies of each grader, and the averages of the leading graders.
+        """
+        each: dict[str, float] = {}
+        leading: dict[str, list[Tensor]] = {new: [], prior: []}
+        for index, evaluation_set in enumerate(self.sets):
+            prefix = prior if evaluation_set.prior else new
+            for name, grader in self.of(index).items():
+                verdicts, ungraded = _read(grader)
+                each |= _named(bootstrap([verdicts]), prefix, f"/{name}")
+                if ungraded:
+                    each[f"{prefix}_ungraded/{name}"] = ungraded
+                if name == evaluation_set.name:
+                    leading[prefix].append(verdicts)
+        averages = _named(bootstrap(leading[new]), new) if leading[new] else {}
+        return each, averages | (_named(bootstrap(leading[prior]), prior, "/average") if leading[prior] else {})
+
+
+def _read(grader: Grader) -> tuple[Tensor, int]:
+    """The verdicts of all processes as ones and zeros `(Q,)`, and the number of responses without one."""
+    with grader.sync_context():
+        correct, graded, ungraded = (int(count) for count in (grader.correct, grader.graded, grader.ungraded))
+    grader.reset()
+    return (torch.arange(graded) < correct).double(), ungraded
+
+
+def _named(score: Score, prefix: str, name: str = "") -> dict[str, float]:
+    return {f"{prefix}{name}": score.value, f"{prefix}_low{name}": score.low, f"{prefix}_high{name}": score.high}

@@ -1,0 +1,70 @@
+"""What is watched of each optimizer step beside its loss: the gradient, the time of its phases, and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.modules.checks import check_finite, gradient_norm
+from lightning_sdft.modules.timing import PhaseClock, peak_memory
+from lightning_sdft.records import Example
+
+__all__ = ["StepLog"]
+
+
+class HasClock(Protocol):
+    """A module that times the phases of its steps."""
+
+    clock: PhaseClock
+
+
+class StepLog(Callback):
+    """Logs ``train/gradient_norm``, ``time/<phase>`` and ``memory/peak``, and stops a step that would destroy weights.
+
+    Modules of this package bring it along.
+    """
+
+    def __init__(self) -> None:
+        self._examples: Sequence[Example] = ()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: MicroBatch, batch_idx: int
+    ) -> None:
+        """Keep the examples of the step, to name them in an error."""
+        self._examples = batch.group.examples
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Time the backward pass."""
+        cast(HasClock, pl_module).clock.start("backward")
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Time the backward pass."""
+        cast(HasClock, pl_module).clock.stop("backward")
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Log the norm of the gradient.
+
+        Raises:
+            NonFiniteLossError: If it is infinite or not a number.
+        """
+        norm = gradient_norm(pl_module.parameters())
+        pl_module.log("train/gradient_norm", norm, batch_size=1)
+        if getattr(trainer.precision_plugin, "scaler", None) is None:  # which leaves out such steps itself
+            check_finite("gradient", norm, trainer.global_step, self._examples)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: MicroBatch, batch_idx: int
+    ) -> None:
+        """Log time and memory of the optimizer steps that are written."""
+        if not batch.is_last:
+            return
+        phases = cast(HasClock, pl_module).clock.read()
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set outside of __init__
+            for phase, seconds in phases.items():
+                pl_module.log(f"time/{phase}", seconds, batch_size=1)
+            pl_module.log("memory/peak", peak_memory(), batch_size=1)

@@ -1,0 +1,52 @@
+"""What becomes of an adapter: part of the model's weights, or a folder of its own."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lightning_sdft.policy.lora import STUDENT
+
+__all__ = ["merge_adapter", "save_adapter"]
+
+
+@torch.no_grad()
+def merge_adapter(model: Any) -> None:
+    """Put the student's adapter into the weights it belongs to; the model is a plain one again."""
+    for name, layer in list(model.named_modules()):
+        if not hasattr(layer, "adapter_layer_names"):
+            continue
+        if hasattr(layer, "original_module"):
+            plain = layer.modules_to_save[STUDENT].to(next(layer.original_module.parameters()).dtype)
+        else:
+            plain = layer.get_base_layer()
+            merged = plain.weight + layer.get_delta_weight(STUDENT)
+            plain.weight = nn.Parameter(merged.to(plain.weight.dtype))  # not in place, where it may be tied
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, plain)
+    del model.peft_config
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
+
+
+def save_adapter(model: Any, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write the student's adapter as a folder that ``peft.PeftModel.from_pretrained`` reads.
+
+    Args:
+        model: The model that has the adapter.
+        folder: Where to write.
+        dtype: Precision of the weights in the file; by default what they are in.
+    """
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, adapter_name=STUDENT, save_embedding_layers=False)
+    state = {f"base_model.model.{name}": weight.to(dtype or weight.dtype) for name, weight in state.items()}
+    config = copy.copy(model.peft_config[STUDENT])
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    save_file(state, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,252 @@
+"""Where a batch of unfinished sequences stands: their keys and values, and the logits of what comes next.
+
+Letters: B sequences, H heads of keys and values, L positions read, D width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from lightning_sdft.errors import PolicyError
+
+__all__ = ["DecodingState", "buckets", "call_tokens", "shared_prefix"]
+
+BUCKET_TOKENS = 8192
+"""Tokens in a bucket of prompts: enough to keep a device busy, and little to keep in memory."""
+
+
+class DecodingState:
+    """A batch of unfinished sequences. All end at the same position; shorter ones start with padding.
+
+    Args:
+        model: The model that reads.
+        padding: Padding before each sequence.
+        length: Length of all of them, with padding.
+        prefix: What all of them begin with, if it was read already. Where there is padding, that many tokens of the
+            prefix are left out at its end, to be read with the rest.
+
+    Raises:
+        PolicyError: If the model remembers what it has read otherwise than by keys and values in every layer.
+    """
+
+    logits: Tensor
+    """Logits of the next token of each sequence, `(B, V)`; there once something was read."""
+
+    def __init__(self, model: Any, padding: list[int], length: int, prefix: DecodingState | None = None) -> None:
+        self.model = model
+        self.padding = padding
+        self.cache = DynamicCache(config=model.config)
+        for layer in self.cache.layers:
+            if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+                raise self._error(f"a {type(layer).__name__}")
+        self.layers = [GrowingLayer() for _ in self.cache.layers]
+        self.cache.layers = list(self.layers)
+        starts = torch.tensor(padding, device=model.device)[:, None]
+        columns = torch.arange(length, device=model.device)
+        self.attention_mask: Tensor | None = (columns >= starts).long()
+        self.positions: Tensor | None = (columns - starts).clamp(min=0)
+        self._drop_needless_mask()
+        if prefix is not None:
+            self._begin_with(prefix)
+
+    @property
+    def length(self) -> int:
+        """What was read of each sequence, with padding."""
+        return self.cache.get_seq_length()
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Read tokens `(B, T)`; returns the last hidden state of each sequence."""
+        output = self.model.base_model(
+            input_ids=tokens,
+            attention_mask=self.attention_mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        if self.attention_mask is not None and self.positions is not None:
+            self.attention_mask = pad(self.attention_mask, (0, 1), value=1)
+            self.positions = self.positions[:, -1:] + 1
+        hidden: Tensor = output.last_hidden_state[:, -1]
+        return hidden
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Go on with some of the sequences.
+
+        Args:
+            rows: Their indices.
+
+        Returns:
+            The same indices in the order that the sequences have from now on: as few as possible move.
+        """
+        moving = (row for row in rows if row >= len(rows))
+        staying = set(rows)
+        order = [row if row in staying else next(moving) for row in range(len(rows))]
+        start = min(self.padding[row] for row in order)
+        self.padding = [self.padding[row] - start for row in order]
+        self.logits = self.logits[order]
+        for layer in self.layers:
+            layer.keep(order, start)
+        if self.attention_mask is not None and self.positions is not None:
+            self.attention_mask, self.positions = self.attention_mask[order, start:], self.positions[order]
+            self._drop_needless_mask()
+        return order
+
+    @classmethod
+    def merged(cls, states: Sequence[DecodingState], rows: Sequence[int]) -> DecodingState:
+        """Sequences of several states in one.
+
+        Args:
+            states: The states; they give their keys and values away.
+            rows: Index of each sequence among those of all states; a sequence may occur repeatedly.
+
+        Raises:
+            PolicyError: If the model has not written to the cache.
+        """
+        lengths = [state.length for state in states]
+        length = max(lengths)
+        padding = [count + length - own for state, own in zip(states, lengths, strict=True) for count in state.padding]
+        whole = cls(states[0].model, [padding[row] for row in rows], length + 1)
+        if whole.positions is not None:
+            whole.positions = whole.positions[:, -1:]
+        index = torch.tensor(rows, device=whole.model.device)
+        whole.logits = torch.cat([state.logits for state in states])[index]
+        for number, (layer, *parts) in enumerate(zip(whole.layers, *(state.layers for state in states), strict=True)):
+            if not all(part.is_initialized for part in parts):
+                raise whole._error(f"something else than the cache (layer {number})")
+            layer.take(parts, index)
+        return whole
+
+    def _begin_with(self, prefix: DecodingState) -> None:
+        for layer, read in zip(self.layers, prefix.layers, strict=True):
+            if not read.is_initialized:
+                raise self._error("something else than the cache")
+            layer.begin_with(read, self.padding)
+        if self.positions is not None:
+            self.positions = self.positions[:, prefix.length :]
+
+    def _drop_needless_mask(self) -> None:
+        """Attention without a mask is cheaper."""
+        if not any(self.padding):
+            self.attention_mask = self.positions = None
+
+    def _error(self, memory: str) -> PolicyError:
+        return PolicyError(
+            f"{type(self.model).__name__} remembers what it has read in {memory}, from which this package cannot drop "
+            "finished sequences; use a model that has attention in every layer"
+        )
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values of one layer at the start of buffers, in which they grow in place.
+
+    They are whole also in a layer with a sliding window: the model then masks what is outside of the window.
+    """
+
+    key_buffer: Tensor
+    value_buffer: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.length = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values `(B, H, new, D)`; returns all of them, `(B, H, L + new, D)`."""
+        new = key_states.shape[2]
+        if not self.is_initialized:
+            return self._fill(key_states, value_states, new)
+        if self.length + new > self.key_buffer.shape[2]:
+            room = (0, 0, 0, new + _spare(self.length))
+            self.key_buffer, self.value_buffer = pad(self.key_buffer, room), pad(self.value_buffer, room)
+        self.key_buffer.narrow(2, self.length, new).copy_(key_states)
+        self.value_buffer.narrow(2, self.length, new).copy_(value_states)
+        return self._fill(self.key_buffer, self.value_buffer, self.length + new)
+
+    def begin_with(self, prefix: GrowingLayer, padding: Sequence[int]) -> None:
+        """Begin each row with the one row of another layer, moved to the right by the row's padding."""
+        read_keys, read_values = prefix.key_buffer, prefix.value_buffer
+        keys, values = (
+            read.new_zeros(len(padding), read.shape[1], prefix.length, read.shape[3])
+            for read in (read_keys, read_values)
+        )
+        for row, shift in enumerate(padding):
+            keys[row, :, shift:] = read_keys[0, :, : max(prefix.length - shift, 0)]
+            values[row, :, shift:] = read_values[0, :, : max(prefix.length - shift, 0)]
+        self._fill(keys, values, prefix.length)
+
+    def keep(self, rows: Sequence[int], start: int) -> None:
+        """Go on with some of the rows, from a position on. Rows that do not move cost nothing."""
+        targets = [target for target, source in enumerate(rows) if target != source]
+        if targets:
+            sources = [rows[target] for target in targets]
+            for buffer in (self.key_buffer, self.value_buffer):
+                filled = buffer.narrow(2, 0, self.length)
+                filled[targets] = filled[sources]
+        kept = slice(len(rows)), slice(None), slice(start, None)
+        self._fill(self.key_buffer[kept], self.value_buffer[kept], self.length - start)
+
+    def take(self, parts: Sequence[GrowingLayer], rows: Tensor) -> None:
+        """Take over rows of several layers, given by indices `(B,)` among all of theirs; align them at the end."""
+        length = max(part.length for part in parts)
+
+        def taken(buffers: Sequence[Tensor]) -> Tensor:
+            # What attention masks it multiplies by 0, so padding has to be finite.
+            aligned = [pad(buffer, (0, 0, length - buffer.shape[2], 0)) for buffer in buffers if len(buffers) > 1]
+            states = torch.cat(aligned or list(buffers))
+            room = states.new_empty(len(rows), states.shape[1], length + _spare(length), states.shape[3])
+            room.narrow(2, 0, length).copy_(states.index_select(0, rows))
+            return room
+
+        keys = [part.key_buffer.narrow(2, 0, part.length) for part in parts]
+        values = [part.value_buffer.narrow(2, 0, part.length) for part in parts]
+        self._fill(taken(keys), taken(values), length)
+        for part in parts:
+            del part.key_buffer, part.value_buffer, part.keys, part.values
+
+    def _fill(self, key_buffer: Tensor, value_buffer: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Set the buffers, and what transformers expects of a layer that was updated."""
+        self.key_buffer, self.value_buffer, self.length = key_buffer, value_buffer, length
+        keys, values = key_buffer.narrow(2, 0, length), value_buffer.narrow(2, 0, length)
+        self.keys, self.values = keys, values
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        return keys, values
+
+
+def call_tokens(model: Any) -> int:
+    """Tokens that take as long to read as one more call of the model, apart from its tokens, takes.
+
+    On a CPU that is the reading of the weights. Elsewhere, and with a small model, it is the call itself.
+    """
+    return 32 if model.device.type == "cpu" and model.num_parameters() > 10_000_000 else 256
+
+
+def shared_prefix(prompts: Sequence[tuple[int, ...]], worth: int) -> tuple[int, ...]:
+    """What all prompts begin with, if to read it once saves more than so many tokens; else nothing."""
+    limit = min(map(len, prompts)) - 1  # something is left of each of them
+    pairs = zip(min(prompts), max(prompts), strict=False)  # what these two share, all between them share
+    length = next((place for place, (one, other) in enumerate(pairs) if one != other or place == limit), limit)
+    return prompts[0][: length if length * (len(prompts) - 1) > worth else 0]
+
+
+def buckets(prompts: Sequence[Sequence[int]], worth: int) -> Iterator[list[Sequence[int]]]:
+    """Prompts, longest first, in batches with no more padding than so many tokens."""
+    bucket: list[Sequence[int]] = []
+    padding = 0
+    for prompt in prompts:
+        width = len(bucket[0]) if bucket else len(prompt)
+        padding += width - len(prompt)
+        if bucket and (padding > worth or width * (len(bucket) + 1) > BUCKET_TOKENS):
+            yield bucket
+            bucket, padding = [], 0
+        bucket.append(prompt)
+    yield bucket
+
+
+def _spare(length: int) -> int:
+    """Room to grow for keys and values of that many positions. Little, for attention is slow where there are gaps."""
+    return 4 + length // 16

@@ -1,0 +1,112 @@
+"""What flows through the package: examples, token sequences, rollouts, and how rollouts are sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+
+from lightning_sdft.errors import DataError
+
+__all__ = ["GREEDY", "Example", "Message", "Rollout", "Sampling", "TokenSequence"]
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and what is known about good answers to it.
+
+    Args:
+        id: Name that stays the same across epochs and runs; unique within a data set.
+        prompt: Chat messages, the last of them a user turn.
+        demonstration: An expert's response to this very prompt, or ``None``.
+        context: Further text that only the teacher may see, such as the article a question is about.
+        reference: What the grader compares a response with; any JSON value.
+
+    Raises:
+        DataError: If the prompt is empty or does not end in a user turn.
+    """
+
+    id: str
+    prompt: list[Message]
+    demonstration: str | None = None
+    context: str | None = None
+    reference: Any = None
+
+    def to(self, device: object, **kwargs: object) -> Example:
+        """Stay: an example holds text, no tensors. Lightning asks every batch to move."""
+        return self
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise DataError(f"example {self.id!r}: the prompt has no messages; give at least one user turn")
+        last = self.prompt[-1]
+        if last["role"] != "user":
+            raise DataError(
+                f"example {self.id!r}: the conversation ends in a {last['role']!r} turn; it must end in a user turn, "
+                "for the response is what the model is to write (a given response belongs in the demonstration)"
+            )
+        if not last["content"].strip():
+            raise DataError(f"example {self.id!r}: the prompt is empty")
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """A prompt and a completion of it, as token ids."""
+
+    prompt: list[int]
+    completion: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Args:
+        temperature: Logits are divided by it; 0 takes the most probable token (greedy).
+        top_p: Draw only from the most probable tokens that together have this probability.
+        top_k: Draw only from this many most probable tokens; 0 means all.
+        min_p: Draw only from tokens at least this share as probable as the most probable one.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.min_p < 1):
+            raise ValueError(f"{self}: temperature must be >= 0, top_p within (0, 1], top_k >= 0, min_p within [0, 1)")
+
+
+GREEDY = Sampling(temperature=0.0)
+
+torch.serialization.add_safe_globals([Sampling])  # a checkpoint may name it, and is loaded without pickle's freedom
+
+
+@dataclass(frozen=True)
+class Rollout(TokenSequence):
+    """A completion that a policy wrote.
+
+    Args:
+        prompt: Token ids of the prompt.
+        completion: Token ids of the completion; the last one ends the response if it is finished.
+        log_probabilities: The sampler's log-probability of each completion token.
+        finished: Whether the response ended by itself; otherwise it was truncated.
+    """
+
+    log_probabilities: list[float]
+    finished: bool

@@ -1,0 +1,117 @@
+"""In-process generation: the policy that trains also samples, with its own weights and precision.
+
+Letters: B sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_sdft.distributed.sharding import unsharded
+from lightning_sdft.policy import Policy
+from lightning_sdft.policy.inference import casting_once, evaluating
+from lightning_sdft.records import Rollout, Sampling
+from lightning_sdft.rollout.base import RolloutEngine
+from lightning_sdft.rollout.sampling import sample
+
+__all__ = ["InProcessEngine", "draw_seeds", "generate"]
+
+
+@dataclass
+class InProcessEngine(RolloutEngine):
+    """The policy itself samples, by :func:`generate`."""
+
+    exact: ClassVar[bool] = True
+
+    def generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[list[int]],
+        max_tokens: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        step: int,
+    ) -> list[Rollout]:
+        """Sample a completion of each prompt; see :meth:`RolloutEngine.generate`."""
+        return generate(policy, prompts, max_tokens, sampling, seeds)
+
+
+torch.serialization.add_safe_globals([InProcessEngine])  # a checkpoint may name it in its hyper-parameters
+
+
+@torch.no_grad()
+def generate(
+    policy: Policy,
+    prompts: Sequence[list[int]],
+    max_tokens: int,
+    sampling: Sampling,
+    seeds: Sequence[int] | None = None,
+) -> list[Rollout]:
+    """Write a completion of each prompt. Equal prompts are read once, and rows that are finished leave the batch.
+
+    The noise of a sequence's n-th token depends on its seed and n alone, so a rollout does not depend on who else is
+    in the batch (beyond floating point). A sharded policy is gathered once for all of it, and under autocast what is
+    trained is cast once.
+
+    Args:
+        policy: Who writes.
+        prompts: Token ids of each prompt.
+        max_tokens: Completions are truncated at this length.
+        sampling: How tokens are drawn.
+        seeds: Seed of each sequence; by default drawn from torch's global generator.
+    """
+    if seeds is None:
+        seeds = draw_seeds(len(prompts)) if sampling.temperature else [0] * len(prompts)
+    noise = _noise(seeds, max_tokens).to(policy.device)
+    stop_ids = policy.tokenizer.stop_ids
+    rows = list(range(len(prompts)))
+    steps: list[tuple[list[int], list[int], Tensor]] = []
+    with unsharded(policy), evaluating(policy), casting_once(policy.device):
+        state = policy.prefill(prompts)
+        for step in range(max_tokens):
+            tokens, scores = sample(state.logits, sampling, noise[:, step])
+            written = tokens.tolist()
+            steps.append((rows, written, scores))
+            going = [index for index, token in enumerate(written) if token not in stop_ids]
+            if not going or step == max_tokens - 1:
+                break
+            if len(going) < len(rows):
+                kept = state.keep(going)
+                rows, tokens, noise = [rows[index] for index in kept], tokens[kept], noise[kept]
+            policy.advance(state, tokens)
+    return _rollouts(prompts, steps, stop_ids)
+
+
+def draw_seeds(count: int) -> list[int]:
+    """Seeds from torch's global generator, which a checkpoint restores."""
+    return torch.randint(2**62, (count,)).tolist()
+
+
+def _rollouts(
+    prompts: Sequence[list[int]], steps: Sequence[tuple[list[int], list[int], Tensor]], stop_ids: set[int]
+) -> list[Rollout]:
+    """Put together what each step has written: rows, their tokens, and the log-probabilities of these."""
+    completions: list[list[int]] = [[] for _ in prompts]
+    log_probabilities: list[list[float]] = [[] for _ in prompts]
+    scores = iter(torch.cat([scores for _, _, scores in steps]).tolist())
+    for rows, written, _ in steps:
+        for row, token in zip(rows, written, strict=True):
+            completions[row].append(token)
+            log_probabilities[row].append(next(scores))
+    return [
+        Rollout(prompt, completion, scores, completion[-1] in stop_ids)
+        for prompt, completion, scores in zip(prompts, completions, log_probabilities, strict=True)
+    ]
+
+
+def _noise(seeds: Sequence[int], max_tokens: int) -> Tensor:
+    """Uniform noise `(B, T)`, each row from its own seed."""
+    rows = [
+        torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
+    ]
+    return torch.stack(rows)
