@@ -90,7 +90,7 @@ def domain_arguments(domain: str, data: str, rows: dict[str, Path], judge_url: s
     if domain == "knowledge":
         questions = [f"{data}{split}={rows['questions']}" for split in ("train", "test")]
         return [f"{data}articles={rows['articles']}", f"{data}passage_length=30", *questions, *judge]
-    return [f"{data}train_file={rows['json']}"]
+    return [f"{data}train={rows['json']}"]
 
 
 def stand_in_arguments(config: Path, stand_in: Path, rows: dict[str, Path], judge_url: str) -> list[str]:
@@ -138,7 +138,7 @@ def test_continued_pretraining_and_reinvocation_compose(stand_in: Path, rows: di
 
 def test_rollouts_from_vllm_compose(stand_in: Path, rows: dict[str, Path], in_folder: Path) -> None:
     columns = ["--data.init_args.prompt_column=Question", "--data.init_args.demonstration_column=Response"]
-    sources = [f"--data.init_args.train_file={rows['json']}", *columns]
+    sources = [f"--data.init_args.train={rows['json']}", *columns]
     engine = "--model.init_args.engine.init_args"
     with standing_in(stand_in) as server:
         server.settings = {"max_tokens": 4096}

@@ -201,7 +201,7 @@ def test_hyperparameters_import_nothing_of_a_stranger(
     expected = r"divergence names stranger_parameters\.Guest, .*trusting\('stranger_parameters'\)"
     with pytest.raises(SettingError, match=expected):
         SDFTModule.load_from_checkpoint(path)
-    own = {"_class_path": "lightning_sdft.data.json_rows.JsonDataModule", "train_file": "rows.json", "grader": guest}
+    own = {"_class_path": "lightning_sdft.data.json_rows.JsonDataModule", "train": "rows.json", "grader": guest}
     path = saved(tmp_path / "b.ckpt", **by_lightning, **own)
     with pytest.raises(SettingError, match=r"grader names stranger_parameters\.Guest"):
         JsonDataModule.load_from_checkpoint(path)
@@ -270,5 +270,5 @@ def test_scripts_beside_data_are_not_run(config: Path, command: Callable[..., st
     folder.mkdir()
     script = strangers.module("stranger_rows", folder, mark)
     for source in (folder, script, "./stranger_rows/stranger_rows.py"):
-        rows = ["--data=JsonDataModule", "--data.train_file", source]
+        rows = ["--data=JsonDataModule", "--data.train", source]
         assert command("fit", "--config", config, *rows).startswith("error: ")

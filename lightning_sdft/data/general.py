@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sdft.data.base import DemonstrationDataModule, Splits
-from lightning_sdft.data.row_module import OnBadRow, first_of_each, parse_rows
+from lightning_sdft.data.questions import first_of_each
+from lightning_sdft.data.row_module import OnBadRow, parse_rows
 from lightning_sdft.data.tables import Row, conversation, open_rows
 from lightning_sdft.errors import DataError
 from lightning_sdft.records import Example, Message

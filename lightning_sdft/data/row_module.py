@@ -1,9 +1,8 @@
-"""What the data modules of rows share: sources, shares held out by question, and what is done about bad rows."""
+"""What the data modules of rows share: sources, held-out shares, and what is done about bad rows."""
 
 from __future__ import annotations
 
 import logging
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -11,20 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
-from lightning_sdft.data.tables import Row, hold_out, read_rows
+from lightning_sdft.data.questions import hold_out_questions, question, warn_of_overlap
+from lightning_sdft.data.tables import Row, read_rows
 from lightning_sdft.errors import DataError
 from lightning_sdft.records import Example
 
-__all__ = [
-    "OnBadRow",
-    "Part",
-    "RowDataModule",
-    "first_of_each",
-    "hold_out_questions",
-    "parse_rows",
-    "question",
-    "warn_of_overlap",
-]
+__all__ = ["OnBadRow", "Part", "RowDataModule", "parse_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -126,11 +117,14 @@ class RowDataModule(DemonstrationDataModule):
         """What an example asks: examples that ask the same are never both trained on and held out."""
         return question(example)
 
+    def hold_out(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """The training examples, and those of them that are held out for validation and for the test, by question."""
+        return hold_out_questions(examples, [self.validation_share, self.test_share], self.split_seed, self.question)
+
     def load(self) -> Splits:
-        """Read the rows, and hold out the shares by question."""
+        """Read the rows, and hold out the shares."""
         rows = self.read(self.train, "train") if self.train else []
-        shares = [self.validation_share, self.test_share]
-        train, validation, test = hold_out_questions(rows, shares, self.split_seed, self.question)
+        train, validation, test = self.hold_out(rows)
         if self.validation:
             validation = self.read(self.validation, "validation")
         if self.test:
@@ -209,43 +203,3 @@ def parse_rows(
     if bad:
         log.warning("left out %d of %d rows (data.on_bad_row=skip); the first: %s", len(bad), len(rows), bad[0])
     return parsed
-
-
-def question(example: Example) -> str:
-    """What an example asks, all turns but the system's, in a form that is the same whatever the spacing."""
-    turns = (turn["content"] for turn in example.prompt if turn["role"] != "system")
-    return re.sub(r"\s+", " ", " ".join(turns)).strip()
-
-
-def first_of_each(examples: Sequence[Example], asks: Callable[[Example], str] = question) -> list[Example]:
-    """The first example of each question."""
-    first: dict[str, Example] = {}
-    for example in examples:
-        first.setdefault(asks(example), example)
-    return list(first.values())
-
-
-def hold_out_questions(
-    examples: Sequence[Example], shares: Sequence[float], seed: int, asks: Callable[[Example], str] = question
-) -> list[list[Example]]:
-    """Like :func:`~lightning_sdft.data.tables.hold_out`, but all examples of a question go to the same part."""
-    questions = list(dict.fromkeys(map(asks, examples)))
-    parts = [set(part) for part in hold_out(questions, shares, seed)]
-    return [[example for example in examples if asks(example) in part] for part in parts]
-
-
-def warn_of_overlap(
-    train: Sequence[Example], evaluated: Sequence[Example], split: str, asks: Callable[[Example], str] = question
-) -> None:
-    """Warn if questions that are evaluated are trained on."""
-    trained = set(map(asks, train))
-    shared = [example.id for example in evaluated if asks(example) in trained]
-    if shared:
-        log.warning(
-            "%d of %d %s questions, the first being %s, are also trained on: accuracy on them does not show what was "
-            "learned; leave them out of one side",
-            len(shared),
-            len(evaluated),
-            split,
-            shared[0],
-        )

@@ -25,6 +25,9 @@ class GradedSets(nn.Module):
         self.sets = sets
         self.graders = nn.ModuleList(nn.ModuleList(each.graders.values()) for each in sets)
         self.tokens = nn.ModuleList(MeanMetric() for _ in sets)
+        for each in sets:
+            for grader in each.graders.values():
+                grader.reset()  # an earlier run left counts, perhaps tensors of inference mode, which fit cannot change
 
     def of(self, index: int) -> dict[str, Grader]:
         """The graders of a set by metric name.

@@ -92,9 +92,7 @@ def test_what_is_written_is_read_back_on_the_same_sides(server: ChatServer, trai
     assert not held_out & set(server.asked)
 
     columns = {"reference_column": "reference", "id_column": "id"}
-    others = JsonDataModule(
-        files["train"], validation_file=files["validation"], test_file=files["test"], **columns
-    ).splits
+    others = JsonDataModule(**files, **columns).splits
     assert list(others.train) == list(after.train)
     assert others.test[0].examples == after.test[0].examples
 
@@ -182,7 +180,7 @@ def test_refuses_settings_that_cannot_work(server: ChatServer, train: str, tmp_p
         demonstrate(ScienceDataModule(train=train, validation_share=0, test_share=0), chat, output)
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Why?"}))
     (tmp_path / "test.jsonl").write_text(json.dumps({"prompt": "Who?", "key": "x"}))
-    files = {"train_file": str(tmp_path / "rows.jsonl"), "test_file": str(tmp_path / "test.jsonl")}
+    files = {"train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "test.jsonl")}
     with pytest.raises(DataError, match="example 'rows-1' has no reference to grade samples with"):
         demonstrate(JsonDataModule(**files, demonstration_column=None, reference_column="key"), chat, output)
     assert not server.requests

@@ -105,7 +105,7 @@ def test_what_is_not_counted_is_named(capsys: pytest.CaptureFixture[str]) -> Non
 def test_without_data_there_are_the_budgets(capsys: pytest.CaptureFixture[str], family_folder: Any) -> None:
     model = f"--model.init_args.model={family_folder('llama')}"
     budgets = ["--model.init_args.max_prompt_tokens=20", "--model.init_args.max_completion_tokens=20"]
-    _, record = ask("smollm2_sft", model, *budgets, "--data.init_args.train_file=none.json")
+    _, record = ask("smollm2_sft", model, *budgets, "--data.init_args.train=none.json")
     assert "by_data" not in record
     printed = " ".join(capsys.readouterr().out.split())
     assert "the data are not there, so evaluation is taken to be of full batches: " in printed

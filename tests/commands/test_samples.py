@@ -199,7 +199,7 @@ def test_equal_prompts_share_their_samples(server: ChatServer, tmp_path: Path) -
         str(tmp_path / "rows.jsonl"),
         demonstration_column=None,
         reference_column="key",
-        test_file=str(tmp_path / "test.jsonl"),
+        test=str(tmp_path / "test.jsonl"),
     )
     demonstrate(data, endpoint(server), str(tmp_path / "demos.jsonl"))
     assert server.asked == {user_turn(1): 2, user_turn(2): 3}

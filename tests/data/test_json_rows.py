@@ -91,19 +91,23 @@ def test_limit_leaves_the_held_out_rows_as_they_are(write):
     assert limited.validation[0].examples == all_rows.validation[0].examples
 
 
-def test_reads_evaluation_files_without_demonstrations(write):
+def test_reads_rows_to_evaluate_without_what_only_training_needs(write):
     bare = [{"prompt": row["prompt"], "legs": row["legs"]} for row in ROWS]
-    validation, test = write(bare[:3], "dev.json"), write(ROWS[:2], "test.json")
-    splits = JsonDataModule(
-        write(ROWS), reference_column="legs", validation_file=validation, test_file=test, grader=StringAnswer()
-    ).splits
+    sources = {"validation": write(bare[:3], "dev.json"), "test": write(ROWS[:2], "test.json")}
+    columns = {"reference_column": "legs", "context_column": "note"}
+    splits = JsonDataModule(write(ROWS), **sources, **columns, grader=StringAnswer()).splits
     assert len(splits.train) == 20
     assert [example.id for example in splits.validation[0].examples] == ["dev-1", "dev-2", "dev-3"]
-    assert [example.demonstration for example in splits.validation[0].examples] == [None] * 3
-    assert splits.test[0].examples[0].demonstration == "They have 2."
+    assert [(each.demonstration, each.context) for each in splits.validation[0].examples] == [(None, None)] * 3
+    tested = splits.test[0].examples[0]
+    assert (tested.demonstration, tested.context) == ("They have 2.", "note 1")
     graders = [each.graders["json"] for each in (*splits.validation, *splits.test)]
     assert all(isinstance(grader, StringAnswer) for grader in graders)
     assert graders[0] is not graders[1]
+    with pytest.raises(DataError, match=r"bare.json, row 1: no column 'response'"):
+        _ = JsonDataModule(write(bare, "bare.json")).splits
+    with pytest.raises(DataError, match=r"bare.json, row 1: no column 'note'"):
+        _ = JsonDataModule(write(bare, "bare.json"), demonstration_column=None, context_column="note").splits
 
 
 def test_grades_exactly_by_default(write):
@@ -114,7 +118,9 @@ def test_grades_exactly_by_default(write):
     assert grader.compute() == 0.5
 
 
-@pytest.mark.parametrize("split", [{"validation_share": 0.2}, {"test_share": 0.2}, {"validation_file": "dev.json"}])
+@pytest.mark.parametrize(
+    "split", [{"validation_share": 0.2}, {"test_share": 0.2}, {"validation": "dev.json"}, {"prior": "fish.json"}]
+)
 def test_does_not_evaluate_without_references(split):
     with pytest.raises(DataError, match=f"data.{next(iter(split))} asks for evaluation.*give data.reference_column"):
         JsonDataModule("birds.json", **split)
@@ -129,20 +135,9 @@ def test_needs_a_reference_in_rows_that_may_be_graded_only(write):
         _ = JsonDataModule(file, reference_column="wings", test_share=0.1).splits
 
 
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (
-            {"validation_file": "dev.json", "validation_share": 0.1},
-            "data.validation_file and data.validation_share=0.1",
-        ),
-        ({"test_file": "test.json", "test_share": 0.1}, "data.test_file and data.test_share=0.1"),
-        ({"limit": 0}, "data.limit=0 leaves nothing to train on"),
-    ],
-)
-def test_refuses_arguments_that_contradict(arguments, complaint):
-    with pytest.raises(DataError, match=complaint):
-        JsonDataModule("birds.json", reference_column="legs", **arguments)
+def test_refuses_a_limit_that_leaves_nothing():
+    with pytest.raises(DataError, match=r"data\.limit=0 leaves nothing to train on"):
+        JsonDataModule("birds.json", limit=0)
 
 
 @pytest.mark.parametrize(
@@ -164,61 +159,36 @@ def test_names_file_row_and_column_of_a_broken_row(write, row, complaint):
         _ = JsonDataModule(write([ROWS[0], row])).splits
 
 
-def test_a_question_is_never_on_both_sides(write):
-    rows = [row | {"prompt": row["prompt"].replace(" ", spacing)} for row in ROWS for spacing in (" ", "  ", "\n")]
-    for seed in range(3):
-        splits = JsonDataModule(
-            write(rows), reference_column="legs", validation_share=0.1, test_share=0.2, split_seed=seed
-        ).splits
-        parts = [splits.train, splits.validation[0].examples, splits.test[0].examples]
-        legs = [{example.reference for example in part} for part in parts]
-        assert [len(part) for part in parts] == [42, 6, 12]
-        assert [len(part) for part in legs] == [14, 2, 4]
-        assert len(set.union(*legs)) == 20
-
-
 def test_warns_of_questions_on_both_sides(write, caplog):
     validation = write([ROWS[0] | {"prompt": ROWS[4]["prompt"] + "\n"}, ROWS[1] | {"prompt": "Why?"}], "dev.json")
-    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
-        _ = JsonDataModule(write(ROWS), reference_column="legs", validation_file=validation).splits
+    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data"):
+        _ = JsonDataModule(write(ROWS), reference_column="legs", validation=validation).splits
     assert "1 of 2 validation questions, the first being dev-1, are also trained on" in caplog.text
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
-        _ = JsonDataModule(write(ROWS), reference_column="legs", validation_file=validation, limit=4).splits
+    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data"):
+        _ = JsonDataModule(write(ROWS), reference_column="legs", validation=validation, limit=4).splits
     assert not caplog.text
 
 
-def test_bad_rows_are_left_out_and_counted_if_asked_for(write, caplog):
-    rows = [ROWS[0], ROWS[1] | {"response": ""}, ROWS[2], ROWS[3] | {"prompt": None}]
-    with pytest.raises(DataError, match=r"birds.json, row 2: column 'response' is empty.*\(data.on_bad_row=skip"):
-        _ = JsonDataModule(write(rows)).splits
-    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
-        splits = JsonDataModule(write(rows), on_bad_row="skip").splits
-    assert [example.id for example in splits.train] == ["birds-1", "birds-3"]
-    assert "left out 2 of 4 rows (data.on_bad_row=skip); the first: " in caplog.text
-    assert "birds.json, row 2: column 'response' is empty" in caplog.text
-    with pytest.raises(DataError, match=r"birds.json: all 2 rows are bad; the first: .*birds.json, row 1: column"):
-        _ = JsonDataModule(write([rows[1], rows[3]]), on_bad_row="skip").splits
-
-
-def test_a_missing_file_is_named_with_its_argument(write):
-    with pytest.raises(DataError, match=r"gone.json: no such file or folder.*given by data.train_file$"):
-        _ = JsonDataModule("gone.json").splits
-    with pytest.raises(DataError, match=r"gone.json: no such file or folder.*given by data.test_file$"):
-        _ = JsonDataModule(write(ROWS), reference_column="legs", test_file="gone.json").splits
+@pytest.mark.parametrize("rows", [{"validation": "dev.json"}, {"prior": "old.json"}])
+def test_rows_to_evaluate_need_a_reference(write, rows):
+    ((setting, name),) = rows.items()
+    file = write([ROWS[0], {"prompt": "Why?"}], name)
+    with pytest.raises(DataError, match=rf"{name}, row 2: no column 'legs'"):
+        _ = JsonDataModule(write(ROWS), **{setting: file}, reference_column="legs").splits
 
 
 def test_the_command_line_knows_all_arguments(write):
     parser = ArgumentParser()
     parser.add_subclass_arguments(DemonstrationDataModule, "data")
-    arguments = ["--data=lightning_sdft.data.JsonDataModule", f"--data.train_file={write(ROWS)}"]
+    arguments = ["--data=lightning_sdft.data.JsonDataModule", f"--data.train={write(ROWS)}"]
     arguments += ["--data.reference_column=legs", "--data.test_share=0.5", "--data.batch_size=4"]
     arguments += ["--data.grader=lightning_sdft.grading.StringAnswer", "--data.limit=null"]
     datamodule = parser.instantiate(parser.parse_args(arguments)).data
     assert isinstance(datamodule.splits.test[0].graders["json"], StringAnswer)
     assert datamodule.batch_size == 4
     assert "grader" not in datamodule.hparams
-    assert datamodule.hparams["train_file"].endswith("birds.json")
+    assert datamodule.hparams["train"].endswith("birds.json")
 
 
 @pytest.mark.real

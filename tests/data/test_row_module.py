@@ -7,13 +7,13 @@ import datasets
 import pytest
 
 from lightning_sdft.data.base import EvaluationSet
-from lightning_sdft.data.row_module import Part, RowDataModule, first_of_each, hold_out_questions, parse_rows, question
+from lightning_sdft.data.row_module import Part, RowDataModule, parse_rows
 from lightning_sdft.data.tables import take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.records import Example
 
-LOGGER = "lightning_sdft.data.row_module"
+LOGGER = "lightning_sdft.data"
 
 
 class Sums(RowDataModule):
@@ -124,23 +124,6 @@ def test_the_questions_of_a_subclass_decide(write):
     tested = {example.reference for example in splits.test[0].examples}
     assert (len(splits.train), len(trained), len(tested)) == (6, 1, 1)
     assert trained != tested
-
-
-def test_a_question_is_all_turns_but_the_system_turn_whatever_their_spacing():
-    def asks(*turns):
-        return question(Example("a", [{"role": role, "content": content} for role, content in turns]))
-
-    earlier, last = ("user", "Which river?"), ("user", "How  long\n is it? ")
-    assert asks(last) == asks(("system", "Be brief."), last) == "How long is it?"
-    assert asks(earlier, ("assistant", "The Nile."), last) != asks(earlier, ("assistant", "The Rhine."), last)
-
-
-def test_repeated_questions_fall_to_one_part():
-    examples = [Example(str(index), [{"role": "user", "content": "ab"[index % 2]}]) for index in range(10)]
-    rest, part = hold_out_questions(examples, [0.5], seed=0)
-    assert sorted(map(len, (rest, part))) == [5, 5]
-    assert len(asked(rest)) == len(asked(part)) == 1
-    assert ids(first_of_each(examples)) == ["0", "1"]
 
 
 def test_warns_of_questions_on_both_sides(write, caplog):

@@ -70,7 +70,7 @@ def test_no_question_is_on_two_sides(seed: int, write: Write) -> None:
 def test_warns_of_questions_on_both_sides(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     train = write([sdpo(n) for n in range(10, 30)])
     test = write([evaluated(n) for n in range(28, 32)], "eval_data.json")
-    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
+    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data"):
         _ = ScienceDataModule(train=train, test=test).splits
     assert "2 of 4 test questions, the first being eval_data-1, are also trained on" in caplog.text
     caplog.clear()
@@ -148,10 +148,10 @@ def test_contamination_of_real_files_is_warned_of(
     (tmp_path / "raw.jsonl").write_text("\n".join(map(json.dumps, raw)))
     folder = real_data / "science_mcq"
     train, test = (str(folder / f"sdpo_sciknoweval_chemistry_{split}.json") for split in ("train", "test"))
-    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
+    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data"):
         _ = ScienceDataModule(train=str(tmp_path / "raw.jsonl"), test=test).splits
     assert "210 of 210 test questions" in caplog.text
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data.row_module"):
+    with caplog.at_level(logging.WARNING, logger="lightning_sdft.data"):
         _ = ScienceDataModule(train=train, test=test).splits
     assert not caplog.text

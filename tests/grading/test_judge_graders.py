@@ -41,8 +41,8 @@ def test_copies_of_graders_share_the_judge(make_judge: Any, server: ChatServer, 
     data = JsonDataModule(
         str(rows),
         reference_column="reference",
-        validation_file=str(rows),
-        test_file=str(rows),
+        validation=str(rows),
+        test=str(rows),
         grader=JudgedAnswer(make_judge(folder=None)),
     )
     splits = data.load()

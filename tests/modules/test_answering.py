@@ -91,6 +91,18 @@ def test_test_logs_accuracies_of_the_test_sets(
     assert accuracies(trainer) == pytest.approx(expected)
 
 
+def test_the_same_module_and_data_are_validated_and_then_trained(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    module = words_module(SFTModule)
+    data = words_data(validation=evaluation_sets(module, RIGHTS))
+    trainer = make_trainer(limit_val_batches=1.0, max_epochs=1, max_steps=-1)
+    trainer.validate(module, datamodule=data, verbose=False)
+    trainer.fit(module, datamodule=data)
+    assert trainer.global_step > 0
+    assert {"val/accuracy/new", "prior/average"} <= set(trainer.callback_metrics)
+
+
 def test_mean_tokens_of_responses_to_new_skills_are_logged(
     words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
 ) -> None:

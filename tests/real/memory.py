@@ -122,7 +122,7 @@ def arguments(setting: Setting, model: Path, file: Path) -> list[str]:
         *endless,
         f"--model.init_args.model={model}",
         *(f"--model.init_args.{name}={value}" for name, value in budgets.items()),
-        f"--data.init_args.train_file={file}",
+        f"--data.init_args.train={file}",
         *(f"--data.init_args.{name}={value}" for name, value in sizes.items()),
         "--trainer.max_steps=3",
         f"--trainer.accumulate_grad_batches={setting.micro_batches}",

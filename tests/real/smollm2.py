@@ -75,7 +75,7 @@ def main() -> None:
         config = ROOT / "configs" / "experiment" / f"smollm2_{method}.yaml"
         place = f"{{save_dir: {arguments.output}, name: {method}, version: ''}}"
         logger = f"{{class_path: TensorBoardLogger, init_args: {place}}}"
-        paths = [f"--model.init_args.model={model}", f"--data.init_args.train_file={arguments.data}"]
+        paths = [f"--model.init_args.model={model}", f"--data.init_args.train={arguments.data}"]
         command("fit", "--config", str(config), *paths, f"--trainer.logger={logger}")
         report(method, arguments.output / method)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -70,7 +70,7 @@ def train(model: Path, data: Path, engine: VLLMRollouts, name: str) -> None:
     watch = Watch(engine, name)
     module = SDFTModule(str(model), engine=engine, learning_rate=1e-5, warmup_steps=0, over_budget="drop", **BUDGETS)
     columns = {"prompt_column": "Question", "demonstration_column": "Response"}
-    rows = JsonDataModule(train_file=str(data), batch_size=4, micro_batch_size=2, **columns)
+    rows = JsonDataModule(train=str(data), batch_size=4, micro_batch_size=2, **columns)
     quiet = {
         "logger": False,
         "enable_checkpointing": False,
@@ -181,7 +181,7 @@ def kill(model: Path, data: Path, server: subprocess.Popen[bytes], output: Path)
     command += [f"--config={ROOT / 'configs' / part}.yaml" for part in parts]
     command += [f"--model.init_args.{name}={value}" for name, value in {**BUDGETS, "model": model}.items()]
     command += [f"--model.init_args.engine.init_args.url=http://127.0.0.1:{PORT}", "--trainer.max_steps=1000"]
-    command += [f"--data.init_args.train_file={data}", "--data.init_args.batch_size=2"]
+    command += [f"--data.init_args.train={data}", "--data.init_args.batch_size=2"]
     command += ["--data.init_args.micro_batch_size=1", "--trainer.logger=false", "--trainer.callbacks=ModelCheckpoint"]
     command += ["--trainer.callbacks.save_last=true", "--trainer.callbacks.every_n_train_steps=1"]
     command += [f"--trainer.callbacks.dirpath={output / 'checkpoints'}", f"--trainer.default_root_dir={output}"]
