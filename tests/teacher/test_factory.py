@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ def test_each_choice_builds_its_teacher(
 
 
 def live(config: Path) -> list[str]:
-    return ["--model.teacher=LiveTeacher", "--trainer.callbacks=[]"]
+    """Without the callback that would move it."""
+    save = [{"class_path": "ModelCheckpoint", "init_args": {"save_last": True}}]
+    return ["--model.teacher=LiveTeacher", f"--trainer.callbacks={json.dumps(save)}"]
 
 
 def compensated(config: Path) -> list[str]:
@@ -74,8 +77,7 @@ def test_a_run_keeps_its_teacher_in_config_and_checkpoint(
     give: Callable[[Path], list[str]], expected: TeacherChoice, config_file: Path
 ) -> None:
     arguments = give(config_file)
-    save = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_last=true"]
-    cli = main(["fit", "--config", str(config_file), *arguments, *save])
+    cli = main(["fit", "--config", str(config_file), *arguments])
     assert cli.model.teacher_choice == expected
     again = main(["fit", "--config", "runs/run/config.yaml", "--trainer.max_steps=1", "--trainer.logger=false"])
     assert again.model.teacher_choice == expected
