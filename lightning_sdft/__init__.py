@@ -57,7 +57,10 @@ if TYPE_CHECKING:
     from lightning_sdft.rollout import RolloutEngine as RolloutEngine
     from lightning_sdft.rollout import VLLMEngine as VLLMEngine
     from lightning_sdft.rollout import VLLMServer as VLLMServer
+    from lightning_sdft.teacher import BaseTeacher as BaseTeacher
+    from lightning_sdft.teacher import CopiedTeacher as CopiedTeacher
     from lightning_sdft.teacher import EMATeacher as EMATeacher
+    from lightning_sdft.teacher import LiveTeacher as LiveTeacher
     from lightning_sdft.teacher import Teacher as Teacher
 
 __version__ = "0.1.0"
@@ -104,7 +107,7 @@ _HOMES = {
     "policy": ("LoRA", "Policy"),
     "records": ("Example", "Rollout", "Sampling"),
     "rollout": ("RolloutEngine", "VLLMEngine", "VLLMServer"),
-    "teacher": ("EMATeacher", "Teacher"),
+    "teacher": ("BaseTeacher", "CopiedTeacher", "EMATeacher", "LiveTeacher", "Teacher"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

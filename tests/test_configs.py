@@ -100,7 +100,7 @@ def stand_in_arguments(config: Path, stand_in: Path, rows: dict[str, Path], judg
     model = [f"--model.init_args.model={stand_in}", "--model.init_args.max_completion_tokens=8"]
     domain, method = config.stem.rsplit("_", 1)
     if method == "reinvoke":
-        model.append(f"--model.init_args.teacher_model={stand_in}")
+        model.append(f"--model.init_args.teacher.model={stand_in}")
         data = [f"--data.init_args.source={rows['general']}"]
         return [*model, *data, *domain_arguments(domain, "--data.init_args.evaluation.init_args.", rows, judge_url)]
     return [*model, *domain_arguments(domain, "--data.init_args.", rows, judge_url)]
@@ -132,7 +132,7 @@ def test_parts_compose_and_run_fast(
 def test_continued_pretraining_and_reinvocation_compose(stand_in: Path, rows: dict[str, Path], in_folder: Path) -> None:
     options = ["--data.init_args.train_on=articles", "--data.init_args.passage_length=80"]
     assert isinstance(run_composed(["method/cpt", "data/knowledge"], options, stand_in).model, CPTModule)
-    sources = [f"--data.init_args.source={rows['general']}", f"--model.init_args.teacher_model={stand_in}"]
+    sources = [f"--data.init_args.source={rows['general']}", f"--model.init_args.teacher.model={stand_in}"]
     assert isinstance(run_composed(["method/reinvoke", "data/general"], sources, stand_in).model, ReinvokeModule)
 
 
@@ -223,7 +223,8 @@ def test_the_papers_settings_are_in_the_configs_of_its_domains(config: Path) -> 
     content = yaml.safe_load(config.read_text())
     model, data, trainer = content["model"]["init_args"], content["data"]["init_args"], content["trainer"]
     method = config.stem.rsplit("_", 1)[1]
-    assert model["teacher_model" if method == "reinvoke" else "model"] == "Qwen/Qwen2.5-7B-Instruct"
+    base = model["teacher"] if method == "reinvoke" else model
+    assert base["model"] == "Qwen/Qwen2.5-7B-Instruct"
     assert model["warmup_steps"] == 10
     rates = (1e-6, 5e-6, 1e-5) if method == "cpt" else (5e-6, 1e-5, 2e-5, 5e-5)
     assert model["learning_rate"] in rates

@@ -52,7 +52,7 @@ def instead(parts: list[dict[str, Any]], stand_in: Path, rows: dict[str, Path], 
     models = [nested("model.init_args.model", str(stand_in)), nested("model.init_args.max_completion_tokens", 8)]
     prefix = "data.init_args."
     if method["class_path"] == "ReinvokeModule":
-        models += [nested("model.init_args.teacher_model", str(stand_in))]
+        models += [nested("model.init_args.teacher.model", str(stand_in))]
         models += [nested("data.init_args.source", str(rows["general"]))]
         data, prefix = data["init_args"]["evaluation"], "data.init_args.evaluation.init_args."
     domains = {"Science": "science", "ToolUse": "tool_use", "Medical": "medical", "Knowledge": "knowledge"}

@@ -15,6 +15,7 @@ from lightning_sdft.memory.models import Weights
 from lightning_sdft.memory.plan import Plan
 from lightning_sdft.memory.rehearsal import Phase, rehearse
 from lightning_sdft.modules import CausalLMModule
+from lightning_sdft.teacher import CopiedTeacher
 
 __all__ = ["Estimate", "estimate"]
 
@@ -65,7 +66,8 @@ def estimate(module: CausalLMModule, plan: Plan, lengths: Lengths, process: int 
     """
     rehearsal = rehearse(module, plan, lengths)
     weights, parts = rehearsal.weights, plan.parts
-    elsewhere = plan.accelerator and getattr(module, "teacher_memory", None) == "offload"
+    choice = getattr(module, "teacher_choice", None)
+    elsewhere = plan.accelerator and isinstance(choice, CopiedTeacher) and choice.memory == "offload"
     if process is None:
         process = CONTEXT if plan.accelerator else 0
     held = {

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from lightning_sdft.modules import CausalLMModule, DistillationModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import adapter_weights
-from lightning_sdft.teacher import COPIED_TEACHERS
+from lightning_sdft.teacher import CopiedTeacher, LiveTeacher
 
 __all__ = ["Weights", "loaded"]
 
@@ -76,9 +76,10 @@ def loaded(module: CausalLMModule) -> Iterator[None]:
         module: A module without models; with them it would have numbers.
     """
     changes: dict[str, Any] = {"pretrained": False, "attention": _like(module.attention)}
-    teacher_model = getattr(module, "teacher_model", None)
+    choice: Any = getattr(module, "teacher_choice", None)
+    teacher_model = choice.model if isinstance(choice, CopiedTeacher) else None
     if teacher_model is not None:  # which would be read
-        changes |= {"teacher_model": None, "teacher_kind": "live"}
+        changes["teacher_choice"] = LiveTeacher()
     before = {name: getattr(module, name) for name in changes}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -86,10 +87,9 @@ def loaded(module: CausalLMModule) -> Iterator[None]:
         for name, value in changes.items():
             setattr(module, name, value)
         module.load_models()
-        if isinstance(module, DistillationModule) and teacher_model is not None:
+        if teacher_model is not None:
             options = (False, module.attention, module.trust_remote_code)
-            other = Policy.load(teacher_model, *options, tokenizer=module.tokenizer)
-            module.teacher = COPIED_TEACHERS[module.teacher_memory](other)
+            module.teacher = choice.copy_of(Policy.load(teacher_model, *options, tokenizer=module.tokenizer))
         yield
     finally:
         logging.set_verbosity(verbosity)

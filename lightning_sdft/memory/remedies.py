@@ -12,8 +12,9 @@ from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.memory.estimate import Estimate, estimate
 from lightning_sdft.memory.lengths import lengths_by_budgets
 from lightning_sdft.memory.plan import Plan
-from lightning_sdft.modules import CausalLMModule, DistillationModule
+from lightning_sdft.modules import CausalLMModule
 from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.teacher import CopiedTeacher
 
 __all__ = ["Remedy", "remedies"]
 
@@ -72,11 +73,15 @@ def _changes(
     if evaluated > 1:
         few = max(evaluated // 4, 1)
         yield f"data.evaluation_batch_size={few}", {"evaluation_batch_size": few}, plan
-    copied = isinstance(module, DistillationModule) and module.teacher_kind == "copy" and module.lora is None
-    if module.lora is None and not getattr(module, "teacher_model", None) and find_spec("peft") is not None:
-        yield f"model.lora.rank={LoRA().rank}", {"lora": LoRA(), "teacher_memory": "float32"}, plan
-    if copied and plan.accelerator and plan.parts == 1 and getattr(module, "rollout_source", "") != "teacher":
-        yield "model.teacher_memory=offload", {"teacher_memory": "offload"}, plan
+    teacher: Any = getattr(module, "teacher_choice", None)
+    copied = isinstance(teacher, CopiedTeacher)
+    if module.lora is None and not (copied and teacher.model) and find_spec("peft") is not None:
+        of_adapter = {"teacher_choice": CopiedTeacher()} if copied else {}
+        yield f"model.lora.rank={LoRA().rank}", {"lora": LoRA(), **of_adapter}, plan
+    offloadable = copied and module.lora is None and getattr(module, "rollout_source", "") != "teacher"
+    if offloadable and plan.accelerator and plan.parts == 1:
+        settings = "model.teacher=CopiedTeacher model.teacher.memory=offload"
+        yield settings, {"teacher_choice": replace(teacher, memory="offload")}, plan
     if plan.accelerator and plan.precision in ("32-true", "bf16-mixed"):
         yield "trainer.precision=bf16-true", {}, replace(plan, precision="bf16-true")
     if plan.accelerator and plan.parts < DEVICES and datamodule.batch_size % DEVICES == 0:

@@ -27,11 +27,9 @@ from lightning_sdft.losses import (
     token_weights,
 )
 from lightning_sdft.modules.causal_lm import CausalLMModule
-from lightning_sdft.modules.teachers import TeacherKind, check_teacher, make_teacher
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import InProcessEngine, RolloutEngine, draw_seeds, generate, score_rollouts
-from lightning_sdft.teacher import CopiedTeacher, Teacher, TeacherMemory
-from lightning_sdft.teacher.ema_teacher import EMATeacher
+from lightning_sdft.teacher import CopiedTeacher, EMATeacher, FullTeacher, OffloadedTeacher, Teacher, TeacherChoice
 
 __all__ = ["DistillationModule"]
 
@@ -56,15 +54,9 @@ class DistillationModule(CausalLMModule):
             (off-policy distillation), or the expert of the ``demonstration``.
         divergence: What is minimised: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``, or ``TopK`` of one of
             these.
-        teacher: ``copy`` is a copy of the student as it is when training starts, in float32 (of its adapter, with
-            ``lora``); ``live`` the student as it is at every step; ``base`` the model without the adapter of ``lora``.
-        teacher_model: Weights that a copied teacher starts from instead: a folder, hub id or ``.gguf`` file.
-        teacher_memory: How a copied teacher keeps its weights; its average is that of float32 in every form.
-            ``float32`` takes 4 bytes a parameter on the device. ``compensated`` takes as many, half of them for the
-            bfloat16 weights with which it reads, at the precision and the speed of a bfloat16 model: the form for
-            ``bf16-true``, where one in float32 would read in float32. ``offload`` takes 4 bytes a parameter of the
-            CPU's memory instead, and on the device those of the largest block or the head at a time: each micro-batch
-            sends the whole teacher there, and each update the whole student back.
+        teacher: Whose distribution it is: ``CopiedTeacher`` (default), a copy of the student as it is when training
+            starts, or of another model; ``LiveTeacher``, the student as it is at every step; ``BaseTeacher``, the model
+            without the adapter of ``lora``.
         privileged_context: What only the teacher sees: the example's ``demonstration``, its ``article``, ``both``, or
             ``none``.
         teacher_template: How the teacher's user turn is made of ``{prompt}``, ``{demonstration}`` and ``{context}``
@@ -91,9 +83,7 @@ class DistillationModule(CausalLMModule):
         model: str,
         rollout_source: Literal["student", "teacher", "demonstration"] = "student",
         divergence: Divergence | None = None,
-        teacher: TeacherKind = "copy",
-        teacher_model: str | None = None,
-        teacher_memory: TeacherMemory = "float32",
+        teacher: TeacherChoice | None = None,
         privileged_context: PrivilegedContext = "none",
         teacher_template: str | None = None,
         max_teacher_prompt_tokens: int = 2048,
@@ -105,7 +95,10 @@ class DistillationModule(CausalLMModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, **kwargs)
-        check_teacher(teacher, teacher_model, teacher_memory, self.lora, rollout_source)
+        self.teacher_choice = teacher or CopiedTeacher()
+        problem = self.teacher_choice.problem(self.lora, rollout_source)
+        if problem is not None:
+            raise ValueError(problem)
         if engine is not None and rollout_source != "student":
             raise ValueError(
                 f"engine={type(engine).__name__} samples from the student, but rollout_source={rollout_source}; leave "
@@ -113,9 +106,6 @@ class DistillationModule(CausalLMModule):
             )
         self.rollout_source = rollout_source
         self.divergence = divergence or ForwardKL()
-        self.teacher_kind = teacher
-        self.teacher_model = teacher_model
-        self.teacher_memory = teacher_memory
         self.teacher_template = TEMPLATES[privileged_context] if teacher_template is None else teacher_template
         self.teacher_fields = template_fields(self.teacher_template, privileged_context)
         self.max_teacher_prompt_tokens = max_teacher_prompt_tokens
@@ -236,9 +226,8 @@ class DistillationModule(CausalLMModule):
     def load_models(self) -> None:
         """Load student and teacher."""
         super().load_models()
-        options = (self.lora, self.attention, self.trust_remote_code)
-        self.teacher = make_teacher(self.policy, self.teacher_kind, self.teacher_model, self.teacher_memory, *options)
-        if self.teacher_memory == "offload":
+        self.teacher = self.teacher_choice.build(self.policy, self.lora, self.attention, self.trust_remote_code)
+        if isinstance(self.teacher, OffloadedTeacher):
             # DDP would refuse weights on two kinds of device. It need not make these alike: the student's are.
             names = [f"teacher.{name}" for name, _ in self.teacher.named_parameters(remove_duplicate=False)]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
@@ -247,15 +236,15 @@ class DistillationModule(CausalLMModule):
         """Cut the weights of student and teacher alike, so that the EMA combines parts."""
         super().shard_models(mesh)
         self.teacher.shard_(mesh)
-        if isinstance(self.teacher, CopiedTeacher):
+        if isinstance(self.teacher, FullTeacher):
             check_alike(self.teacher.policy, self.policy)
 
     def on_fit_start(self) -> None:
         """Start the teacher from the student as it is now, unless training goes on from a checkpoint."""
-        if self.trainer.ckpt_path is None and self.teacher_model is None:
+        if self.trainer.ckpt_path is None and self.teacher_choice.model is None:
             self.teacher.start_from(self.policy)
         moves = any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        if self.teacher_kind == "copy" and not moves:
+        if isinstance(self.teacher_choice, CopiedTeacher) and not moves:
             rank_zero_info("No EMATeacher among the callbacks: the teacher stays frozen.")
         with self.trainer.precision_plugin.forward_context():
             self.engine.start(self.policy, self.max_prompt_tokens + self.max_completion_tokens)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_sdft.losses import Divergence, ReverseKL
 from lightning_sdft.modules.distillation import DistillationModule
-from lightning_sdft.teacher.ema_teacher import EMATeacher
+from lightning_sdft.teacher import CopiedTeacher, EMATeacher
 
 __all__ = ["ReinvokeModule"]
 
@@ -23,7 +23,8 @@ class ReinvokeModule(DistillationModule):
 
     Args:
         model: The fine-tuned model, such as a folder written by ``lightning-sdft export``.
-        teacher_model: The base model that fine-tuning began with: a folder, hub id or ``.gguf`` file. It stands still.
+        teacher: The base model that fine-tuning began with, as :class:`CopiedTeacher` with that ``model``. It stands
+            still.
         divergence: What is minimised; ``ReverseKL`` by default, as in [1].
         **kwargs: See :class:`DistillationModule`.
 
@@ -31,10 +32,10 @@ class ReinvokeModule(DistillationModule):
         ValueError: If there is no base model.
     """
 
-    def __init__(self, model: str, teacher_model: str, divergence: Divergence | None = None, **kwargs: Any) -> None:
-        if not teacher_model:
-            raise ValueError("re-invocation needs the base model; give it as teacher_model")
-        super().__init__(model, teacher_model=teacher_model, divergence=divergence or ReverseKL(), **kwargs)
+    def __init__(self, model: str, teacher: CopiedTeacher, divergence: Divergence | None = None, **kwargs: Any) -> None:
+        if not teacher.model:
+            raise ValueError("re-invocation needs the base model; give it as the model of teacher")
+        super().__init__(model, teacher=teacher, divergence=divergence or ReverseKL(), **kwargs)
 
     def on_fit_start(self) -> None:
         """Refuse a callback that would move the base model.

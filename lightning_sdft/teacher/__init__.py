@@ -1,23 +1,26 @@
 """The teacher: a policy without gradient, whose weights follow the student's or stand still."""
 
-from lightning_sdft.teacher.adapter import AdapterTeacher, BaseModelTeacher
-from lightning_sdft.teacher.base import LiveTeacher, Teacher
+from lightning_sdft.teacher.adapter import AdapterTeacher
+from lightning_sdft.teacher.base import SharedTeacher, Teacher
 from lightning_sdft.teacher.compensated import CompensatedTeacher
-from lightning_sdft.teacher.copied import CopiedTeacher, ema_update_
 from lightning_sdft.teacher.ema_teacher import EMATeacher
-from lightning_sdft.teacher.forms import COPIED_TEACHERS, TeacherMemory
+from lightning_sdft.teacher.factory import FORMS, BaseTeacher, CopiedTeacher, LiveTeacher, TeacherChoice, TeacherMemory
+from lightning_sdft.teacher.full import FullTeacher, ema_update_
 from lightning_sdft.teacher.offloaded import OffloadedTeacher
 
 __all__ = [
-    "COPIED_TEACHERS",
+    "FORMS",
     "AdapterTeacher",
-    "BaseModelTeacher",
+    "BaseTeacher",
     "CompensatedTeacher",
     "CopiedTeacher",
     "EMATeacher",
+    "FullTeacher",
     "LiveTeacher",
     "OffloadedTeacher",
+    "SharedTeacher",
     "Teacher",
+    "TeacherChoice",
     "TeacherMemory",
     "ema_update_",
 ]

@@ -1,4 +1,4 @@
-"""Teachers in the model of a student that has an adapter: one copy of the weights serves both."""
+"""A teacher in the model of a student that has an adapter: one copy of the weights serves both."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.adapter_view import AdapterView
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter
-from lightning_sdft.teacher.base import Teacher
-from lightning_sdft.teacher.copied import ema_update_, relative_distance
+from lightning_sdft.teacher.base import SharedTeacher
+from lightning_sdft.teacher.full import ema_update_, relative_distance
 
-__all__ = ["AdapterTeacher", "BaseModelTeacher"]
+__all__ = ["AdapterTeacher"]
 
 
-class AdapterTeacher(Teacher):
+class AdapterTeacher(SharedTeacher):
     """The student's model with an adapter of the teacher's own, frozen, in float32 whatever the precision.
 
     It starts from the student's adapter, and so do its copies of modules that are trained whole. The average is of the
@@ -30,10 +30,8 @@ class AdapterTeacher(Teacher):
     """
 
     def __init__(self, student: Policy, lora: LoRA) -> None:
-        super().__init__()
         add_adapter(student.model, lora, TEACHER)
-        # Not registered as a submodule: the student's model is, with the weights of both.
-        object.__setattr__(self, "policy", AdapterView(student, TEACHER))
+        super().__init__(AdapterView(student, TEACHER))
         self.start_from(student)
 
     def can_follow(self, student: Policy) -> bool:
@@ -51,14 +49,6 @@ class AdapterTeacher(Teacher):
     def drift(self, student: Policy) -> float:
         """Distance of the factors to the student's, relative to the norm of the student's."""
         return relative_distance(*_adapters(student))
-
-
-class BaseModelTeacher(Teacher):
-    """The student's model without its adapter, as it was before training. It stands still."""
-
-    def __init__(self, student: Policy) -> None:
-        super().__init__()
-        object.__setattr__(self, "policy", AdapterView(student, None))
 
 
 def _adapters(policy: Policy) -> tuple[list[Tensor], list[Tensor]]:

@@ -13,7 +13,7 @@ from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.records import TokenSequence
 
-__all__ = ["LiveTeacher", "Teacher"]
+__all__ = ["SharedTeacher", "Teacher"]
 
 
 class Teacher(nn.Module):
@@ -50,10 +50,15 @@ class Teacher(nn.Module):
         return 0.0
 
 
-class LiveTeacher(Teacher):
-    """The student itself, as it is at every step."""
+class SharedTeacher(Teacher):
+    """A teacher whose weights are in the student's model: it is the student itself, or a view of its model.
 
-    def __init__(self, student: Policy) -> None:
+    Args:
+        policy: The student, or a view of it.
+    """
+
+    def __init__(self, policy: Policy) -> None:
         super().__init__()
-        # Not registered as a submodule: its weights are the student's, and freezing the teacher must not freeze them.
-        object.__setattr__(self, "policy", student)
+        # Not registered as a submodule: the student is, with the weights of both, and freezing the teacher must not
+        # freeze the student.
+        object.__setattr__(self, "policy", policy)

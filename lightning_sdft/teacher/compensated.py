@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_sdft.distributed.sharding import local_part
 from lightning_sdft.policy import Policy
-from lightning_sdft.teacher.copied import CopiedTeacher
+from lightning_sdft.teacher.full import FullTeacher
 
 __all__ = ["PIECE", "CompensatedTeacher", "join", "split"]
 
@@ -59,7 +57,7 @@ def _store(weight: Tensor, value: Tensor, residual: Tensor) -> None:
     value.view(torch.int16).copy_(bits)
 
 
-class CompensatedTeacher(CopiedTeacher):
+class CompensatedTeacher(FullTeacher):
     """A full copy of a policy in bfloat16, beside which lies what rounding took from each weight.
 
     Its hidden states are those of a bfloat16 model. Its average is the one in float32, bit for bit: an update puts the
@@ -75,25 +73,21 @@ class CompensatedTeacher(CopiedTeacher):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)
-        copied: dict[int, Any] = {id(policy.tokenizer): policy.tokenizer}
+        residuals: dict[nn.Parameter, nn.Parameter] = {}
         for parameter in self.policy.parameters():
             parameter.data, residual = split(parameter.data)
-            copied[id(parameter)] = nn.Parameter(residual, requires_grad=False)
-        self.residual = copy.deepcopy(self.policy, copied)
-        for part in self.residual.modules():
-            part._buffers.clear()
+            residuals[parameter] = nn.Parameter(residual, requires_grad=False)
+        self.residual = _like(self.policy, residuals)
 
     def shard_(self, mesh: DeviceMesh) -> None:
         """Cut both halves of the weights alike."""
         super().shard_(mesh)
-        cut: dict[nn.Parameter, nn.Parameter] = {}  # a tied weight once
-        for name, value in self.policy.named_parameters(remove_duplicate=False):
+        cut: dict[nn.Parameter, nn.Parameter] = {}
+        for name, value in self.policy.named_parameters():
             assert isinstance(value, DTensor)
-            if value not in cut:
-                part = distribute_tensor(self.residual.get_parameter(name), value.device_mesh, value.placements)
-                cut[value] = nn.Parameter(part, requires_grad=False)
-            owner, _, attribute = name.rpartition(".")
-            setattr(self.residual.get_submodule(owner), attribute, cut[value])
+            part = distribute_tensor(self.residual.get_parameter(name), value.device_mesh, value.placements)
+            cut[value] = nn.Parameter(part, requires_grad=False)
+        self.residual = _like(self.policy, cut)
 
     @torch.no_grad()
     def start_from(self, student: Policy) -> None:
@@ -121,3 +115,17 @@ class CompensatedTeacher(CopiedTeacher):
             pieces = value.view(-1).split(size), residual.view(-1, 2).split(size), weight.reshape(-1).split(size)
             for ours, taken, theirs in zip(*pieces, strict=True):
                 yield ours, taken, theirs.detach().to(torch.float32)
+
+
+def _like(policy: Policy, instead: dict[nn.Parameter, nn.Parameter]) -> nn.Module:
+    """Modules that hold parameters by the names of the policy's, each in the place of one of these, and do nothing."""
+    root = nn.Module()
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        *path, attribute = name.split(".")
+        owner = root
+        for part in path:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        owner.register_parameter(attribute, instead[parameter])
+    return root

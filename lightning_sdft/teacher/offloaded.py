@@ -14,12 +14,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import Policy
-from lightning_sdft.teacher.copied import CopiedTeacher
+from lightning_sdft.teacher.full import FullTeacher
 
 __all__ = ["OffloadedTeacher"]
 
 
-class OffloadedTeacher(CopiedTeacher):
+class OffloadedTeacher(FullTeacher):
     """A full copy of a policy in float32 in the memory of the CPU.
 
     Its weights visit the device where the student is, a block of the model at a time, while the block reads. The head
@@ -56,8 +56,8 @@ class OffloadedTeacher(CopiedTeacher):
             PolicyError: Always.
         """
         raise PolicyError(
-            "teacher_memory=offload is for strategies that replicate the weights; under fsdp2 each process has only a "
-            "part of the teacher: leave teacher_memory out"
+            "CopiedTeacher(memory=offload) is for strategies that replicate the weights; under fsdp2 each process has "
+            "only a part of the teacher: leave memory out"
         )
 
     def stored(self, weight: Tensor) -> Tensor:
@@ -104,5 +104,5 @@ def _parts(model: Any) -> Iterator[tuple[nn.Module, bool]]:
     if not inside:
         raise PolicyError(
             f"{type(model).__name__} does not say what its blocks are (_no_split_modules), so that its weights cannot "
-            "visit the device block by block; use teacher_memory=float32 or compensated"
+            "visit the device block by block; use CopiedTeacher(memory=float32) or compensated"
         )

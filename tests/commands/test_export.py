@@ -20,7 +20,7 @@ from lightning_sdft.errors import CheckpointError
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA
 from lightning_sdft.records import Example
-from lightning_sdft.teacher import EMATeacher
+from lightning_sdft.teacher import CopiedTeacher, EMATeacher
 from tests.conftest import move_adapter
 
 TOKENS = torch.tensor([[2, 11, 12, 3, 21, 22, 4]])
@@ -207,7 +207,9 @@ def test_training_goes_on_from_an_exported_folder(sdft: tuple[SDFTModule, Path],
 
 def test_compensated_teacher_is_written_in_float32(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
     arguments = {"teacher_template": "w50 {prompt} w51 {demonstration}", "max_teacher_prompt_tokens": 32}
-    module, checkpoint = train(SDFTModule, family_folder("qwen2"), tmp_path, teacher_memory="compensated", **arguments)
+    module, checkpoint = train(
+        SDFTModule, family_folder("qwen2"), tmp_path, teacher=CopiedTeacher("compensated"), **arguments
+    )
     assert isinstance(module, SDFTModule)
     export(str(tmp_path / "out"), str(checkpoint), weights="teacher")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

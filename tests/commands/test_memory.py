@@ -13,6 +13,7 @@ from lightning_sdft.errors import DataError, PolicyError
 from lightning_sdft.memory import Estimate, Plan, estimate, lengths_by_budgets
 
 EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
+OFFLOAD = ["--model.teacher=CopiedTeacher", "--model.teacher.memory=offload"]
 GPUS = ["--trainer.accelerator=gpu", "--trainer.devices=8", "--trainer.strategy=fsdp2"]
 
 
@@ -80,7 +81,7 @@ def test_devices_need_not_be_there(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("quickly")
 def test_teacher_elsewhere_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    _, record = ask("laptop_sdft", *GPUS[:1], "--trainer.devices=1", "--model.init_args.teacher_memory=offload")
+    _, record = ask("laptop_sdft", *GPUS[:1], "--trainer.devices=1", *OFFLOAD)
     assert "teacher's weights" not in record["by_budgets"]["held"]
     assert "in the memory of the CPU: 0.00 teacher's weights" in capsys.readouterr().out
 

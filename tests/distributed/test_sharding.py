@@ -19,7 +19,7 @@ from lightning_sdft.losses import cross_entropy
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Sampling, TokenSequence
 from lightning_sdft.rollout import generate
-from lightning_sdft.teacher import CopiedTeacher
+from lightning_sdft.teacher import FullTeacher
 from tests.launch import in_processes
 
 SHARES = [
@@ -101,9 +101,9 @@ def check_teacher(folder: str) -> None:
     mesh = init_device_mesh("cpu", (2,))
     generator = torch.Generator().manual_seed(0)
     student = Policy.load(folder)
-    teacher = CopiedTeacher(student)
+    teacher = FullTeacher(student)
     sharded_student = Policy.load(folder)
-    sharded_teacher = CopiedTeacher(sharded_student)
+    sharded_teacher = FullTeacher(sharded_student)
     shard_(sharded_student, mesh)
     sharded_teacher.shard_(mesh)
     check_alike(sharded_teacher.policy, sharded_student)

@@ -24,7 +24,7 @@ from lightning_sdft.errors import CheckpointError, PolicyError
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
-from lightning_sdft.teacher import EMATeacher
+from lightning_sdft.teacher import CopiedTeacher, EMATeacher
 from lightning_sdft.teacher.compensated import join
 from tests.conftest import needs_gpu
 from tests.launch import in_processes
@@ -168,7 +168,7 @@ LORA = LoRA(rank=2, alpha=8)
         (SFTModule, "gemma2", {}),  # whose head is the embedding
         (DFTModule, "llama", {}),
         (SDFTModule, "llama", {}),
-        (SDFTModule, "gemma2", {"reduction": "token", "teacher_memory": "compensated"}),
+        (SDFTModule, "gemma2", {"reduction": "token", "teacher": CopiedTeacher("compensated")}),
         (SDFTModule, "llama", {"lora": LORA, "learning_rate": 1e-2}),
         (SDFTModule, "gemma2", {"lora": LORA, "learning_rate": 1e-2}),
         (SDFTModule, "llama", {"lora": WITH_HEAD, "learning_rate": 1e-2}),

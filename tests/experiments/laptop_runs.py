@@ -32,7 +32,7 @@ def part(method: str = "SFTModule", data: dict[str, Any] | None = None, **traine
     """Four steps, of which the second and the fourth are validated."""
     model = {"model": "zoo/laptop", **BUDGETS, **(TEACHER if method == "SDFTModule" else {})}
     if method == "ReinvokeModule":
-        model |= {"teacher_model": "zoo/laptop", "max_teacher_prompt_tokens": 16}
+        model |= {"teacher": {"model": "zoo/laptop"}, "max_teacher_prompt_tokens": 16}
     return {
         "model": {"class_path": method, "init_args": model},
         "data": {"class_path": "StringSkillsDataModule", "init_args": {"skill": "{domain}", **SIZES, **(data or {})}},

@@ -169,7 +169,7 @@ def test_what_comes_after_a_method_starts_from_what_that_has_learned(out: Path) 
     assert not same_weights(zoo, exported)
     start = yaml.safe_load((run(out, "sft-again", 1e-4) / "tensorboard/config.yaml").read_text())
     assert start["model"]["init_args"]["model"] == str(before / "export")
-    assert start["model"]["init_args"]["teacher_model"] == "zoo/laptop"
+    assert start["model"]["init_args"]["teacher"]["init_args"]["model"] == "zoo/laptop"
 
 
 def test_pictures_and_hyperparameters_are_there(out: Path) -> None:

@@ -13,7 +13,7 @@ from lightning_sdft.memory import Estimate, Lengths, Phase, Plan, estimate
 from lightning_sdft.memory.rehearsal import rehearse
 from lightning_sdft.modules import SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
-from lightning_sdft.teacher import compensated
+from lightning_sdft.teacher import CopiedTeacher, compensated
 from tests.memory.arithmetic import Llama
 
 LENGTHS = Lengths([(12, 8)] * 2, [(20, 8)] * 2, [12] * 4, [12] * 2, 8, micro_batches=2)
@@ -26,7 +26,7 @@ def count(family_folder: Callable[[str], Path]) -> Llama:
 
 
 @pytest.mark.parametrize("accelerator", [False, True])
-@pytest.mark.parametrize("teacher_memory", ["float32", "compensated", "offload"])
+@pytest.mark.parametrize("memory", ["float32", "compensated", "offload"])
 @pytest.mark.parametrize(
     ("precision", "student", "optimizer"),
     [("64-true", 8, 16), ("32-true", 4, 8), ("bf16-mixed", 4, 8), ("16-mixed", 4, 8), ("bf16-true", 2, 4)],
@@ -35,12 +35,12 @@ def test_bytes_of_a_parameter(
     precision: str,
     student: int,
     optimizer: int,
-    teacher_memory: str,
+    memory: Any,
     accelerator: bool,
     count: Llama,
     words_module: Callable[..., Any],
 ) -> None:
-    module = words_module(SDFTModule, teacher_memory=teacher_memory)
+    module = words_module(SDFTModule, teacher=CopiedTeacher(memory))
     plan = Plan(accelerator=accelerator, precision=precision, teacher_follows=True)
     found = estimate(module, plan, LENGTHS, process=7)
     teacher = 4 * count.all  # of a compensated one 2 and 2; of an offloaded one perhaps elsewhere
@@ -51,7 +51,7 @@ def test_bytes_of_a_parameter(
         "optimizer": pytest.approx(optimizer * count.all, abs=4 * count.tensors),  # which count the steps of each
         "teacher's weights": teacher,
     }
-    elsewhere = accelerator and teacher_memory == "offload"
+    elsewhere = accelerator and memory == "offload"
     if elsewhere:
         del expected["teacher's weights"]
     assert dict(found.held) == expected
@@ -119,7 +119,7 @@ def test_what_is_gathered_where_weights_are_cut(count: Llama, words_module: Call
 def test_a_compensated_teacher_is_gathered_in_half_precision(count: Llama, words_module: Callable[..., Any]) -> None:
     """Of which two bytes a parameter are read; what rounding took stays where it is."""
     plan = Plan(processes=4, sharing="fsdp2", precision="bf16-mixed")
-    found = estimate(words_module(SDFTModule, teacher_memory="compensated"), plan, LENGTHS)
+    found = estimate(words_module(SDFTModule, teacher=CopiedTeacher("compensated")), plan, LENGTHS)
     gathered = {each.name: each.parts.get("gathered weights") for each in found.phases}
     assert gathered["teacher"] == 2 * (2 * count.block + count.embedding)
     assert gathered["student"] == 4 * (2 * count.block + count.embedding)
@@ -135,7 +135,9 @@ def test_an_accelerator_averages_a_compensated_teacher_in_larger_pieces(
     counts = []
     for accelerator in (False, True):
         estimate(
-            words_module(SDFTModule, teacher_memory="compensated"), Plan(accelerator, teacher_follows=True), LENGTHS
+            words_module(SDFTModule, teacher=CopiedTeacher("compensated")),
+            Plan(accelerator, teacher_follows=True),
+            LENGTHS,
         )
         counts.append(len(pieces))
         pieces.clear()

@@ -14,7 +14,7 @@ from lightning_sdft.memory.hollow import Hollow
 from lightning_sdft.modules.timing import resident_memory
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import TokenSequence
-from lightning_sdft.teacher import CompensatedTeacher, CopiedTeacher
+from lightning_sdft.teacher import CompensatedTeacher, FullTeacher
 from tests.memory.conftest import allocated
 
 SEQUENCES = [TokenSequence([3] * 20, [4] * 30), TokenSequence([3] * 10, [4] * 35)]
@@ -34,7 +34,7 @@ def load(folder: Path, attention: str | None, checkpointing: bool) -> Policy:
     return policy
 
 
-def take_step(policy: Policy, teacher: CopiedTeacher, autocast: bool, measured: Callable[[], Any]) -> list[Any]:
+def take_step(policy: Policy, teacher: FullTeacher, autocast: bool, measured: Callable[[], Any]) -> list[Any]:
     """What the parts of a step take."""
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         with measured() as first:
@@ -70,10 +70,10 @@ def test_a_step_takes_what_the_allocator_gives_for_a_real_one(
 ) -> None:
     folder = family_folder(family)
     policy = load(folder, attention, checkpointing)
-    real = take_step(policy, CopiedTeacher(policy), autocast, allocated)
+    real = take_step(policy, FullTeacher(policy), autocast, allocated)
     with Hollow() as run:
         policy = load(folder, attention, checkpointing)
-        hollow = take_step(policy, CopiedTeacher(policy), autocast, run.ledger.measured)
+        hollow = take_step(policy, FullTeacher(policy), autocast, run.ledger.measured)
     for ours, theirs in zip(hollow, real, strict=True):
         assert ours.kept == pytest.approx(theirs.kept, abs=2 * SEED * checkpointing + SCALARS)
         assert ours.peak == pytest.approx(theirs.peak, abs=2 * SEED + workspace + 1000)

@@ -12,6 +12,7 @@ from lightning_sdft.memory.hollow import Hollow
 from lightning_sdft.memory.models import Weights, loaded
 from lightning_sdft.modules import CausalLMModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.teacher import CopiedTeacher, LiveTeacher
 from tests.memory.arithmetic import Llama
 
 
@@ -48,7 +49,7 @@ def test_tied_weights_are_there_once(family_folder: Callable[[str], Path]) -> No
     assert (found.embedding, found.heads) == (4 * count.embedding, 4 * count.head)
 
 
-@pytest.mark.parametrize(("arguments", "copies"), [({}, 1), ({"teacher": "live"}, 0)])
+@pytest.mark.parametrize(("arguments", "copies"), [({}, 1), ({"teacher": LiveTeacher()}, 0)])
 def test_a_teacher_has_weights_if_it_is_a_copy(
     arguments: dict[str, Any], copies: int, llama_folder: Path, words_module: Callable[..., Any]
 ) -> None:
@@ -69,13 +70,13 @@ def test_an_adapter_is_trained_alone(llama_folder: Path, words_module: Callable[
 def test_another_teacher_has_its_own_weights(llama_folder: Path, family_folder: Callable[[str], Path]) -> None:
     module = ReinvokeModule(
         str(llama_folder),
-        teacher_model=str(llama_folder),
+        teacher=CopiedTeacher(model=str(llama_folder)),
         max_prompt_tokens=16,
         max_completion_tokens=8,
         max_teacher_prompt_tokens=16,
     )
     assert weights(module).teacher == 4 * Llama.of(llama_folder).all
-    assert (module.teacher_model, module.teacher_kind) == (str(llama_folder), "copy")
+    assert module.teacher_choice == CopiedTeacher(model=str(llama_folder))
 
 
 def test_module_is_left_as_it_was_whatever_happens(words_module: Callable[..., Any]) -> None:

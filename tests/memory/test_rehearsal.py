@@ -13,7 +13,7 @@ from lightning_sdft.memory.rehearsal import rehearse
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Example
-from lightning_sdft.teacher import COPIED_TEACHERS, EMATeacher
+from lightning_sdft.teacher import FORMS, CopiedTeacher, EMATeacher, LiveTeacher
 from tests.conftest import make_model, make_tokenizer, needs_gpu
 from tests.memory.conftest import allocated
 from tests.modules.conftest import WORDS_TEMPLATE
@@ -50,7 +50,7 @@ def make(method: type[CausalLMModule], folder: str, **arguments: Any) -> CausalL
 
 def fit(module: CausalLMModule, data: Any, make_trainer: Any, **arguments: Any) -> int:
     """The most that there is in three steps, by the word of the allocator."""
-    follows = isinstance(module, SDFTModule) and module.teacher_kind == "copy"
+    follows = isinstance(module, SDFTModule) and isinstance(module.teacher_choice, CopiedTeacher)
     callbacks = [EMATeacher(0.5)] if follows else []
     trainer = make_trainer(max_steps=3, gradient_clip_val=1.0, callbacks=callbacks, **arguments)
     with trainer.precision_plugin.module_init_context():  # which threads do that the profiler does not see
@@ -102,9 +102,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_training_on_a_gpu_takes_what_was_estimated(
     method: type[CausalLMModule], precision: str, large: str, words_data: Any, make_trainer: Any
 ) -> None:
-    teachers = COPIED_TEACHERS if method is SDFTModule else [None]
-    for teacher_memory in teachers:
-        arguments = {} if teacher_memory is None else {"teacher_memory": teacher_memory}
+    teachers = FORMS if method is SDFTModule else [None]
+    for memory in teachers:
+        arguments = {} if memory is None else {"teacher": CopiedTeacher(memory)}
         data = words_data([example(index) for index in range(24)], batch_size=8, micro_batch_size=4)
         module = make(method, large, pretrained=False, **arguments)
         plan = Plan(accelerator=True, precision=precision, teacher_follows=method is SDFTModule)
@@ -128,7 +128,7 @@ def test_training_on_a_gpu_takes_what_was_estimated(
         (DFTModule, {}),
         (CPTModule, {}),
         (SFTModule, {"packing": True}),
-        (SDFTModule, {"teacher": "live"}),
+        (SDFTModule, {"teacher": LiveTeacher()}),
         (SDFTModule, {"rollout_source": "demonstration"}),
         (SDFTModule, {"rollout_source": "teacher"}),
         (ReinvokeModule, {"max_teacher_prompt_tokens": SHOWN}),
@@ -138,13 +138,14 @@ def test_every_method_takes_what_was_estimated(
     method: type[CausalLMModule], arguments: dict[str, Any], folder: str, words_data: Any, make_trainer: Any
 ) -> None:
     if method is ReinvokeModule:
-        arguments = {**arguments, "teacher_model": folder}
+        arguments = {**arguments, "teacher": CopiedTeacher(model=folder)}
     data = words_data([example(index) for index in range(24)], batch_size=8, micro_batch_size=4)
     module = make(method, folder, **arguments)
+    choice = getattr(module, "teacher_choice", None)
     estimated = estimate(module, Plan(teacher_follows=False), lengths_by_data(module, data, 1))
     real = fit(module, data, make_trainer)
     assert estimated.peak == pytest.approx(real, rel=0.06)
-    assert (getattr(module, "teacher_model", None), module.pretrained) == (arguments.get("teacher_model"), True)
+    assert (getattr(module, "teacher_choice", None), module.pretrained) == (choice, True)
 
 
 def test_keys_and_values_are_those_of_a_real_rollout(family: str, family_folder: Any) -> None:

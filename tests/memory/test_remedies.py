@@ -8,12 +8,13 @@ import pytest
 from lightning_sdft.memory import Plan, Remedy, estimate, lengths_by_budgets, remedies
 from lightning_sdft.modules import SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.teacher import CopiedTeacher, LiveTeacher
 
 ACCUMULATE = "data.micro_batch_size=1 trainer.accumulate_grad_batches=8"
 CHECKPOINTING = "model.gradient_checkpointing=true"
 FEWER = "data.evaluation_batch_size=4"
 ADAPTER = "model.lora.rank=16"
-OFFLOAD = "model.teacher_memory=offload"
+OFFLOAD = "model.teacher=CopiedTeacher model.teacher.memory=offload"
 NARROW = "trainer.precision=bf16-true"
 SHARDED = "trainer.strategy=fsdp2 trainer.devices=8 data.micro_batch_size=1 trainer.accumulate_grad_batches=1"
 
@@ -56,7 +57,7 @@ def test_what_helps_is_offered_and_what_helps_most_comes_first(module: Any, data
     [
         (ACCUMULATE, {}, {"micro_batch_size": 1}, GPU),
         (CHECKPOINTING, {"gradient_checkpointing": True}, {}, GPU),
-        (OFFLOAD, {"teacher_memory": "offload"}, {}, GPU),
+        (OFFLOAD, {"teacher": CopiedTeacher("offload")}, {}, GPU),
         (NARROW, {}, {}, Plan(True, precision="bf16-true", teacher_follows=True, evaluates=True)),
         (SHARDED, {}, {"micro_batch_size": 1}, Plan(True, 8, "fsdp2", teacher_follows=True, evaluates=True)),
     ],
@@ -102,7 +103,7 @@ def test_adapter_is_what_a_large_model_is_trained_by(seven_billion: str, data: A
         ({"gradient_checkpointing": True}, {}, GPU, CHECKPOINTING),
         ({"lora": LoRA(rank=4)}, {}, GPU, ADAPTER),
         ({"lora": LoRA(rank=4)}, {}, GPU, OFFLOAD),
-        ({"teacher": "live"}, {}, GPU, OFFLOAD),
+        ({"teacher": LiveTeacher()}, {}, GPU, OFFLOAD),
         ({"rollout_source": "teacher"}, {}, GPU, OFFLOAD),
         ({}, {}, Plan(teacher_follows=True), OFFLOAD),  # it is on the CPU already
         ({}, {}, Plan(teacher_follows=True), NARROW),
@@ -127,7 +128,7 @@ def test_what_is_set_or_cannot_be_is_not_offered(
 
 
 def test_module_and_data_are_left_as_they_were(module: Any, data: Any) -> None:
-    names = ("lora", "gradient_checkpointing", "teacher_memory", "pretrained", "attention")
+    names = ("lora", "gradient_checkpointing", "teacher_choice", "pretrained", "attention")
     sizes = ("batch_size", "micro_batch_size", "evaluation_batch_size")
     before = [getattr(module, name) for name in names], [getattr(data, name) for name in sizes]
     found(module, data)

@@ -13,6 +13,7 @@ from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Spl
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from lightning_sdft.modules import CausalLMModule, DFTModule, DistillationModule, SDFTModule, SFTModule
 from lightning_sdft.records import Example
+from lightning_sdft.teacher import CopiedTeacher
 
 METHODS = [SFTModule, DFTModule, SDFTModule]
 
@@ -165,7 +166,7 @@ SHOWN = {"privileged_context": "demonstration", "teacher_template": WORDS_TEMPLA
 def ready(module: DistillationModule) -> DistillationModule:
     """A module that can step, whose teacher has weights of its own."""
     module.configure_model()
-    if module.teacher_kind == "copy":
+    if isinstance(module.teacher_choice, CopiedTeacher):
         generator = torch.Generator().manual_seed(1)
         for parameter in module.teacher.parameters():
             parameter.mul_(1 + 0.3 * torch.randn(parameter.shape, generator=generator))

@@ -12,6 +12,7 @@ from lightning_sdft.data.templates import AUTHORS_TEMPLATE
 from lightning_sdft.losses import Divergence, ForwardKL, JensenShannon, ReverseKL
 from lightning_sdft.modules import DistillationModule, SDFTModule
 from lightning_sdft.records import Example, Sampling, TokenSequence
+from lightning_sdft.teacher import CopiedTeacher
 from tests.conftest import STOP_IDS
 from tests.modules.conftest import EXAMPLES, SHOWN, STUDENT_PROMPTS, TEACHER_PROMPTS, ready
 from tests.modules.dense import (
@@ -64,7 +65,7 @@ def test_default_is_the_published_setting(words_module: Callable[..., Distillati
     module = SDFTModule(words_module(DistillationModule).model)
     assert module.divergence == ForwardKL()
     assert (module.skip_tokens, module.reduction, module.rollout_source) == (3, "sequence", "student")
-    assert (module.teacher_kind, module.teacher_template) == ("copy", AUTHORS_TEMPLATE)
+    assert (module.teacher_choice, module.teacher_template) == (CopiedTeacher(), AUTHORS_TEMPLATE)
     assert module.sampling == Sampling(temperature=1.0)
 
 

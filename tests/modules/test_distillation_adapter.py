@@ -17,7 +17,16 @@ from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapted_layers, adapter_weights, using_adapter
 from lightning_sdft.records import Sampling
 from lightning_sdft.rollout import generate
-from lightning_sdft.teacher import AdapterTeacher, BaseModelTeacher, CopiedTeacher, EMATeacher, LiveTeacher
+from lightning_sdft.teacher import (
+    AdapterTeacher,
+    BaseTeacher,
+    CopiedTeacher,
+    EMATeacher,
+    FullTeacher,
+    LiveTeacher,
+    SharedTeacher,
+    TeacherChoice,
+)
 from tests.conftest import make_model, make_tokenizer, move_adapter
 from tests.modules.conftest import EXAMPLES, SHOWN, STUDENT_PROMPTS, TEACHER_PROMPTS
 from tests.modules.dense import forward_kl, log_probabilities, step, token_ids, weigh
@@ -37,11 +46,13 @@ def ready(module: Any) -> Any:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("kind", "adapter"), [("copy", TEACHER), ("base", None), ("live", STUDENT)])
+@pytest.mark.parametrize(
+    ("choice", "adapter"), [(CopiedTeacher(), TEACHER), (BaseTeacher(), None), (LiveTeacher(), STUDENT)]
+)
 def test_loss_and_gradient_equal_the_divergence_of_the_whole_logits(
-    kind: str, adapter: str | None, checkpointing: bool, words_module: Callable[..., DistillationModule]
+    choice: TeacherChoice, adapter: str | None, checkpointing: bool, words_module: Callable[..., DistillationModule]
 ) -> None:
-    arguments = {"teacher": kind, "lora": LORA, "gradient_checkpointing": checkpointing}
+    arguments = {"teacher": choice, "lora": LORA, "gradient_checkpointing": checkpointing}
     module = ready(words_module(DistillationModule, **SHOWN, **arguments))
     assert module.policy.model.is_gradient_checkpointing is checkpointing
     torch.manual_seed(0)
@@ -65,11 +76,11 @@ def test_loss_and_gradient_equal_the_divergence_of_the_whole_logits(
     assert {name for name, each in module.policy.model.named_parameters() if each.grad is not None} == trained.keys()
 
 
-@pytest.mark.parametrize(("kind", "adapter"), [("copy", TEACHER), ("base", None)])
+@pytest.mark.parametrize(("choice", "adapter"), [(CopiedTeacher(), TEACHER), (BaseTeacher(), None)])
 def test_teacher_can_write_the_rollouts(
-    kind: str, adapter: str | None, words_module: Callable[..., DistillationModule]
+    choice: TeacherChoice, adapter: str | None, words_module: Callable[..., DistillationModule]
 ) -> None:
-    module = ready(words_module(DistillationModule, **SHOWN, teacher=kind, lora=LORA, rollout_source="teacher"))
+    module = ready(words_module(DistillationModule, **SHOWN, teacher=choice, lora=LORA, rollout_source="teacher"))
     prompts = [token_ids(each) for each in TEACHER_PROMPTS]
     torch.manual_seed(0)
     written = [each.completion for each in module.sample(EXAMPLES)]
@@ -103,7 +114,7 @@ def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize(
-    ("method", "arguments"), [(SFTModule, {}), (SDFTModule, {}), (SDFTModule, {"teacher": "base"})]
+    ("method", "arguments"), [(SFTModule, {}), (SDFTModule, {}), (SDFTModule, {"teacher": BaseTeacher()})]
 )
 def test_training_moves_adapters_alone(
     method: Any, arguments: dict[str, Any], precision: Any, words_module: Any, words_data: Any, make_trainer: Any
@@ -145,10 +156,10 @@ def test_another_model_can_teach_a_student_with_an_adapter(
 ) -> None:
     make_model("gpt2", seed=5).save_pretrained(tmp_path / "other")
     make_tokenizer().save_pretrained(tmp_path / "other")
-    module = words_module(method, lora=LORA, teacher_model=str(tmp_path / "other"))
+    module = words_module(method, lora=LORA, teacher=CopiedTeacher(model=str(tmp_path / "other")))
     start = Start()
     make_trainer(max_steps=2, callbacks=[start]).fit(module, datamodule=words_data())
-    assert isinstance(module.teacher, CopiedTeacher)
+    assert isinstance(module.teacher, FullTeacher)
     moved = {name for name, weight in module.named_parameters() if not torch.equal(weight, start.weights[name])}
     assert moved == {f"policy.model.{name}" for name in adapter_weights(module.policy.model, STUDENT)}
     expected = Policy.load(str(tmp_path / "other")).state_dict()
@@ -176,10 +187,13 @@ def test_fit_evaluates_and_compares_with_the_base(
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("copy", AdapterTeacher), ("base", BaseModelTeacher), ("live", LiveTeacher)]
+    ("choice", "expected"),
+    [(CopiedTeacher(), AdapterTeacher), (BaseTeacher(), SharedTeacher), (LiveTeacher(), SharedTeacher)],
 )
-def test_kinds_of_teachers(kind: str, expected: type, words_module: Callable[..., DistillationModule]) -> None:
-    module = words_module(DistillationModule, teacher=kind, lora=LORA)
+def test_kinds_of_teachers(
+    choice: TeacherChoice, expected: type, words_module: Callable[..., DistillationModule]
+) -> None:
+    module = words_module(DistillationModule, teacher=choice, lora=LORA)
     module.configure_model()
     assert type(module.teacher) is expected
     own = {id(weight) for weight in module.policy.parameters()}
@@ -187,12 +201,5 @@ def test_kinds_of_teachers(kind: str, expected: type, words_module: Callable[...
 
 
 def test_base_without_an_adapter_is_refused_with_the_way_out(words_module: Callable[..., DistillationModule]) -> None:
-    with pytest.raises(ValueError, match=r"teacher=base .* there is none: set lora, or .* leave EMATeacher out"):
-        words_module(DistillationModule, teacher="base")
-
-
-def test_base_cannot_start_from_another_model(words_module: Callable[..., DistillationModule]) -> None:
-    with pytest.raises(
-        ValueError, match="teacher=base is the student's own base and cannot start from teacher_model=x"
-    ):
-        words_module(DistillationModule, teacher="base", teacher_model="x", lora=LORA)
+    with pytest.raises(ValueError, match=r"BaseTeacher .* there is none: set lora, or .* leave EMATeacher out"):
+        words_module(DistillationModule, teacher=BaseTeacher())

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lightning_sdft.losses import JensenShannon, ReverseKL
 from lightning_sdft.modules import DistillationModule
-from lightning_sdft.teacher import COPIED_TEACHERS, EMATeacher
+from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.teacher import FORMS, CopiedTeacher, EMATeacher, LiveTeacher
 from tests.conftest import make_model, make_tokenizer
 from tests.launch import in_processes
 from tests.modules.conftest import EXAMPLES, SHOWN, TEACHER_PROMPTS, ready
@@ -51,7 +52,7 @@ def test_copied_teacher_is_frozen_in_eval_mode_and_gets_no_gradient(
 def test_live_teacher_is_the_student_and_no_gradient_flows_through_it(
     words_module: Callable[..., DistillationModule],
 ) -> None:
-    module = ready(words_module(DistillationModule, **SHOWN, teacher="live", divergence=ReverseKL()))
+    module = ready(words_module(DistillationModule, **SHOWN, teacher=LiveTeacher(), divergence=ReverseKL()))
     assert module.teacher.policy is module.policy
     assert not [name for name in module.state_dict() if name.startswith("teacher")]
     torch.manual_seed(0)
@@ -64,7 +65,7 @@ def test_live_teacher_is_the_student_and_no_gradient_flows_through_it(
 def test_live_teacher_follows_the_student(
     words_module: Callable[..., DistillationModule], words_data: Any, make_trainer: Any
 ) -> None:
-    module = words_module(DistillationModule, **SHOWN, teacher="live")
+    module = words_module(DistillationModule, **SHOWN, teacher=LiveTeacher())
     make_trainer(max_steps=2).fit(module, datamodule=words_data())
     assert module.teacher.policy is module.policy
     assert module.teacher.drift(module.policy) == 0
@@ -81,46 +82,48 @@ def other_folder(tmp_path: Path) -> Path:
 def test_teacher_can_start_from_another_model(
     other_folder: Path, words_module: Callable[..., DistillationModule], words_data: Any, make_trainer: Any
 ) -> None:
-    module = words_module(DistillationModule, **SHOWN, teacher_model=str(other_folder))
+    module = words_module(DistillationModule, **SHOWN, teacher=CopiedTeacher(model=str(other_folder)))
     make_trainer(max_steps=2).fit(module, datamodule=words_data())
     expected = make_model("gpt2", seed=5).state_dict()
     ours = module.teacher.policy.model.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in expected.items())
 
 
-def test_live_teacher_cannot_start_from_another_model(words_module: Callable[..., DistillationModule]) -> None:
-    with pytest.raises(ValueError, match="teacher=live is the student itself and cannot start from teacher_model=x"):
-        words_module(DistillationModule, teacher="live", teacher_model="x")
-
-
-def test_live_teacher_has_no_memory_of_its_own(words_module: Callable[..., DistillationModule]) -> None:
-    message = "teacher=live keeps no whole model as teacher_memory=compensated; leave"
+def test_memory_for_a_whole_copy_is_refused_where_the_teacher_is_an_adapter(
+    words_module: Callable[..., DistillationModule],
+) -> None:
+    message = r"with lora the teacher is an adapter, and CopiedTeacher\(memory=compensated\) .* leave memory out"
     with pytest.raises(ValueError, match=message):
-        words_module(DistillationModule, teacher="live", teacher_memory="compensated")
+        words_module(DistillationModule, teacher=CopiedTeacher("compensated"), lora=LoRA())
+
+
+def test_there_must_be_such_a_memory() -> None:
+    with pytest.raises(ValueError, match="memory=bf16 of a CopiedTeacher is none of float32, compensated, offload"):
+        CopiedTeacher("bf16")
 
 
 def test_offloaded_teacher_writes_no_rollouts(words_module: Callable[..., DistillationModule]) -> None:
-    message = "rollout_source=teacher would send a teacher with teacher_memory=offload to the device for every token"
+    message = r"rollout_source=teacher would send the whole teacher of CopiedTeacher\(memory=offload\) to the device"
     with pytest.raises(ValueError, match=message):
-        words_module(DistillationModule, rollout_source="teacher", teacher_memory="offload")
+        words_module(DistillationModule, rollout_source="teacher", teacher=CopiedTeacher("offload"))
 
 
-@pytest.mark.parametrize("memory", COPIED_TEACHERS)
+@pytest.mark.parametrize("memory", FORMS)
 def test_every_form_can_start_from_another_model_and_write_what_it_can(
     memory: Any, other_folder: Path, words_module: Callable[..., DistillationModule], words_data: Any, make_trainer: Any
 ) -> None:
     source = "student" if memory == "offload" else "teacher"
-    arguments = {"teacher_model": str(other_folder), "teacher_memory": memory, "rollout_source": source}
+    arguments = {"teacher": CopiedTeacher(memory, str(other_folder)), "rollout_source": source}
     module = words_module(DistillationModule, **SHOWN, **arguments)
     make_trainer(max_steps=2, precision="bf16-true").fit(module, datamodule=words_data())
-    assert type(module.teacher) is COPIED_TEACHERS[memory]
+    assert type(module.teacher) is FORMS[memory]
     expected = make_model("gpt2", seed=5).bfloat16().parameters()
     assert all(torch.equal(ours, each.float()) for ours, each in zip(module.teacher.weights(), expected, strict=True))
 
 
 def two_offloaded_teachers(words_module: Any, words_data: Any, make_trainer: Any) -> None:
     torch.manual_seed(int(os.environ["RANK"]))  # a student of its own, until DDP sends round that of the first process
-    module = words_module(DistillationModule, **SHOWN, pretrained=False, teacher_memory="offload")
+    module = words_module(DistillationModule, **SHOWN, pretrained=False, teacher=CopiedTeacher("offload"))
     start = StartOfTraining()
     trainer = make_trainer(callbacks=[start, EMATeacher(0.3)], max_steps=1, devices=2, strategy="ddp")
     trainer.fit(module, datamodule=words_data(micro_batch_size=1))
@@ -182,7 +185,7 @@ def test_resumed_run_keeps_the_teacher_of_the_checkpoint(
 
 @pytest.mark.parametrize(
     ("arguments", "callbacks", "times"),
-    [({}, [], 1), ({}, [EMATeacher()], 0), ({"teacher": "live"}, [], 0)],
+    [({}, [], 1), ({}, [EMATeacher()], 0), ({"teacher": LiveTeacher()}, [], 0)],
 )
 def test_says_once_that_a_copied_teacher_without_callback_is_frozen(
     arguments: dict[str, Any],

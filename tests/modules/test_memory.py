@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from lightning_sdft.losses import ForwardKL, JensenShannon, ReverseKL
 from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.modules import distillation as distillation_module
+from lightning_sdft.teacher import CopiedTeacher, LiveTeacher
 from tests.conftest import VOCABULARY
 from tests.modules.conftest import METHODS
 
@@ -41,7 +42,7 @@ class BeforeBackward(Callback):
 
 
 @pytest.mark.usefixtures("no_collection")
-@pytest.mark.parametrize("teacher", ["copy", "live"])
+@pytest.mark.parametrize("teacher", [CopiedTeacher(), LiveTeacher()])
 @pytest.mark.parametrize("divergence", [ForwardKL(), ReverseKL(), JensenShannon(0.3)])
 def test_teacher_and_caches_are_gone_before_the_backward_pass(
     divergence: Any,

@@ -14,6 +14,7 @@ from lightning_sdft.data.groups import Group, MicroBatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Example
+from lightning_sdft.teacher import LiveTeacher
 from tests.modules.conftest import EXAMPLES as DISTILLED
 from tests.modules.conftest import METHODS, TEACHER_PROMPTS, question
 from tests.modules.dense import token_ids
@@ -62,7 +63,7 @@ def test_order_of_a_group_does_not_change_its_gradient(
     words_module: Callable[..., CausalLMModule],
     unsorted: Callable[[], None],
 ) -> None:
-    arguments = {"teacher": "live"} if method is SDFTModule else {}  # a copied one is in float32
+    arguments = {"teacher": LiveTeacher()} if method is SDFTModule else {}  # a copied one is in float32
     gradients, orders = [], []
     for leave in (lambda: None, unsorted):
         leave()

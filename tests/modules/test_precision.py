@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 
 from lightning_sdft.modules import DistillationModule, SDFTModule
 from lightning_sdft.policy import Policy
-from lightning_sdft.teacher import COPIED_TEACHERS, EMATeacher
+from lightning_sdft.teacher import FORMS, CopiedTeacher, EMATeacher
 from tests.conftest import needs_gpu
 from tests.modules.conftest import SHOWN, WORDS_TEMPLATE, Watch
 from tests.teacher.conftest import jump, same, weights
@@ -41,14 +41,14 @@ class Jump(Callback):
         return [float((end - start).abs().sum() / (there - start).abs().sum()) for start, end, there in gaps]
 
 
-@pytest.mark.parametrize("memory", COPIED_TEACHERS)
+@pytest.mark.parametrize("memory", FORMS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_hundred_updates_close_the_gap(
     precision: Any, memory: Any, words_module: Any, words_data: Any, make_trainer: Any
 ) -> None:
     # Towards a student that has jumped once and stands still: 1 - 0.99^100 = 63.4%.
     module = words_module(
-        DistillationModule, **SHOWN, rollout_source="demonstration", teacher_memory=memory, learning_rate=0.0
+        DistillationModule, **SHOWN, rollout_source="demonstration", teacher=CopiedTeacher(memory), learning_rate=0.0
     )
     move = Jump()
     options = {"accumulate_grad_batches": 1, "max_steps": 100, "max_epochs": 100, "precision": precision}
@@ -62,9 +62,11 @@ def test_hundred_updates_close_the_gap(
 def test_first_losses_are_close_to_those_in_float32(words_module: Any, words_data: Any, make_trainer: Any) -> None:
     losses: dict[str, dict[str, float]] = {}
     for precision in PRECISIONS:
-        for memory in COPIED_TEACHERS:
+        for memory in FORMS:
             watch = Watch()
-            module = words_module(DistillationModule, **SHOWN, rollout_source="demonstration", teacher_memory=memory)
+            module = words_module(
+                DistillationModule, **SHOWN, rollout_source="demonstration", teacher=CopiedTeacher(memory)
+            )
             make_trainer(callbacks=[watch], max_steps=1, precision=precision).fit(module, datamodule=words_data())
             losses.setdefault(precision, {})[memory] = watch.losses[0]
     exact = losses["32-true"]["float32"]
@@ -98,10 +100,10 @@ def test_rotary_frequencies_stay_exact_in_bfloat16(
                 assert torch.equal(policy.get_buffer(name), buffer), name
 
     budgets = {"max_prompt_tokens": 16, "max_completion_tokens": 2, "max_teacher_prompt_tokens": 32}
-    for memory in COPIED_TEACHERS:
+    for memory in FORMS:
         checkpoint = None
         for step in (1, 2):  # the second of which goes on from a checkpoint
-            module = SDFTModule(folder, teacher_template=WORDS_TEMPLATE, teacher_memory=memory, **budgets)
+            module = SDFTModule(folder, teacher_template=WORDS_TEMPLATE, teacher=CopiedTeacher(memory), **budgets)
             trainer = make_trainer(max_steps=step, precision="bf16-true", accumulate_grad_batches=1)
             trainer.fit(module, datamodule=words_data(batch_size=2), ckpt_path=checkpoint)
             checkpoint = tmp_path / f"{memory}.ckpt"
@@ -113,10 +115,10 @@ def test_rotary_frequencies_stay_exact_in_bfloat16(
 
 @needs_gpu
 @pytest.mark.gpu
-@pytest.mark.parametrize("memory", COPIED_TEACHERS)
+@pytest.mark.parametrize("memory", FORMS)
 @pytest.mark.parametrize("precision", [*PRECISIONS, "16-mixed"])
 def test_on_a_gpu(precision: Any, memory: Any, words_module: Any, words_data: Any, make_trainer: Any) -> None:
-    module, move = words_module(teacher_memory=memory, learning_rate=0.0, max_completion_tokens=2), Jump()
+    module, move = words_module(teacher=CopiedTeacher(memory), learning_rate=0.0, max_completion_tokens=2), Jump()
     options = {"accelerator": "gpu", "accumulate_grad_batches": 1, "max_steps": 100, "max_epochs": 100}
     trainer = make_trainer(callbacks=[move, EMATeacher(0.01)], precision=precision, **options)
     trainer.fit(module, datamodule=words_data(batch_size=2, micro_batch_size=2))

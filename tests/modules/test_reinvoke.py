@@ -15,7 +15,7 @@ from lightning_sdft.modules.reinvoke import ReinvokeModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Sampling
 from lightning_sdft.rollout import generate
-from lightning_sdft.teacher import EMATeacher
+from lightning_sdft.teacher import CopiedTeacher, EMATeacher
 from tests.conftest import make_model, make_tokenizer
 from tests.modules.conftest import EXAMPLES, STUDENT_PROMPTS, question
 from tests.modules.dense import check, reverse_kl, step, token_divergences, weigh
@@ -31,7 +31,7 @@ def base(tmp_path: Path) -> str:
 
 @pytest.fixture
 def module(words_module: Callable[..., ReinvokeModule], base: str) -> ReinvokeModule:
-    return words_module(ReinvokeModule, teacher_model=base)
+    return words_module(ReinvokeModule, teacher=CopiedTeacher(model=base))
 
 
 def general(count: int = 16) -> list[Any]:
@@ -76,7 +76,7 @@ def test_the_student_comes_back_to_the_base(
         parameter.data.mul_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
     moved.save_pretrained(tmp_path / "moved")
     make_tokenizer().save_pretrained(tmp_path / "moved")
-    module = words_module(ReinvokeModule, teacher_model=str(family_folder("llama")), learning_rate=3e-3)
+    module = words_module(ReinvokeModule, teacher=CopiedTeacher(model=str(family_folder("llama"))), learning_rate=3e-3)
     module.model = str(tmp_path / "moved")
     examples = general()
 
@@ -99,7 +99,7 @@ def test_resumed_training_ends_with_the_same_weights(
 ) -> None:
     def fit(checkpoint: Path | None = None) -> ReinvokeModule:
         seed_everything(7 if checkpoint is None else 8)
-        module = words_module(ReinvokeModule, teacher_model=base)
+        module = words_module(ReinvokeModule, teacher=CopiedTeacher(model=base))
         save = ModelCheckpoint(tmp_path / "saved", filename="{step}", every_n_train_steps=3, save_top_k=-1)
         trainer = make_trainer(max_steps=6, max_epochs=2, callbacks=[save], enable_checkpointing=True)
         trainer.fit(module, datamodule=words_data(general()), ckpt_path=checkpoint)
@@ -118,7 +118,7 @@ def test_a_base_that_would_move_is_refused(module: ReinvokeModule, words_data: A
 
 
 def test_the_base_has_to_be_named() -> None:
-    with pytest.raises(TypeError, match="teacher_model"):
+    with pytest.raises(TypeError, match="teacher"):
         ReinvokeModule("zoo/laptop")
     with pytest.raises(ValueError, match="needs the base model"):
-        ReinvokeModule("zoo/laptop", None)
+        ReinvokeModule("zoo/laptop", CopiedTeacher())

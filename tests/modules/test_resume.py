@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_sdft.checkpoint import exact_resume
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
-from lightning_sdft.teacher import EMATeacher
+from lightning_sdft.teacher import CopiedTeacher, EMATeacher
 from tests.conftest import needs_gpu
 
 CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one
@@ -89,7 +89,7 @@ def test_resumed_run_has_the_exact_teacher_in_every_form(
     memory: Any, precision: Any, make_module: Any, make_data: Any, make_trainer: Any, tmp_path: Path
 ) -> None:
     fixtures = (make_module, make_data, make_trainer, tmp_path)
-    check_resume(SDFTModule, 0, *fixtures, precision=precision, teacher_memory=memory)
+    check_resume(SDFTModule, 0, *fixtures, precision=precision, teacher=CopiedTeacher(memory))
 
 
 @needs_gpu
@@ -98,8 +98,8 @@ def test_resumed_run_has_the_exact_teacher_in_every_form(
     ("precision", "arguments"),
     [
         ("32-true", {}),
-        ("bf16-mixed", {"teacher_memory": "offload"}),
-        ("bf16-true", {"teacher_memory": "compensated"}),
+        ("bf16-mixed", {"teacher": CopiedTeacher("offload")}),
+        ("bf16-true", {"teacher": CopiedTeacher("compensated")}),
         ("16-mixed", {}),  # whose scale of the gradients is part of the state
         ("bf16-mixed", ADAPTER),  # whose dropout draws on the device
     ],

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights
-from lightning_sdft.teacher import EMATeacher
+from lightning_sdft.teacher import BaseTeacher, CopiedTeacher, EMATeacher, LiveTeacher
 from tests.modules.conftest import SHOWN
 
 LORA = LoRA(rank=2, target_modules=["q_proj", "embed_tokens", "lm_head"], modules_to_save=["norm"])
@@ -44,9 +44,9 @@ def names(module: Any, *adapters: str) -> set[str]:
     [
         (SFTModule, {}, [STUDENT]),
         (SDFTModule, {}, [STUDENT, TEACHER]),
-        (DistillationModule, {"teacher": "base"}, [STUDENT]),
-        (DistillationModule, {"teacher": "live"}, [STUDENT]),
-        (DistillationModule, {"teacher_model": "llama"}, [STUDENT]),
+        (DistillationModule, {"teacher": BaseTeacher()}, [STUDENT]),
+        (DistillationModule, {"teacher": LiveTeacher()}, [STUDENT]),
+        (DistillationModule, {"teacher": CopiedTeacher(model="llama")}, [STUDENT]),
     ],
 )
 def test_checkpoint_has_the_adapters_and_no_weights_of_models(
@@ -56,8 +56,8 @@ def test_checkpoint_has_the_adapters_and_no_weights_of_models(
     train: Any,
     family_folder: Callable[[str], Path],
 ) -> None:
-    if "teacher_model" in arguments:
-        arguments = {"teacher_model": str(family_folder(arguments["teacher_model"]))}
+    if isinstance(arguments.get("teacher"), CopiedTeacher):
+        arguments = {"teacher": CopiedTeacher(model=str(family_folder(arguments["teacher"].model)))}
     module, path = train(method, lora=LORA, **arguments)
     content = torch.load(path, weights_only=True)
     assert content["state_dict"].keys() == names(module, *adapters)

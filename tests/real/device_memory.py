@@ -24,8 +24,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.real.memory import CHECKPOINTING, LORA, Setting, arguments, rows, run
 
-COMPENSATED = "--model.init_args.teacher_memory=compensated"
-OFFLOAD = "--model.init_args.teacher_memory=offload"
+COMPENSATED = '--model.init_args.teacher={"class_path": "CopiedTeacher", "init_args": {"memory": "compensated"}}'
+OFFLOAD = '--model.init_args.teacher={"class_path": "CopiedTeacher", "init_args": {"memory": "offload"}}'
 LONG = {"prompt": 512, "completion": 64, "shown": 1024}
 
 SMALL = [

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Example, Rollout, TokenSequence
-from lightning_sdft.teacher import CopiedTeacher, EMATeacher
+from lightning_sdft.teacher import EMATeacher, FullTeacher
 
 
 class OtherDemonstration(Callback):
@@ -33,9 +33,9 @@ class BackwardsEMATeacher(EMATeacher):
 
     def on_fit_start(self, trainer: object, pl_module: CausalLMModule) -> None:  # type: ignore[override]
         teacher = pl_module.teacher
-        assert isinstance(teacher, CopiedTeacher)
+        assert isinstance(teacher, FullTeacher)
 
         def away(student: Policy, rate: float) -> None:
-            CopiedTeacher.update_(teacher, student, -rate)
+            FullTeacher.update_(teacher, student, -rate)
 
         teacher.update_ = away  # type: ignore[method-assign]

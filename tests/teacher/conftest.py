@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import TokenSequence
-from lightning_sdft.teacher import COPIED_TEACHERS, CopiedTeacher, Teacher
-from tests.modules.conftest import words_module
+from lightning_sdft.teacher import FORMS, FullTeacher, Teacher
+from tests.modules.conftest import make_trainer, words_data, words_module
 
-__all__ = ["words_module"]
+__all__ = ["make_trainer", "words_data", "words_module"]
 
 SEQUENCES = [TokenSequence([2, 11, 12, 3], [13, 14, 4]), TokenSequence([2, 3], [15, 4])]
 
@@ -32,15 +32,15 @@ def gpt2(family_folder: Callable[[str], Path]) -> Policy:
     return Policy.load(str(family_folder("gpt2")))
 
 
-@pytest.fixture(params=COPIED_TEACHERS)
-def form(request: pytest.FixtureRequest) -> type[CopiedTeacher]:
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> type[FullTeacher]:
     """Each form of copied teacher in turn."""
-    return COPIED_TEACHERS[request.param]
+    return FORMS[request.param]
 
 
 def weights(module: nn.Module) -> list[Tensor]:
     """Copies of the weights in float64, a teacher's as exact as it has them."""
-    parameters = module.weights() if isinstance(module, CopiedTeacher) else module.parameters()
+    parameters = module.weights() if isinstance(module, FullTeacher) else module.parameters()
     return [parameter.detach().cpu().double().clone() for parameter in parameters]
 
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.adapter_view import AdapterView
 from lightning_sdft.policy.lora import STUDENT, TEACHER, adapted_layers, adapter_weights, add_adapter
 from lightning_sdft.records import GREEDY, Sampling
 from lightning_sdft.rollout import generate
-from lightning_sdft.teacher import AdapterTeacher, BaseModelTeacher, CopiedTeacher, LiveTeacher, Teacher
+from lightning_sdft.teacher import AdapterTeacher, FullTeacher, SharedTeacher, Teacher
 from tests.conftest import make_model, move_adapter
 from tests.policy.test_lora import TARGETS, settings
 from tests.policy.test_policy import SEQUENCES, own_logits
@@ -159,7 +160,7 @@ def test_teachers_compute_with_their_own_weights(kind: str, family: str, policy:
     untouched = own_logits(policy.eval())
     add_adapter(policy.model, lora)
     move_adapter(policy.model)
-    teacher, base = AdapterTeacher(policy, lora), BaseModelTeacher(policy)
+    teacher, base = AdapterTeacher(policy, lora), SharedTeacher(AdapterView(policy, None))
     move_adapter(policy.model, TEACHER, seed=1)
     own = own_logits(policy)
     logits, base_logits = (each.head(each.hidden(SEQUENCES)) for each in (teacher, base))
@@ -178,7 +179,7 @@ def test_rollouts_of_a_teacher_are_those_of_a_model_with_its_weights(
     student: Policy, teacher: AdapterTeacher, family_folder: Callable[[str], Path]
 ) -> None:
     prompts = [sequence.prompt for sequence in SEQUENCES]
-    base = BaseModelTeacher(student)
+    base = SharedTeacher(AdapterView(student, None))
     plain = [merged(student, TEACHER, family_folder("llama")), Policy.load(str(family_folder("llama")))]
     texts = []
     for policy, expected in zip((teacher.policy, base.policy), plain, strict=True):
@@ -210,7 +211,7 @@ def test_gradient_of_the_student_is_the_same_with_a_teacher_in_between(checkpoin
     expected = gradients()
     if checkpointing:
         student.enable_gradient_checkpointing()
-    ours = gradients(AdapterTeacher(student, LORA), BaseModelTeacher(student))
+    ours = gradients(AdapterTeacher(student, LORA), SharedTeacher(AdapterView(student, None)))
     move_adapter(student.model, TEACHER, seed=1)
     assert len(ours) == 28
     for one, other in zip(ours, expected, strict=True):
@@ -272,7 +273,9 @@ def test_memory_is_that_of_the_model_and_two_adapters(student: Policy, teacher: 
 def test_who_can_follow(student: Policy, teacher: AdapterTeacher, family_folder: Callable[[str], Path]) -> None:
     full, other = (Policy.load(str(family_folder(family))) for family in ("llama", "gpt2"))
     assert teacher.can_follow(student)
-    assert CopiedTeacher(full).can_follow(full)
-    assert not CopiedTeacher(other).can_follow(full)  # another architecture
-    assert not CopiedTeacher(full).can_follow(student)  # a whole copy behind an adapter
-    assert not any(each.can_follow(student) for each in (BaseModelTeacher(student), LiveTeacher(student)))
+    assert FullTeacher(full).can_follow(full)
+    assert not FullTeacher(other).can_follow(full)  # another architecture
+    assert not FullTeacher(full).can_follow(student)  # a whole copy behind an adapter
+    assert not any(
+        each.can_follow(student) for each in (SharedTeacher(AdapterView(student, None)), SharedTeacher(student))
+    )

@@ -3,12 +3,12 @@ from __future__ import annotations
 import torch
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.teacher import LiveTeacher
+from lightning_sdft.teacher import SharedTeacher
 from tests.teacher.conftest import SEQUENCES, Parent, jump, same, weights
 
 
 def test_live_teacher_owns_nothing(gpt2: Policy) -> None:
-    parent = Parent(gpt2, LiveTeacher(gpt2))
+    parent = Parent(gpt2, SharedTeacher(gpt2))
     assert list(parent.teacher.parameters()) == []
     assert parent.teacher.state_dict() == {}
     names = [name for name, _ in parent.named_parameters()]
@@ -18,7 +18,7 @@ def test_live_teacher_owns_nothing(gpt2: Policy) -> None:
 
 
 def test_live_teacher_is_the_student_without_dropout_or_gradient(gpt2: Policy) -> None:
-    parent = Parent(gpt2, LiveTeacher(gpt2))
+    parent = Parent(gpt2, SharedTeacher(gpt2))
     parent.train()
     hidden = parent.teacher.hidden(SEQUENCES)
     assert not hidden.requires_grad
@@ -31,14 +31,14 @@ def test_live_teacher_is_the_student_without_dropout_or_gradient(gpt2: Policy) -
 
 
 def test_live_teacher_in_eval_mode_leaves_the_student_training(gpt2: Policy) -> None:
-    teacher = LiveTeacher(gpt2)
+    teacher = SharedTeacher(gpt2)
     teacher.eval().requires_grad_(False)
     assert all(part.training for part in gpt2.modules())
     assert all(parameter.requires_grad for parameter in gpt2.parameters())
 
 
 def test_live_teacher_follows_by_itself(gpt2: Policy) -> None:
-    teacher = LiveTeacher(gpt2)
+    teacher = SharedTeacher(gpt2)
     before = teacher.hidden(SEQUENCES)
     jump(gpt2, 0.5)
     assert not torch.equal(teacher.hidden(SEQUENCES), before)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights
-from lightning_sdft.teacher import EMATeacher
+from lightning_sdft.teacher import BaseTeacher, CopiedTeacher, EMATeacher, LiveTeacher
 
 
 class Weights(Callback):
@@ -164,10 +164,10 @@ def test_number_of_steps_must_be_positive() -> None:
     ("method", "arguments"),
     [
         (SFTModule, {}),
-        (DistillationModule, {"teacher": "live"}),
-        (DistillationModule, {"teacher": "base", "lora": ADAPTER}),
-        (DistillationModule, {"teacher_model": "zoo/laptop"}),  # of other shapes
-        (DistillationModule, {"teacher_model": "zoo/laptop", "lora": ADAPTER}),
+        (DistillationModule, {"teacher": LiveTeacher()}),
+        (DistillationModule, {"teacher": BaseTeacher(), "lora": ADAPTER}),
+        (DistillationModule, {"teacher": CopiedTeacher(model="zoo/laptop")}),  # of other shapes
+        (DistillationModule, {"teacher": CopiedTeacher(model="zoo/laptop"), "lora": ADAPTER}),
     ],
 )
 def test_module_without_a_teacher_that_can_follow_is_refused(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.teacher import CompensatedTeacher, CopiedTeacher, OffloadedTeacher
+from lightning_sdft.teacher import CompensatedTeacher, FullTeacher, OffloadedTeacher
 from tests.teacher.conftest import SEQUENCES, Parent, jump, same, weights
 
 RATE = 0.01
@@ -19,7 +19,7 @@ RATE = 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_average_of_a_moving_student(form: type[CopiedTeacher], llama: Policy, dtype: torch.dtype) -> None:
+def test_average_of_a_moving_student(form: type[FullTeacher], llama: Policy, dtype: torch.dtype) -> None:
     llama.to(dtype)
     teacher = form(llama)
     expected, start = weights(llama), weights(llama)
@@ -36,7 +36,7 @@ def test_average_of_a_moving_student(form: type[CopiedTeacher], llama: Policy, d
     ("dtype", "share"), [(torch.float32, 0.02), (torch.float32, 1e-3), (torch.float32, 1e-4), (torch.bfloat16, 0.02)]
 )
 def test_average_closes_in_on_a_student_that_jumped_once(
-    form: type[CopiedTeacher], llama: Policy, dtype: torch.dtype, share: float
+    form: type[FullTeacher], llama: Policy, dtype: torch.dtype, share: float
 ) -> None:
     # 100 updates close 1 - 0.99^100 = 63.4% of the gap. Of these jumps bfloat16 would close 2.6%, 0.1%, 0.0% and 2.7%,
     # and two bfloat16 numbers for each weight 63.3%, 50.8%, 14.8% and 63.4%.
@@ -51,8 +51,8 @@ def test_average_closes_in_on_a_student_that_jumped_once(
     assert float(moved / gap) == pytest.approx(1 - 0.99**100, abs=0.005)
 
 
-def test_every_form_averages_as_float32_does(form: type[CopiedTeacher], llama: Policy) -> None:
-    exact, teacher = CopiedTeacher(llama), form(llama)
+def test_every_form_averages_as_float32_does(form: type[FullTeacher], llama: Policy) -> None:
+    exact, teacher = FullTeacher(llama), form(llama)
     for step in range(30):
         jump(llama, 0.01, seed=step)
         for each in (exact, teacher):
@@ -60,7 +60,7 @@ def test_every_form_averages_as_float32_does(form: type[CopiedTeacher], llama: P
     assert same(weights(teacher), weights(exact))
 
 
-def test_first_update_is_an_average_already(form: type[CopiedTeacher], llama: Policy) -> None:
+def test_first_update_is_an_average_already(form: type[FullTeacher], llama: Policy) -> None:
     teacher = form(llama)
     start = weights(llama)
     jump(llama, 0.5)
@@ -69,14 +69,14 @@ def test_first_update_is_an_average_already(form: type[CopiedTeacher], llama: Po
         torch.testing.assert_close(ours, 0.1 * now + 0.9 * before, rtol=1e-6, atol=1e-6)
 
 
-def test_rate_one_is_the_student(form: type[CopiedTeacher], llama: Policy) -> None:
+def test_rate_one_is_the_student(form: type[FullTeacher], llama: Policy) -> None:
     teacher = form(llama)
     jump(llama, 0.5)
     teacher.update_(llama, 1.0)
     assert same(weights(teacher), weights(llama))
 
 
-def test_update_leaves_the_student_alone(form: type[CopiedTeacher], llama: Policy) -> None:
+def test_update_leaves_the_student_alone(form: type[FullTeacher], llama: Policy) -> None:
     teacher = form(llama)
     jump(llama, 0.5)
     before = weights(llama)
@@ -85,7 +85,7 @@ def test_update_leaves_the_student_alone(form: type[CopiedTeacher], llama: Polic
     assert all(parameter.grad is None and parameter.requires_grad for parameter in llama.parameters())
 
 
-def test_tied_weight_moves_once(form: type[CopiedTeacher], gpt2: Policy) -> None:
+def test_tied_weight_moves_once(form: type[FullTeacher], gpt2: Policy) -> None:
     teacher = form(gpt2)
     assert teacher.policy.head.weight is teacher.policy.model.get_input_embeddings().weight
     assert len(list(teacher.weights())) == len(list(gpt2.parameters()))
@@ -99,9 +99,7 @@ def test_tied_weight_moves_once(form: type[CopiedTeacher], gpt2: Policy) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_start_from_takes_over_weights_and_buffers(
-    form: type[CopiedTeacher], llama: Policy, dtype: torch.dtype
-) -> None:
+def test_start_from_takes_over_weights_and_buffers(form: type[FullTeacher], llama: Policy, dtype: torch.dtype) -> None:
     for policy in (llama, llama.model):
         policy.register_buffer("seen", torch.tensor([1.0]))
     teacher = form(llama)
@@ -120,7 +118,7 @@ def test_start_from_takes_over_weights_and_buffers(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_drift(form: type[CopiedTeacher], llama: Policy, dtype: torch.dtype) -> None:
+def test_drift(form: type[FullTeacher], llama: Policy, dtype: torch.dtype) -> None:
     llama.to(dtype)
     teacher = form(llama)
     assert teacher.drift(llama) == 0
@@ -136,7 +134,7 @@ def test_drift(form: type[CopiedTeacher], llama: Policy, dtype: torch.dtype) -> 
 # A module of its own
 
 
-def test_copy_is_equal_and_shares_nothing_but_the_tokenizer(form: type[CopiedTeacher], llama: Policy) -> None:
+def test_copy_is_equal_and_shares_nothing_but_the_tokenizer(form: type[FullTeacher], llama: Policy) -> None:
     teacher = form(llama)
     assert teacher.policy.tokenizer is llama.tokenizer
     pointers = {parameter.data_ptr() for parameter in llama.parameters()}
@@ -162,7 +160,7 @@ def dtypes(tensors: Iterable[Tensor]) -> set[torch.dtype]:
     ],
 )
 def test_keeps_its_precision_when_its_parent_is_cast(
-    form: type[CopiedTeacher], llama: Policy, cast: Callable[[nn.Module], nn.Module]
+    form: type[FullTeacher], llama: Policy, cast: Callable[[nn.Module], nn.Module]
 ) -> None:
     parent = Parent(llama, form(llama))
     before, precisions = weights(parent.teacher), dtypes(parent.teacher.parameters())
@@ -174,7 +172,7 @@ def test_keeps_its_precision_when_its_parent_is_cast(
     assert same(weights(parent.teacher), before)
 
 
-def test_moves_between_devices(form: type[CopiedTeacher], llama: Policy) -> None:
+def test_moves_between_devices(form: type[FullTeacher], llama: Policy) -> None:
     teacher = form(llama)
     precisions = dtypes(teacher.parameters())
     Parent(llama, teacher).to(device="meta", dtype=torch.bfloat16)
@@ -184,7 +182,7 @@ def test_moves_between_devices(form: type[CopiedTeacher], llama: Policy) -> None
     assert dtypes(teacher.parameters()) == precisions
 
 
-def test_is_frozen_and_in_eval_mode_whatever_its_parent_does(form: type[CopiedTeacher], gpt2: Policy) -> None:
+def test_is_frozen_and_in_eval_mode_whatever_its_parent_does(form: type[FullTeacher], gpt2: Policy) -> None:
     teacher = form(gpt2)
     assert not any(part.training for part in teacher.policy.modules())
     parent = Parent(gpt2, teacher)
@@ -196,14 +194,14 @@ def test_is_frozen_and_in_eval_mode_whatever_its_parent_does(form: type[CopiedTe
     assert torch.equal(parent.teacher.hidden(SEQUENCES), parent.teacher.hidden(SEQUENCES))
 
 
-def test_no_gradient_flows_through_the_teacher(form: type[CopiedTeacher], llama: Policy) -> None:
+def test_no_gradient_flows_through_the_teacher(form: type[FullTeacher], llama: Policy) -> None:
     teacher = form(llama)
     hidden = teacher.hidden(SEQUENCES)
     assert not hidden.requires_grad
     assert not teacher.head(hidden).requires_grad
 
 
-def test_weights_are_in_the_state_dict_of_the_parent(form: type[CopiedTeacher], llama: Policy) -> None:
+def test_weights_are_in_the_state_dict_of_the_parent(form: type[FullTeacher], llama: Policy) -> None:
     parent = Parent(llama, form(llama))
     jump(llama, 0.01)
     parent.teacher.update_(llama, 0.5)
@@ -219,7 +217,7 @@ def test_weights_are_in_the_state_dict_of_the_parent(form: type[CopiedTeacher], 
 # Memory
 
 
-def test_bytes_of_a_parameter(form: type[CopiedTeacher], llama: Policy) -> None:
+def test_bytes_of_a_parameter(form: type[FullTeacher], llama: Policy) -> None:
     count = sum(parameter.numel() for parameter in llama.parameters())
     teacher = form(llama)
     Parent(llama, teacher).to("meta")

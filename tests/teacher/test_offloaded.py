@@ -12,14 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
-from lightning_sdft.teacher import CopiedTeacher, OffloadedTeacher
+from lightning_sdft.teacher import CopiedTeacher, FullTeacher, OffloadedTeacher
 from tests.conftest import needs_gpu
 from tests.teacher.conftest import SEQUENCES, Parent, jump, same, weights
 
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_reads_as_a_float32_copy_does(autocast: bool, policy: Policy) -> None:
-    copied, offloaded = CopiedTeacher(policy), OffloadedTeacher(policy)
+    copied, offloaded = FullTeacher(policy), OffloadedTeacher(policy)
     for _ in range(2):
         with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
             hidden, expected = offloaded.hidden(SEQUENCES), copied.hidden(SEQUENCES)
@@ -111,7 +111,7 @@ def test_weights_go_home_from_a_pass_that_fails(llama: Policy) -> None:
         with part.register_forward_pre_hook(fail), pytest.raises(RuntimeError, match="out of memory"):
             teacher.hidden(SEQUENCES)
         assert [id(parameter) for parameter in teacher.parameters()] == homes
-    assert torch.equal(teacher.hidden(SEQUENCES), CopiedTeacher(llama).hidden(SEQUENCES))
+    assert torch.equal(teacher.hidden(SEQUENCES), FullTeacher(llama).hidden(SEQUENCES))
 
 
 def test_blocks_inside_of_blocks_go_with_them(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,19 +123,21 @@ def test_blocks_inside_of_blocks_go_with_them(llama: Policy, monkeypatch: pytest
     )
     teacher = OffloadedTeacher(llama)
     homes = [id(parameter) for parameter in teacher.parameters()]
-    assert torch.equal(teacher.hidden(SEQUENCES), CopiedTeacher(llama).hidden(SEQUENCES))
+    assert torch.equal(teacher.hidden(SEQUENCES), FullTeacher(llama).hidden(SEQUENCES))
     assert [id(parameter) for parameter in teacher.parameters()] == homes
     assert visitors == homes[:-1]  # each once; the head has not been asked for
 
 
 def test_model_without_known_blocks_is_refused(llama: Policy) -> None:
     llama.model._no_split_modules = None
-    with pytest.raises(PolicyError, match=r"Llama.* does not say what its blocks are .* teacher_memory=float32"):
+    with pytest.raises(
+        PolicyError, match=r"Llama.* does not say what its blocks are .* CopiedTeacher\(memory=float32\)"
+    ):
         OffloadedTeacher(llama)
 
 
 def test_ddp_takes_a_student_whose_teacher_is_elsewhere(words_module: Any, tmp_path: Any) -> None:
-    module = words_module(teacher_memory="offload")
+    module = words_module(teacher=CopiedTeacher("offload"))
     module.configure_model()
     for owner in module.teacher.modules():  # elsewhere than the student
         for name, parameter in owner.named_parameters(recurse=False):
@@ -153,7 +155,7 @@ def test_ddp_takes_a_student_whose_teacher_is_elsewhere(words_module: Any, tmp_p
 @needs_gpu
 @pytest.mark.gpu
 def test_on_a_gpu(llama: Policy) -> None:
-    copied, offloaded = CopiedTeacher(llama), OffloadedTeacher(llama)
+    copied, offloaded = FullTeacher(llama), OffloadedTeacher(llama)
     Parent(llama, copied).cuda()
     Parent(llama, offloaded).cuda()
     assert {parameter.device.type for parameter in offloaded.parameters()} == {"cpu"}

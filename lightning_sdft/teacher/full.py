@@ -16,7 +16,7 @@ from lightning_sdft.distributed.sharding import local_part, shard_
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher.base import Teacher
 
-__all__ = ["CopiedTeacher", "ema_update_", "relative_distance"]
+__all__ = ["FullTeacher", "ema_update_", "relative_distance"]
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def relative_distance(teacher: Iterable[Tensor], student: Iterable[Tensor]) -> f
     return math.sqrt(distance / norm)
 
 
-class CopiedTeacher(Teacher):
+class FullTeacher(Teacher):
     """A full copy of a policy in float32, frozen, in eval mode.
 
     Float32 whatever the precision of the student: in bfloat16 an update at rate 0.01 rounds to nothing. So casts by
@@ -99,10 +99,10 @@ class CopiedTeacher(Teacher):
         """See :func:`relative_distance`."""
         return relative_distance(self.weights(), student.parameters())
 
-    def train(self, mode: bool = True) -> CopiedTeacher:
+    def train(self, mode: bool = True) -> FullTeacher:
         """Stay in eval mode."""
         return super().train(False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> CopiedTeacher:
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> FullTeacher:
         super()._apply(lambda tensor: tensor.to(fn(tensor).device), *args, **kwargs)  # type: ignore[no-untyped-call]
         return self

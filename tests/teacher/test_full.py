@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.teacher import CompensatedTeacher, CopiedTeacher, ema_update_
+from lightning_sdft.teacher import CompensatedTeacher, FullTeacher, ema_update_
 from lightning_sdft.teacher import compensated as compensated_module
 from tests.teacher.conftest import SEQUENCES, jump
 
@@ -33,7 +33,7 @@ def test_update_of_other_shapes_is_an_error() -> None:
 
 
 def test_copy_is_float32_whatever_the_student_is(llama: Policy) -> None:
-    teacher = CopiedTeacher(llama.bfloat16())
+    teacher = FullTeacher(llama.bfloat16())
     assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float32}
     assert {parameter.dtype for parameter in llama.parameters()} == {torch.bfloat16}
     assert teacher.hidden(SEQUENCES).dtype == torch.float32
@@ -41,7 +41,7 @@ def test_copy_is_float32_whatever_the_student_is(llama: Policy) -> None:
 
 def test_a_gradient_is_not_copied(llama: Policy) -> None:
     llama.hidden(SEQUENCES).sum().backward()
-    assert all(parameter.grad is None for parameter in CopiedTeacher(llama).parameters())
+    assert all(parameter.grad is None for parameter in FullTeacher(llama).parameters())
 
 
 class Peak(TorchDispatchMode):
@@ -63,9 +63,9 @@ class Peak(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("form", [CopiedTeacher, CompensatedTeacher])
+@pytest.mark.parametrize("form", [FullTeacher, CompensatedTeacher])
 def test_an_update_makes_room_for_no_more_than_one_weight(
-    form: type[CopiedTeacher], llama: Policy, monkeypatch: pytest.MonkeyPatch
+    form: type[FullTeacher], llama: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(compensated_module.PIECE, "cpu", 64)
     llama.bfloat16()
@@ -75,5 +75,5 @@ def test_an_update_makes_room_for_no_more_than_one_weight(
         teacher.update_(llama, 0.1)
     largest = max(parameter.numel() for parameter in llama.parameters())
     # A piece in float32 of both, its bits, and what they are made into: a few tensors of 64 weights.
-    limit = 4 * largest if form is CopiedTeacher else 64 * 32
+    limit = 4 * largest if form is FullTeacher else 64 * 32
     assert 0 < peak.bytes <= limit
