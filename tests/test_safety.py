@@ -28,7 +28,7 @@ from lightning_sdft.errors import CheckpointError, PolicyError, SettingError
 from lightning_sdft.policy import Policy
 from tests import strangers
 from tests.cli_runs import DATA, MODEL, TRAINER
-from tests.evaluation.test_prior_tasks import folder as tasks
+from tests.evaluation.task_files import folder as tasks
 
 __all__ = ["tasks"]
 

@@ -15,7 +15,7 @@ from lightning_sdft.errors import PriorTaskError
 from lightning_sdft.evaluation import PriorSuite
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
-from tests.evaluation.test_prior_tasks import write_task
+from tests.evaluation.task_files import write_task
 from tests.launch import in_processes
 
 

@@ -15,7 +15,7 @@ from lightning_sdft.commands.prior import prior, scores_table
 from lightning_sdft.errors import CheckpointError, PriorTaskError
 from lightning_sdft.evaluation import PAPER_TASKS, PriorScore, PriorScores
 from lightning_sdft.modules import CausalLMModule, SFTModule
-from tests.evaluation.test_prior_tasks import folder
+from tests.evaluation.task_files import folder
 from tests.modules.conftest import make_trainer, words_data, words_module
 
 __all__ = ["folder", "make_trainer", "words_data", "words_module"]

@@ -1,3 +1,5 @@
+"""What is asked and shown by the questions and runs of ToolAlpaca."""
+
 import json
 import logging
 from itertools import groupby
@@ -6,93 +8,24 @@ import pytest
 
 from lightning_sdft.data.tool_use import ToolUseDataModule
 from lightning_sdft.errors import DataError
-
-DOCUMENTATION = (
-    "listPlants: Lists plants.\n"
-    'Parameters: {"room": "Required. string. One of: [hall, attic]."}\n'
-    "waterPlant: Waters a plant.\n"
-    'Parameters: {"plant": "Required. string."}\n'
+from tests.data.alpaca_entries import (
+    ASK,
+    BOTH,
+    HALL,
+    LIST,
+    PLANTS,
+    SONGS,
+    call,
+    evaluated,
+    examples_of,
+    prompt,
+    run,
+    step,
+    trained,
+    write,
 )
-PLANTS = {
-    "Name": "Plants",
-    "Description": "Knows all {plants}",
-    "Category": "Nature",
-    "Documentation": "{}",
-    "NLDocumentation": DOCUMENTATION,
-    "Function_Description": {"listPlants": "Lists plants.", "components": ""},
-}
-SONGS = PLANTS | {"Name": "Songs", "NLDocumentation": "play: Plays."}
 
-
-def call(name, **arguments):
-    return {"Action": name, "Action_Input": json.dumps(arguments)}
-
-
-def evaluated(*pairs, **columns):
-    questions, answers = zip(*pairs, strict=True)
-    return PLANTS | {"Instructions": list(questions), "Golden_Answers": list(answers)} | columns
-
-
-def step(thought, name, **arguments):
-    text = json.dumps(arguments)
-    return [[name, text, f" {thought}\nAction: {name}\nAction Input: {text}"], "Status Code: 200. Response: fine"]
-
-
-def run(question, *steps):
-    return {"input": question, "output": "Done.", "Final Thought": "I am done.", "intermediate_steps": list(steps)}
-
-
-def trained(*runs, **columns):
-    return PLANTS | {"Instructions": ["Which?"], "Instances": list(runs)} | columns
-
-
-HALL = ("Which plants stand in the hall?", [call("listPlants", room="hall")])
-BOTH = ("Water fern and rose.", [call("waterPlant", plant="fern"), call("waterPlant", plant="rose")])
-LIST = step("I list them.", "listPlants", room="hall")
-ASK = step("Which room?", "getDetails", Question="Which room?")
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(entries, name="alpaca.json"):
-        path = tmp_path / name
-        path.write_text(json.dumps(entries))
-        return str(path)
-
-    return write
-
-
-def examples_of(file, **arguments):
-    return ToolUseDataModule(test=file, **arguments).splits.test[0].examples
-
-
-def prompt(question):
-    return [
-        {
-            "role": "user",
-            "content": "Your task is to answer the user's question using available tools. \n"
-            "You have access to the following tools:\n"
-            "Name: Plants\n"
-            "Description: Knows all {plants}\n"
-            "Documentation:\n"
-            "listPlants: Lists plants.\n"
-            'Parameters: {"room": "Required. string. One of: [hall, attic]."}\n'
-            "waterPlant: Waters a plant.\n"
-            'Parameters: {"plant": "Required. string."}\n'
-            "\n"
-            "Use the following format:\n"
-            "Thought: you should always think about what to do\n"
-            "Action: the action to take, should be one of the tool names.\n"
-            "Action Input: the input to the action, must be in JSON format. All of the action input must be realistic "
-            "and from the user.\n"
-            "\n"
-            "Begin!\n"
-            f"Question: {question}",
-        }
-    ]
-
-
-# Questions with expected answers
+__all__ = ["write"]
 
 
 def test_an_entry_gives_an_example_per_instruction(write):
@@ -186,68 +119,6 @@ def test_expected_answers_come_before_runs_in_evaluation(write):
     file = write([trained(run("Water it.", LIST), Instructions=[BOTH[0]], Golden_Answers=[BOTH[1]])])
     assert [example.reference for example in examples_of(file)] == [BOTH[1]]
     assert [example.reference for example in ToolUseDataModule(train=file).splits.train] == [HALL[1]]
-
-
-# Broken entries
-
-
-def without(entry, column):
-    return {key: value for key, value in entry.items() if key != column}
-
-
-@pytest.mark.parametrize(
-    ("entry", "complaint"),
-    [
-        (without(evaluated(HALL), "Name"), ": no column 'Name'"),
-        (without(evaluated(HALL), "NLDocumentation"), ", instruction 1 of 'Plants': no column 'NLDocumentation'"),
-        (evaluated(HALL, Description=None), ", instruction 1 of 'Plants': column 'Description' holds null"),
-        (without(evaluated(HALL), "Golden_Answers"), ": 'Plants' has no column 'Instances'"),
-        (PLANTS | {"Questions": ["Which?"]}, ": 'Plants' has no column 'Instances'"),
-        (evaluated(HALL, Golden_Answers=[]), ": 'Plants' has 1 Instructions and 0 Golden_Answers"),
-        (evaluated(HALL, Authentication="key"), ": column 'Authentication' holds str"),
-        (evaluated(HALL, (" ", BOTH[1])), ", instruction 2 of 'Plants': empty, or no text"),
-        (evaluated(HALL, (7, BOTH[1])), ", instruction 2 of 'Plants': empty, or no text"),
-        (evaluated(HALL, ("Which?", [])), ", instruction 2 of 'Plants': column 'golden_answer' is empty"),
-        (evaluated(("Which?", "listPlants")), ", instruction 1 of 'Plants': column 'golden_answer' holds str"),
-        (
-            evaluated(HALL, ("Which?", [call("listPlants"), {"Action": "stop", "Action_Input": '{"a": "a": 1}'}])),
-            ", instruction 2 of 'Plants', action 2 of 'golden_answer': the Action_Input of 'stop' is no JSON object",
-        ),
-    ],
-)
-def test_names_row_and_instruction_of_a_broken_entry(write, entry, complaint):
-    with pytest.raises(DataError, match=f"alpaca.json, row 2{complaint}"):
-        _ = examples_of(write([evaluated(BOTH), entry]))
-
-
-@pytest.mark.parametrize(
-    ("broken", "complaint"),
-    [
-        ("an error", "str instead of an object"),
-        ({"intermediate_steps": [LIST]}, "no column 'input'"),
-        (run("", LIST) | {"input": None}, "column 'input' holds null"),
-        ({"input": "Which?", "intermediate_steps": 7}, "column 'intermediate_steps' holds int"),
-        (run("Which?", LIST, LIST[0]), r"row 1, instruction 2 of 'Plants', step 2: not of the form \[\[action"),
-        (run("Which?", ["listPlants", "fine"]), "step 1: not of the form"),
-        (run("Which?", []), "step 1: not of the form"),
-        (run("Which?", [["listPlants", {}, "I list."], "fine"]), "step 1: not of the form"),
-        (run("Which?", [["listPlants", "{}"], "fine"]), "step 1: not of the form"),
-        (run("Which?", [["listPlants", "room: hall", "I list."], "fine"]), "Action_Input of 'listPlants' is no JSON"),
-        (run("Which?", [["listPlants", "[]", "I list."], "fine"]), "Action_Input of 'listPlants' is no JSON object"),
-    ],
-)
-def test_a_broken_run_is_named_and_may_be_left_out(write, broken, complaint):
-    file = write([trained(run(HALL[0], LIST), broken, run(BOTH[0], LIST))])
-    with pytest.raises(DataError, match=r"alpaca.json, row 1, instruction 2 of 'Plants'.*on_bad_row=skip") as raised:
-        _ = ToolUseDataModule(train=file).splits
-    assert raised.match(complaint)
-    examples = ToolUseDataModule(train=file, on_bad_row="skip").splits.train
-    assert [example.id for example in examples] == ["alpaca-1-1", "alpaca-1-3"]
-
-
-def test_evaluation_files_are_not_trained_on(write):
-    with pytest.raises(DataError, match=r"row 1: 'Plants' has no column 'Instances'.*train_data.json"):
-        _ = ToolUseDataModule(train=write([evaluated(HALL)])).splits
 
 
 # The published files

@@ -2,161 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lightning_sdft.callbacks import KLToBase
-from lightning_sdft.checkpoint import load_checkpoint, load_policy
-from lightning_sdft.data.base import EvaluationSet, Splits
-from lightning_sdft.distributed.sharded_checkpoint import is_sharded
 from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
-from lightning_sdft.errors import CheckpointError, PolicyError
-from lightning_sdft.grading import ExactMatch
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
-from lightning_sdft.teacher import CopiedTeacher, EMATeacher
-from lightning_sdft.teacher.compensated import join
+from lightning_sdft.teacher import CopiedTeacher
 from tests.conftest import needs_gpu
+from tests.distributed.strategy_runs import Curve, Run, assert_same, fit, outcome
 from tests.launch import in_processes
-from tests.modules.conftest import WORDS_TEMPLATE, WordsDataModule, question
-
-STEPS = 6
-CHECKPOINT_STEP = 3  # in mid-epoch, which has 4
-
-
-@dataclass
-class Run:
-    """A run to make in processes that have nothing of the test's fixtures."""
-
-    model: str
-    method: type[CausalLMModule]
-    strategy: str = "auto"
-    options: dict[str, Any] = field(default_factory=dict)
-    arguments: dict[str, Any] = field(default_factory=dict)
-    precision: Any = "32-true"
-    accelerator: str = "cpu"
-
-    def module(self) -> CausalLMModule:
-        own: dict[str, Any] = {"max_prompt_tokens": 16, "max_completion_tokens": 8, "warmup_steps": 0}
-        if issubclass(self.method, SDFTModule):
-            own |= {"teacher_template": WORDS_TEMPLATE, "max_teacher_prompt_tokens": 32, "skip_tokens": 1}
-        return self.method(self.model, **{**own, "learning_rate": 1e-3, **self.arguments})
-
-    def data(self, processes: int) -> WordsDataModule:
-        data = WordsDataModule(batch_size=4, micro_batch_size=2 // processes, evaluation_batch_size=1)
-        examples = [question(index) for index in range(16)]
-        graded = [EvaluationSet(questions(examples[:5]), {"words": ExactMatch()})]
-        data.given = Splits(examples, graded, graded)
-        return data
-
-    def trainer(self, folder: Path, processes: int, callbacks: Sequence[Callback] = ()) -> Trainer:
-        strategy: Any = FSDP2Strategy(**self.options) if self.strategy == "fsdp2" else self.strategy
-        return Trainer(
-            accelerator=self.accelerator,
-            devices=processes,
-            strategy=strategy,
-            precision=self.precision,
-            max_steps=STEPS,
-            accumulate_grad_batches=2,
-            gradient_clip_val=0.5,
-            callbacks=[
-                *callbacks,
-                KLToBase(),
-                ModelCheckpoint(folder, filename="{step}", every_n_train_steps=CHECKPOINT_STEP, save_top_k=-1),
-                ModelCheckpoint(folder / "best", monitor="val/accuracy"),  # which saves at the end of an evaluation
-                *([EMATeacher(teacher_rate=0.1)] if issubclass(self.method, SDFTModule) else []),
-            ],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-
-
-def questions(examples: Sequence[Any]) -> list[Any]:
-    return [replace(example, reference="w5") for example in examples]
-
-
-class Curve(Callback):
-    """Loss and gradient norm of each optimizer step, and the weights before the first."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.norms: list[float] = []
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.start = {name: each.clone() for name, each in weights(pl_module).items()}
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch.is_last:
-            self.losses.append(trainer.callback_metrics["train/loss"].item())
-            self.norms.append(trainer.callback_metrics["train/gradient_norm"].item())
-
-
-def weights(module: CausalLMModule) -> dict[str, Tensor]:
-    state = module.state_dict()
-    return {name: (each.full_tensor() if isinstance(each, DTensor) else each).cpu() for name, each in state.items()}
-
-
-def fit(run: Run, folder: Path, processes: int, ckpt_path: Path | None = None) -> None:
-    """Train, and leave what came out in the folder."""
-    seed_everything(7 if ckpt_path is None else 8)
-    curve, module = Curve(), run.module()
-    trainer = run.trainer(folder, processes, [curve])
-    trainer.fit(module, datamodule=run.data(processes), ckpt_path=ckpt_path)
-    tested = trainer.test(module, datamodule=run.data(processes), verbose=False)
-    predicted = trainer.predict(module, datamodule=run.data(processes))
-    result = {
-        "losses": curve.losses,
-        "norms": curve.norms,
-        "weights": weights(module),
-        "start": curve.start,
-        "tested": tested,
-        "validated": {
-            name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")
-        },
-        "predicted": sorted(record["id"] + record["response"] for batch in predicted or [] for record in batch),
-        "whole": sum(each.numel() for each in module.parameters()),
-        "local": sum(each.to_local().numel() for each in module.parameters() if isinstance(each, DTensor)),
-    }
-    torch.save(result, folder / f"result-{trainer.global_rank}.pt")
-
-
-def outcome(folder: Path, rank: int = 0) -> dict[str, Any]:
-    result: dict[str, Any] = torch.load(folder / f"result-{rank}.pt", weights_only=True)
-    return result
-
-
-def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """But for rounding, which Adam makes large where a gradient is next to nothing."""
-    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
-    assert found["norms"] == pytest.approx(expected["norms"], rel=1e-4)
-    assert found["weights"].keys() == expected["weights"].keys()
-    for kind in ("policy.", "teacher."):
-        here, there = (flat(result["weights"], kind) for result in (found, expected))
-        moved = (there - flat(expected["start"], kind)).norm()
-        assert (here - there).norm() <= 0.05 * moved
-
-
-def flat(weights: dict[str, Tensor], kind: str) -> Tensor:
-    """All weights of student or teacher, of a compensated one in float32; nothing where there is none."""
-    halves = {name.replace("residual.", "policy."): each for name, each in weights.items() if "residual." in name}
-    joined = {
-        name: join(each, halves[name]) if name in halves else each
-        for name, each in weights.items()
-        if name.startswith(kind) and "residual." not in name
-    }
-    return torch.cat([torch.zeros(0), *(each.flatten() for each in joined.values())])
-
 
 WITH_HEAD = LoRA(rank=2, alpha=8, target_modules=["q_proj", "down_proj", "embed_tokens", "lm_head"])
 LORA = LoRA(rank=2, alpha=8)
@@ -236,93 +100,6 @@ def test_other_precisions(precision: str, family_folder: Callable[[str], Path], 
     first, *others = [{name: each.dtype for name, each in result["weights"].items()} for result in results]
     assert all(dtypes == first for dtypes in others)
     assert all(0 < loss < 20 for loss in results[-1]["losses"])
-
-
-# Checkpoints
-
-
-@pytest.fixture
-def uninterrupted(family_folder: Callable[[str], Path], tmp_path: Path) -> tuple[Run, Path]:
-    """An SDFT run on two processes and the folder of its checkpoints, which are folders."""
-    run, folder = Run(str(family_folder("gemma2")), SDFTModule, "fsdp2"), tmp_path / "whole"
-    folder.mkdir()
-    in_processes(2, fit, run, folder, 2)
-    return run, folder
-
-
-def test_sharded_checkpoint_goes_on_exactly_and_can_be_exported(
-    uninterrupted: tuple[Run, Path], tmp_path: Path
-) -> None:
-    run, folder = uninterrupted
-    expected, checkpoint = outcome(folder), folder / f"step={CHECKPOINT_STEP}.ckpt"
-    assert is_sharded(checkpoint)
-    assert not list(folder.glob(".*"))
-    resumed = tmp_path / "resumed"
-    resumed.mkdir()
-    in_processes(2, fit, run, resumed, 2, checkpoint)
-    found = outcome(resumed)
-    assert found["losses"] == expected["losses"][CHECKPOINT_STEP:]
-    assert all(torch.equal(found["weights"][name], tensor) for name, tensor in expected["weights"].items())
-
-    last = folder / f"step={STEPS}.ckpt"
-    state = load_checkpoint(last)["state_dict"]
-    assert all(torch.equal(state[name], tensor) for name, tensor in expected["weights"].items())
-    for kind, prefix in (("student", "policy."), ("teacher", "teacher.policy.")):
-        policy = load_policy(None, str(last), kind)  # type: ignore[arg-type]
-        assert all(torch.equal(each, state[prefix + name]) for name, each in policy.state_dict().items())
-
-
-def test_checkpoint_in_one_file(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    options = {"save_distributed_checkpoint": False}
-    run = Run(str(family_folder("gemma2")), SDFTModule, "fsdp2", options)
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    for folder in (whole, resumed):
-        folder.mkdir()
-    in_processes(2, fit, run, whole, 2)
-    checkpoint = whole / f"step={CHECKPOINT_STEP}.ckpt"
-    assert checkpoint.is_file()
-    in_processes(2, fit, run, resumed, 2, checkpoint)
-    expected, found = outcome(whole), outcome(resumed)
-    assert found["losses"] == expected["losses"][CHECKPOINT_STEP:]
-    assert all(torch.equal(found["weights"][name], tensor) for name, tensor in expected["weights"].items())
-
-
-@pytest.mark.parametrize(
-    ("before", "after"), [(("auto", 1), ("fsdp2", 2)), (("fsdp2", 2), ("fsdp2", 1)), (("ddp", 2), ("auto", 1))]
-)
-def test_goes_on_with_another_number_of_processes(
-    before: tuple[str, int], after: tuple[str, int], family_folder: Callable[[str], Path], tmp_path: Path
-) -> None:
-    """With the same examples and rollouts, so that losses are equal up to rounding."""
-    run = Run(str(family_folder("llama")), SDFTModule)
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    for folder, (strategy, count), checkpoint in (
-        (whole, before, None),
-        (resumed, after, whole / f"step={CHECKPOINT_STEP}.ckpt"),
-    ):
-        folder.mkdir()
-        in_processes(count, fit, replace(run, strategy=strategy), folder, count, checkpoint)
-    assert outcome(resumed)["losses"] == pytest.approx(outcome(whole)["losses"][CHECKPOINT_STEP:], rel=1e-5)
-
-
-def test_single_process_reads_a_sharded_checkpoint(uninterrupted: tuple[Run, Path], tmp_path: Path) -> None:
-    run, folder = uninterrupted
-    alone = Run(run.model, run.method)
-    module = alone.module()
-    trainer = alone.trainer(tmp_path, 1)
-    tested = trainer.test(module, datamodule=alone.data(1), ckpt_path=folder / f"step={STEPS}.ckpt", verbose=False)
-    assert tested == outcome(folder)["tested"]
-
-
-def test_missing_part_is_named(uninterrupted: tuple[Run, Path], tmp_path: Path) -> None:
-    run, folder = uninterrupted
-    checkpoint = folder / f"step={STEPS}.ckpt"
-    part = next(checkpoint.glob("__1_*"))
-    part.rename(part.with_suffix(".gone"))
-    with pytest.raises(CheckpointError, match=rf"part {part.name} of the checkpoint .*step={STEPS}.* is missing"):
-        load_policy(None, str(checkpoint))
-    with pytest.raises(Exception, match=f"CheckpointError: the part {part.name}"):
-        in_processes(2, fit, run, tmp_path, 2, checkpoint)
 
 
 # Other strategies

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from tokenizers.processors import TemplateProcessing
-from torch.distributed import destroy_process_group, init_process_group
-from torch.multiprocessing.spawn import start_processes
+from torch.distributed import init_process_group
 
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.evaluation import harness
@@ -20,6 +18,7 @@ from lightning_sdft.evaluation.harness import PolicyLM
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.tokenizer import Tokenizer
 from tests.conftest import STOP_IDS, make_model, make_tokenizer
+from tests.launch import in_processes
 
 ORDINARY = [index for index in range(59) if index % 10 != 5]  # the others end a response
 
@@ -250,22 +249,20 @@ def test_policy_is_left_as_it_was(llama: Policy) -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in llama.parameters())
 
 
-def share(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
+def share() -> None:
     policy = Policy(make_model("llama"), Tokenizer(make_tokenizer(), STOP_IDS))
     alone = [PolicyLM(policy).loglikelihood(requests("loglikelihood", pairs(count))) for count in (1, 24)]
     written = requests("generate_until", [(f"w{index}", {"max_gen_toks": 5}) for index in range(5)])
     texts = PolicyLM(policy).generate_until(written)
-    init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    init_process_group("gloo")
     read: list[int] = []
-    hidden = Policy.hidden
-    Policy.hidden = lambda self, sequences: read.append(len(sequences)) or hidden(self, sequences)  # type: ignore[method-assign,assignment,func-returns-value]
+    hidden = policy.hidden
+    policy.hidden = lambda sequences: read.append(len(sequences)) or hidden(sequences)  # type: ignore[method-assign,func-returns-value]
     for expected, count in zip(alone, (1, 24), strict=True):
         agree(PolicyLM(policy).loglikelihood(requests("loglikelihood", pairs(count))), expected)
     assert 0 < sum(read) < 20
     assert PolicyLM(policy).generate_until(written) == texts
-    destroy_process_group()
 
 
-def test_processes_share_the_requests(tmp_path: Path) -> None:
-    start_processes(share, (str(tmp_path),), nprocs=2, start_method="fork")  # which has imported everything
+def test_processes_share_the_requests() -> None:
+    in_processes(2, share)

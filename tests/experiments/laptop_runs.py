@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sdft.cli import entry_point
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
+from tests.command_process import CommandProcess
+from tests.launch import preload
 
 WEIGHTS_OF_BEST = {"monitor": "val/accuracy", "mode": "max", "save_weights_only": True}
 BEST = {"class_path": "ModelCheckpoint", "init_args": WEIGHTS_OF_BEST}
@@ -95,22 +93,20 @@ def callback(name: str, **arguments: Any) -> dict[str, Any]:
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     """The console script in this process."""
+    preload()
     with monkeypatch.context() as patch:
         patch.setattr("sys.argv", ["lightning-sdft", *map(str, arguments)])
         entry_point()
 
 
 @contextmanager
-def process(*arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-    """The console script in a process group of its own, of which nothing is left afterwards."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    line = [sys.executable, "-m", "lightning_sdft", *map(str, arguments)]
-    with subprocess.Popen(line, env=variables, stdout=subprocess.DEVNULL, start_new_session=True) as started:
-        try:
-            yield started
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(started.pid, signal.SIGKILL)
+def process(*arguments: object) -> Iterator[CommandProcess]:
+    """The console script in processes of its own, of which nothing is left afterwards."""
+    started = CommandProcess(*arguments)
+    try:
+        yield started
+    finally:
+        started.kill()
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 400) -> None:

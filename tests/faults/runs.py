@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +21,7 @@ from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.checkpoint.resume import newest_whole
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from lightning_sdft.distributed.sharded_checkpoint import check_sharded, is_sharded
+from tests.command_process import CommandProcess
 from tests.faults.phase import read
 
 STEPS = 24
@@ -90,30 +87,15 @@ def prepare(folder: Path, **options: Any) -> Path:
 
 
 @contextmanager
-def running(
-    folder: Path, *arguments: str, environment: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """``lightning-sdft fit --ckpt_path last``, as a process group of its own, of which nothing is left afterwards."""
-    command = [sys.executable, "-m", "lightning_sdft", "fit", "--config", "config.yaml", "--ckpt_path", "last"]
-    command += ["--trust", "tests"]  # where PhaseFile is
+def running(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[CommandProcess]:
+    """``lightning-sdft fit --ckpt_path last``, of which nothing is left afterwards."""
     (folder / "phase").unlink(missing_ok=True)
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-    variables["PYTHONPATH"] = str(Path(__file__).parents[2])
-    with (folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            [*command, *arguments], cwd=folder, env=variables, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            kill(process)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """End all processes of the group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    command = ["fit", "--config", "config.yaml", "--ckpt_path", "last", "--trust", "tests"]  # where PhaseFile is
+    process = CommandProcess(*command, *arguments, folder=folder, log=folder / "log.txt", environment=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 300) -> bool:
@@ -162,9 +144,9 @@ def kill_at_random(folder: Path, random: Random, seconds: float) -> str | None:
         wait_for(lambda: condition() or process.poll() is not None)
         time.sleep(delay)
         if process.poll() is not None:
-            assert process.returncode == 0, (folder / "log.txt").read_text()[-3000:]
+            assert process.poll() == 0, (folder / "log.txt").read_text()[-3000:]
             return None
-        kill(process)
+        process.kill()
     step, phase = read(folder / "phase")
     if writing(folder, started):
         phase = "checkpoint"

@@ -22,13 +22,13 @@ from lightning_sdft.cli import SIGTERM_EXIT
 from lightning_sdft.commands.fit import main
 from lightning_sdft.errors import CheckpointError
 from tests.checkpoint.test_preemption import SLURM, fake_scontrol
+from tests.command_process import CommandProcess
 from tests.faults.phase import read
 from tests.faults.runs import (
     EVERY,
     STEPS,
     differences,
     finish,
-    kill,
     last_checkpoint,
     prepare,
     result,
@@ -100,10 +100,9 @@ def test_slurm_requeues_a_job_and_it_goes_on(whole: dict[str, Any], tmp_path: Pa
     slurm = {**SLURM, "PATH": f"{tools}:{os.environ['PATH']}"}
     with running(folder, environment=slurm) as process:
         assert wait_for(in_phase(folder, "rollout", 7))
-        process.send_signal(signal.SIGUSR1)
+        os.kill(process.pid, signal.SIGUSR1)
         assert wait_for(lambda: (tools / "asked").exists(), 60)
         process.kill()
-        process.wait()
     assert (tools / "asked").read_text() == "requeue 4321\n"
     assert load_checkpoint(folder / "hpc_ckpt_1.ckpt")["global_step"] == 8
     with running(folder, environment=slurm) as process:
@@ -112,7 +111,7 @@ def test_slurm_requeues_a_job_and_it_goes_on(whole: dict[str, Any], tmp_path: Pa
     assert differences(whole, result(folder)) == []
 
 
-def descendants(process: subprocess.Popen[bytes]) -> list[int]:
+def descendants(process: CommandProcess) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
@@ -133,7 +132,7 @@ def test_a_process_that_is_killed_alone_ends_the_others_within_a_minute(victim: 
         pids = [process.pid, child]
         os.kill(pids[victim], signal.SIGKILL)
         assert wait_for(lambda: process.poll() is not None and not is_running(child), 60), log(folder)
-        assert process.returncode != 0
+        assert process.poll() != 0
     assert load_checkpoint(last_checkpoint(folder))["global_step"] >= 3  # and it is whole
 
 
@@ -160,7 +159,7 @@ def test_another_number_of_processes_goes_on_with_a_run(
     started = time.time_ns()
     with running(tmp_path) as process:
         assert wait_for(lambda: read(tmp_path / "phase")[0] >= 2 * EVERY and writing(tmp_path, started)), log(tmp_path)
-        kill(process)
+        process.kill()
     assert load_checkpoint(last_checkpoint(tmp_path))["global_step"] in (EVERY, 2 * EVERY)
     prepare(tmp_path, processes=after, method="SFTModule")
     assert finish(tmp_path) == 0

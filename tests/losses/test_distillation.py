@@ -17,6 +17,7 @@ from tests.losses.dense import (
     kl,
     make_problem,
 )
+from tests.pairs import pairwise
 
 
 def dense_distillation(problem: Problem, divergence: Divergence, temperature: float = 1.0) -> Tensor:
@@ -25,10 +26,10 @@ def dense_distillation(problem: Problem, divergence: Divergence, temperature: fl
     return dense_divergence(student, teacher.detach(), divergence)
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 3, 4, 100, None])
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("divergence", DIVERGENCES)
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(
+    ("kind", "divergence", "dtype", "chunk_tokens"),
+    pairwise([*HEADS], DIVERGENCES, [*TOLERANCE], [1, 3, 4, 100, None]),
+)
 def test_distillation_agrees_with_autograd(
     kind: str, divergence: Divergence, dtype: torch.dtype, chunk_tokens: int | None
 ) -> None:

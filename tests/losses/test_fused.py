@@ -20,6 +20,7 @@ from lightning_sdft.losses import (
 from lightning_sdft.losses.fused import TokenLoss
 from tests.conftest import needs_gpu
 from tests.losses.dense import HEADS, TOLERANCE, D, N, Problem, V, check_against_dense, dense_logits, make_problem
+from tests.pairs import pairwise
 
 
 def half_square(tokens: Tensor, logits: Tensor) -> TokenLoss:
@@ -52,9 +53,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 3, 4, 9, 100, None])
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(("kind", "dtype", "chunk_tokens"), pairwise([*HEADS], [*TOLERANCE], [1, 3, 4, 9, 100, None]))
 def test_any_token_loss_agrees_with_autograd_on_dense_logits(
     kind: str, dtype: torch.dtype, chunk_tokens: int | None
 ) -> None:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from lightning_sdft.losses import Head, cross_entropy, dynamic_fine_tuning
 from tests.losses.dense import HEADS, TOLERANCE, N, Problem, V, check_against_dense, dense_logits, make_problem
+from tests.pairs import pairwise
 
-CHUNKS = [1, 3, 4, 100, None]
+CASES = pairwise([*HEADS], [*TOLERANCE], [1, 3, 4, 100, None])
 
 
 def dense_nll(problem: Problem) -> Tensor:
@@ -17,18 +18,14 @@ def dense_nll(problem: Problem) -> Tensor:
     return -log_probabilities[torch.arange(N), problem.targets]
 
 
-@pytest.mark.parametrize("chunk_tokens", CHUNKS)
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(("kind", "dtype", "chunk_tokens"), CASES)
 def test_cross_entropy_agrees_with_autograd(kind: str, dtype: torch.dtype, chunk_tokens: int | None) -> None:
     problem = make_problem(kind, dtype)
     fused = cross_entropy(problem.hidden, problem.head, problem.targets, problem.weights, chunk_tokens)
     check_against_dense(problem, fused, dense_nll(problem), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("chunk_tokens", CHUNKS)
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(("kind", "dtype", "chunk_tokens"), CASES)
 def test_dft_agrees_with_autograd_through_the_log_only(kind: str, dtype: torch.dtype, chunk_tokens: int | None) -> None:
     # https://github.com/yongliang-wu/DFT: cross-entropy times the detached probability of the target
     problem = make_problem(kind, dtype)

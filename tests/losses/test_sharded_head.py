@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed import destroy_process_group, init_device_mesh, init_process_group
+from torch.distributed import get_rank, init_device_mesh, init_process_group
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
-from torch.multiprocessing.spawn import spawn
 
 from lightning_sdft.losses import ForwardKL, Head, distillation_loss
+from tests.launch import in_processes
 from tests.losses.dense import Problem, dense_divergence, dense_logits, make_problem
 
 
@@ -27,12 +26,11 @@ def expected(ranks: list[Problem]) -> list[torch.Tensor]:
     return list(torch.autograd.grad(sum(losses) / len(ranks), [shared.head.weight, shared.head.bias]))  # type: ignore[type-var, arg-type]
 
 
-def check(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def check() -> None:
+    init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
     ranks = [make_problem(seed=seed) for seed in (0, 1)]
-    own, shared = ranks[rank], ranks[0]
+    own, shared = ranks[get_rank()], ranks[0]
 
     def sharded(head: Head) -> Head:
         def shard(tensor: Any) -> DTensor:
@@ -48,8 +46,7 @@ def check(rank: int, folder: str) -> None:
         assert parameter.grad.placements == (Shard(0),)
         torch.testing.assert_close(parameter.grad.full_tensor(), gradient, rtol=1e-10, atol=1e-10)
     assert teacher.weight.grad is None
-    destroy_process_group()
 
 
-def test_gradient_of_a_sharded_head_is_the_average_over_processes(tmp_path: Path) -> None:
-    spawn(check, (str(tmp_path),), nprocs=2)
+def test_gradient_of_a_sharded_head_is_the_average_over_processes() -> None:
+    in_processes(2, check)

@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_sdft.losses import Distribution, Divergence, ForwardKL, JensenShannon, ReverseKL, TopK, distillation_loss
 from lightning_sdft.losses.distribution import FLOOR
 from tests.losses.dense import DIVERGENCES, V, check_against_dense, dense_divergence, dense_logits, make_problem
+from tests.pairs import pairwise
 
 SUPPORTS = ["teacher", "student", "union"]
 
@@ -33,10 +34,9 @@ def logits(count: int = 7) -> tuple[Tensor, Tensor]:
     return (2 * torch.randn(count, V, dtype=torch.float64)).requires_grad_(), 2 * torch.randn(count, V).double()
 
 
-@pytest.mark.parametrize("tail", [True, False])
-@pytest.mark.parametrize("k", [1, 4, V - 1, V, 100])
-@pytest.mark.parametrize("support", SUPPORTS)
-@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize(
+    ("divergence", "support", "k", "tail"), pairwise(DIVERGENCES, SUPPORTS, [1, 4, V - 1, V, 100], [True, False])
+)
 def test_value_and_gradient_agree_with_autograd(divergence: Divergence, support: str, k: int, tail: bool) -> None:
     student, teacher = logits()
     top_k = TopK(k, divergence, support, tail)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 from lightning_sdft.errors import PriorTaskError
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run, read_parts
 from lightning_sdft.experiments.runs.worker import perform
-from tests.evaluation.test_prior_tasks import folder as tasks
+from tests.evaluation.task_files import folder as tasks
 from tests.experiments.laptop_runs import part
 
 __all__ = ["tasks"]

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed import destroy_process_group, init_device_mesh, init_process_group
+from torch.distributed import get_rank, init_device_mesh, init_process_group
 from torch.distributed.tensor import Shard, distribute_tensor
-from torch.multiprocessing.spawn import spawn
 
 from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Sampling
 from lightning_sdft.rollout import VLLMEngine, VLLMServer, generate
+from tests.launch import in_processes
 from tests.rollout.test_in_process import ragged_prompts
 from tests.rollout.vllm.stand_in import standing_in
 
 
-def check(rank: int, folder: str, model: str, url: str, deaf_url: str) -> None:
-    torch.set_num_threads(1)
-    init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def check(model: str, url: str, deaf_url: str) -> None:
+    init_process_group("gloo")
+    rank = get_rank()
     policy = Policy.load(model)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -45,16 +45,15 @@ def check(rank: int, folder: str, model: str, url: str, deaf_url: str) -> None:
     norm.weight = torch.nn.Parameter(distribute_tensor(norm.weight.detach(), mesh, [Shard(0)]))
     with pytest.raises(RolloutError, match=r"cut over processes \(fsdp2\); train with strategy auto or ddp"):
         engine.start(policy, 40)
-    destroy_process_group()
 
 
 def test_each_process_asks_for_its_own_rollouts_and_the_first_sends_the_weights(
-    family_folder: Callable[[str], Path], tmp_path: Path
+    family_folder: Callable[[str], Path],
 ) -> None:
     model = family_folder("llama")
     with standing_in(model) as server, standing_in(model) as deaf:
         deaf.deaf = True
-        spawn(check, (str(tmp_path), str(model), server.url, deaf.url), nprocs=2)
+        in_processes(2, check, str(model), server.url, deaf.url)
         methods = [method for method, _ in server.calls]
         assert methods.count("policy_settings") == 2
         assert methods.count("reload_weights") == methods.count("policy_sums") == 2  # one of each per step
