@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from glob import escape
 from typing import Any
 
 from jsonargparse import Namespace, auto_cli
@@ -34,6 +35,7 @@ from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
 from lightning_sdft.commands.report import results_table
+from lightning_sdft.config_files import base_config
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.errors import (
     ChatError,
@@ -72,6 +74,12 @@ class SDFTCLI(LightningCLI):
         given = isinstance(args, dict | Namespace)
         # What is given is a dictionary or a namespace, and what is not is a list.
         self.config = parser.parse_object(args) if given else parser.parse_args(args)  # type: ignore[arg-type]
+
+    def before_instantiate_classes(self) -> None:
+        """Train for one epoch where nothing says how long; Lightning would train for 1,000."""
+        trainer = self._get(self.config, "trainer")
+        if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+            trainer.max_epochs = 1
 
     def instantiate_classes(self) -> None:
         """Build trainer, module and data module.
@@ -158,6 +166,8 @@ DESCRIPTION = (
 def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = ()) -> SDFTCLI:
     """Parse arguments, build trainer, module and data module, and run the subcommand.
 
+    What ``args`` leave open is as in ``configs/base.yaml``: they stand on it.
+
     Args:
         args: Command line arguments as a list, or a config as a dictionary; by default those of the process.
         run: Whether to run the subcommand; otherwise there is none in ``args``, and the caller uses ``trainer``,
@@ -170,6 +180,8 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = ()) -> 
     if not isinstance(args, dict | Namespace):
         typed, args = split_trust(sys.argv[1:] if args is None else args)
         trust = [*trust, *typed]
+    base = {"default_config_files": [escape(str(base_config()))]}  # where jsonargparse expects patterns
+    bases: dict[str, Any] = {name: dict(base) for name in SDFTCLI.subcommands()} if run else base
     with trusting(*trust):
         return SDFTCLI(
             CausalLMModule,
@@ -182,7 +194,7 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = ()) -> 
             seed_everything_default=42,
             save_config_callback=LogConfig,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"version": lightning_sdft.__version__, "description": DESCRIPTION},
+            parser_kwargs={"version": lightning_sdft.__version__, "description": DESCRIPTION, **bases},
             args=args,
             run=run,
         )
