@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from glob import escape
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
 from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint
+from lightning_sdft.commands.config_files import base_config
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
 from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.report import results_table
@@ -52,6 +54,12 @@ class SDFTCLI(LightningCLI):
         given = isinstance(args, dict | Namespace)
         # What is given is a dictionary or a namespace, and what is not is a list.
         self.config = parser.parse_object(args) if given else parser.parse_args(args)  # type: ignore[arg-type]
+
+    def before_instantiate_classes(self) -> None:
+        """Train for one epoch where nothing says how long; Lightning would train for 1,000."""
+        trainer = self._get(self.config, "trainer")
+        if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+            trainer.max_epochs = 1
 
     def instantiate_classes(self) -> None:
         """Build trainer, module and data module.
@@ -119,6 +127,8 @@ class SDFTCLI(LightningCLI):
 def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = (), commands: Iterable[str] = ()) -> SDFTCLI:
     """Parse arguments, build trainer, module and data module, and run the subcommand.
 
+    What ``args`` leave open is as in ``configs/base.yaml``: they stand on it.
+
     Args:
         args: Command line arguments as a list, or a config as a dictionary; by default those of the process.
         run: Whether to run the subcommand; otherwise there is none in ``args``, and the caller uses ``trainer``,
@@ -133,6 +143,8 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = (), com
         typed, args = split_trust(sys.argv[1:] if args is None else args)
         trust = [*trust, *typed]
     description = DESCRIPTION.format(commands=", ".join(commands))
+    base = {"default_config_files": [escape(str(base_config()))]}  # where jsonargparse expects patterns
+    bases: dict[str, Any] = {name: dict(base) for name in SDFTCLI.subcommands()} if run else base
     with trusting(*trust):
         return SDFTCLI(
             CausalLMModule,
@@ -145,7 +157,7 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = (), com
             seed_everything_default=42,
             save_config_callback=LogConfig,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"version": version("lightning-sdft"), "description": description},
+            parser_kwargs={"version": version("lightning-sdft"), "description": description, **bases},
             args=args,
             run=run,
         )

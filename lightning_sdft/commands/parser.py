@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_sdft.commands.config_files import stands_on
 from lightning_sdft.errors import SettingError
 from lightning_sdft.trust import check_typed, import_refused
 
 __all__ = ["CommandParser"]
 
 
+class ConfigFile(ActionConfigFile):
+    """The option ``--config``, which reads before a file those that it stands on.
+
+    jsonargparse would read them by themselves, so that ``callbacks+`` in them had nothing to be added to.
+    """
+
+    def __call__(self, parser: Any, cfg: Namespace, values: Any, option_string: str | None = None) -> None:
+        """Put the settings of a file over those that are there."""
+        for part in stands_on(Path(values)):
+            super().__call__(parser, cfg, str(part), option_string)
+        super().__call__(parser, cfg, values, option_string)
+
+
 class CommandParser(LightningArgumentParser):
     """Lightning's parser; see :mod:`lightning_sdft.trust` for what it refuses."""
 
     typed: Sequence[str] = ()
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """Add an argument."""
+        if options.get("action") is ActionConfigFile:
+            options["action"] = ConfigFile
+        return super().add_argument(*names, **options)
 
     # Passes on whatever else jsonargparse takes.
     def parse_args(self, args: Sequence[str] | None = None, *further: Any, **options: Any) -> Namespace:  # type: ignore[override]

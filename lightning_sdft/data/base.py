@@ -66,7 +66,7 @@ class DemonstrationDataModule(LightningDataModule):
     Args:
         batch_size: Prompts per optimizer step, over all processes together.
         micro_batch_size: Prompts per forward and backward pass on one process; ``None`` takes the whole step at once.
-            ``Trainer(accumulate_grad_batches=...)`` must be the number of micro-batches per step.
+            The trainer is told how many micro-batches a step has.
         evaluation_batch_size: Prompts answered at once in evaluation.
         workers: Loading processes per training process.
         shuffle_seed: Seed of the order of training examples.
@@ -90,6 +90,7 @@ class DemonstrationDataModule(LightningDataModule):
         self.workers = workers
         self.shuffle_seed = shuffle_seed
         self._splits: Splits | None = None
+        self._told = False  # the trainer, how many micro-batches a step has
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
@@ -119,7 +120,13 @@ class DemonstrationDataModule(LightningDataModule):
         if stage == "fit":
             if not self.splits.train:
                 raise DataError(f"{type(self).__name__}: the train split has no examples")
-            self.group_size(self._share()["num_replicas"])
+            self._tell_trainer()
+
+    def teardown(self, stage: str) -> None:
+        """Let the trainer be told again, for it may be used with other data."""
+        if self._told and self.trainer is not None:
+            self.trainer.accumulate_grad_batches = 1
+        self._told = False
 
     def filter_train(self, keep: Callable[[Example], bool]) -> int:
         """Leave out training examples that do not pass, and return how many those were."""
@@ -161,7 +168,11 @@ class DemonstrationDataModule(LightningDataModule):
         return alone if self.trainer is None else self.trainer.distributed_sampler_kwargs or alone
 
     def group_size(self, processes: int) -> int:
-        """Prompts per optimizer step on one process, checked against the settings that must agree with it."""
+        """Prompts per optimizer step on one process.
+
+        Raises:
+            DataError: If they cannot be shared evenly by processes, or not be cut into micro-batches.
+        """
         if self.batch_size % processes:
             raise DataError(f"data.batch_size={self.batch_size} cannot be shared by {processes} processes evenly")
         group_size = self.batch_size // processes
@@ -171,16 +182,25 @@ class DemonstrationDataModule(LightningDataModule):
                 f"data.micro_batch_size={micro_batch_size} does not divide the {group_size} prompts per optimizer step "
                 f"and process (data.batch_size={self.batch_size} on {processes} process(es))"
             )
+        return group_size
+
+    def _tell_trainer(self) -> None:
+        """Have the trainer accumulate over the micro-batches of a step, if it was not told to accumulate otherwise."""
+        processes = self._share()["num_replicas"]
+        group_size = self.group_size(processes)
+        micro_batch_size = self.micro_batch_size or group_size
         micro_batches = group_size // micro_batch_size
-        accumulated = self.trainer.accumulate_grad_batches if self.trainer is not None else micro_batches
-        if accumulated != micro_batches:
+        if self.trainer is None or self.trainer.accumulate_grad_batches == micro_batches:
+            return
+        if self.trainer.accumulate_grad_batches != 1:
             raise DataError(
-                f"trainer.accumulate_grad_batches={accumulated}, but an optimizer step has {micro_batches} "
-                f"micro-batches: data.batch_size={self.batch_size} over {processes} process(es) in micro-batches of "
-                f"{micro_batch_size}. Set trainer.accumulate_grad_batches={micro_batches}, or change "
+                f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}, but an optimizer step has "
+                f"{micro_batches} micro-batches: data.batch_size={self.batch_size} over {processes} process(es) in "
+                f"micro-batches of {micro_batch_size}. Leave trainer.accumulate_grad_batches out, or change "
                 "data.micro_batch_size"
             )
-        return group_size
+        self.trainer.accumulate_grad_batches = micro_batches
+        self._told = True
 
     def val_dataloader(self) -> list[DataLoader[Example]]:
         """One loader per validation set, in the order of ``splits.validation``."""

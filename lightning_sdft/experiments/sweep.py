@@ -46,8 +46,8 @@ def sweep(
         out: Folder of the results.
         parts: Configs of ``fit``, each over those before it: files, or settings in place.
         grid: Values of each setting, such as ``model.init_args.learning_rate: [5e-6, 1e-5]``. A value that is a mapping
-            is several settings at once, and the key their name: ``batch: [{data.init_args.batch_size: 16,
-            trainer.accumulate_grad_batches: 4}]``.
+            is several settings at once, and the key their name: ``length: [{data.init_args.batch_size: 16,
+            trainer.max_epochs: 2}]``.
         seeds: Seeds of each trial.
         seeded: Settings that take the seed.
         sampler: Which of the combinations are tried: all of the ``grid``, ``random`` ones, or by ``tpe`` those that

@@ -66,8 +66,7 @@ def _changes(
     """Settings, the attributes of module and data module that they set, and the plan with them."""
     group = datamodule.group_size(plan.processes)
     if (datamodule.micro_batch_size or group) > 1:
-        accumulate = f"data.micro_batch_size=1 trainer.accumulate_grad_batches={group}"
-        yield accumulate, {"micro_batch_size": 1}, plan
+        yield "data.micro_batch_size=1", {"micro_batch_size": 1}, plan
     if not module.gradient_checkpointing:
         yield "model.gradient_checkpointing=true", {"gradient_checkpointing": True}, plan
     if evaluated > 1:
@@ -87,8 +86,7 @@ def _changes(
     if plan.accelerator and plan.parts < DEVICES and datamodule.batch_size % DEVICES == 0:
         micro = min(datamodule.micro_batch_size or group, datamodule.batch_size // DEVICES)
         if datamodule.batch_size // DEVICES % micro == 0:
-            accumulate = f"trainer.accumulate_grad_batches={datamodule.batch_size // DEVICES // micro}"
-            settings = f"trainer.strategy=fsdp2 trainer.devices={DEVICES} data.micro_batch_size={micro} {accumulate}"
+            settings = f"trainer.strategy=fsdp2 trainer.devices={DEVICES} data.micro_batch_size={micro}"
             yield settings, {"micro_batch_size": micro}, replace(plan, processes=DEVICES, sharing="fsdp2")
 
 

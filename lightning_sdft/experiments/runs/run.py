@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import Namespace
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from lightning_sdft.commands.config_files import stands_on
 from lightning_sdft.errors import SettingError
 
 __all__ = [
@@ -168,7 +169,9 @@ def read_parts(parts: Sequence[str | Config], **names: str) -> list[Config]:
         >>> read_parts([{"data": {"init_args": {"skill": "{domain}"}}}], domain="double")
         [{'data': {'init_args': {'skill': 'double'}}}]
     """
-    given = [_read(_named(part, names)) if isinstance(part, str) else part for part in parts]
+    given: list[Config] = []
+    for part in parts:
+        given += _read(Path(_named(part, names))) if isinstance(part, str) else [part]
     return [_substituted(plain(part), names) for part in given]
 
 
@@ -206,16 +209,20 @@ def _has_left(folder: Path) -> bool:
     return Outcome.read(folder) is not None or any(folder.glob("tensorboard/checkpoints/*.ckpt"))
 
 
-def _read(path: str) -> Config:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"{path}: {error.strerror}; paths are relative to the current folder") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} is no YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise SettingError(f"{path} is no config of `fit`: it has no settings")
-    return content
+def _read(path: Path) -> list[Config]:
+    """A config file, behind those that it stands on."""
+    configs = []
+    for file in (*stands_on(path), path):
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingError(f"{file}: {error.strerror}; paths are relative to the current folder") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingError(f"{file} is no YAML: {error}") from error
+        if not isinstance(content, dict):
+            raise SettingError(f"{file} is no config of `fit`: it has no settings")
+        configs.append({name: value for name, value in content.items() if name != "config"})
+    return configs
 
 
 def _named(text: str, names: Mapping[str, str]) -> str:
