@@ -14,7 +14,7 @@ from rich.table import Table
 from lightning_sdft.commands.preflight import PreflightTrainer
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.errors import DataError
-from lightning_sdft.memory import Estimate, Plan, Remedy, estimate, lengths_by_budgets, lengths_by_data, remedies
+from lightning_sdft.memory import Estimate, Remedy, TrainerPlan, estimate, lengths_by_budgets, lengths_by_data, remedies
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.timing import resident_memory
 
@@ -76,7 +76,7 @@ class MemoryTrainer(PreflightTrainer):
             DataError: If the batch size cannot be shared by so many processes.
             PolicyError: If the number of processes cannot be known, or the precision or the strategy is not.
         """
-        plan = Plan.of(self.asked, processes)
+        plan = TrainerPlan.of(self.asked, processes)
         console = Console()
         try:
             by_data = lengths_by_data(model, datamodule, plan.processes)
@@ -104,7 +104,7 @@ class MemoryTrainer(PreflightTrainer):
 
 
 def _report(
-    console: Console, model: CausalLMModule, plan: Plan, estimates: dict[str, Estimate], found: list[Remedy]
+    console: Console, model: CausalLMModule, plan: TrainerPlan, estimates: dict[str, Estimate], found: list[Remedy]
 ) -> None:
     device = "accelerator" if plan.accelerator else "CPU"
     sharing = "" if plan.processes == 1 else f" of {plan.processes} ({plan.sharing})"
@@ -144,7 +144,7 @@ def _size(size: int) -> str:
     return f"{size / GIB:.2f}"
 
 
-def _write(path: Path, plan: Plan, estimates: dict[str, Estimate], found: list[Remedy]) -> None:
+def _write(path: Path, plan: TrainerPlan, estimates: dict[str, Estimate], found: list[Remedy]) -> None:
     record = {
         "plan": asdict(plan),
         **{

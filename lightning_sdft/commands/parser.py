@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # public, and not in its list
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_sdft.commands.config_files import stands_on
@@ -23,11 +23,11 @@ class ConfigFile(ActionConfigFile):
     jsonargparse would read them by themselves, so that ``callbacks+`` in them had nothing to be added to.
     """
 
-    def __call__(self, parser: Any, cfg: Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Put the settings of a file over those that are there."""
         for part in stands_on(Path(values)):
-            super().__call__(parser, cfg, str(part), option_string)
-        super().__call__(parser, cfg, values, option_string)
+            super().__call__(parser, cfg, str(part), option_string)  # type: ignore[no-untyped-call]
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
 class CommandParser(LightningArgumentParser):

@@ -40,8 +40,7 @@ def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = Non
         PolicyError: If the model does not say what its blocks are, or has copies of modules that LoRA trains whole.
     """
     model = policy.model
-    names = set(model._no_split_modules or ())
-    blocks = [module for module in model.base_model.modules() if type(module).__name__ in names]
+    blocks = policy.blocks()
     if not blocks:
         raise PolicyError(
             f"{type(model).__name__} does not say what its blocks are (_no_split_modules), so it cannot be sharded; "

@@ -2,7 +2,7 @@
 
 from lightning_sdft.memory.estimate import Estimate, estimate
 from lightning_sdft.memory.lengths import Lengths, lengths_by_budgets, lengths_by_data
-from lightning_sdft.memory.plan import Plan
+from lightning_sdft.memory.plan import TrainerPlan
 from lightning_sdft.memory.rehearsal import Phase
 from lightning_sdft.memory.remedies import Remedy, remedies
 
@@ -10,8 +10,8 @@ __all__ = [
     "Estimate",
     "Lengths",
     "Phase",
-    "Plan",
     "Remedy",
+    "TrainerPlan",
     "estimate",
     "lengths_by_budgets",
     "lengths_by_data",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lightning_sdft.memory.lengths import Lengths
 from lightning_sdft.memory.models import Weights
-from lightning_sdft.memory.plan import Plan
+from lightning_sdft.memory.plan import TrainerPlan
 from lightning_sdft.memory.rehearsal import Phase, rehearse
 from lightning_sdft.modules import CausalLMModule
 from lightning_sdft.teacher import CopiedTeacher
@@ -53,7 +53,7 @@ class Estimate:
         return self.always + self.largest.peak
 
 
-def estimate(module: CausalLMModule, plan: Plan, lengths: Lengths, process: int | None = None) -> Estimate:
+def estimate(module: CausalLMModule, plan: TrainerPlan, lengths: Lengths, process: int | None = None) -> Estimate:
     """Estimate the memory of a run from its second optimizer step on, when there are gradients and optimizer states.
 
     What lies free between tensors, and what an operation takes while it runs, is not in it.

@@ -47,8 +47,7 @@ class Weights:
         """The weights of a module that has loaded its models."""
         student = list(module.policy.parameters())
         adapters = _bytes(adapter_weights(module.policy.model).values())
-        names = set(module.policy.model._no_split_modules or ())
-        blocks = [_bytes(each.parameters()) for each in module.policy.model.modules() if type(each).__name__ in names]
+        blocks = [_bytes(block.parameters()) for block in module.policy.blocks()]
         teacher: list[nn.Parameter] = []
         read: list[nn.Parameter] = []
         heads = [module.policy.head.weight]

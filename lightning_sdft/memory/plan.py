@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning_sdft.distributed.strategy import FSDP2Strategy
 from lightning_sdft.errors import PolicyError
 
-__all__ = ["Plan", "Sharing"]
+__all__ = ["Sharing", "TrainerPlan"]
 
 Sharing = Literal["alone", "ddp", "fsdp2"]
 
@@ -31,7 +31,7 @@ SHORT = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainerPlan:
     """What a trainer is asked for, as far as memory depends on it.
 
     Args:
@@ -53,7 +53,7 @@ class Plan:
     evaluates: bool = False
 
     @classmethod
-    def of(cls, trainer: Mapping[str, Any], processes: int | None = None) -> Plan:
+    def of(cls, trainer: Mapping[str, Any], processes: int | None = None) -> TrainerPlan:
         """Read the arguments of a trainer, whose devices need not be there.
 
         Args:

@@ -16,7 +16,7 @@ from lightning_sdft.memory.ledger import Ledger
 from lightning_sdft.memory.lengths import Lengths
 from lightning_sdft.memory.logits import logits_memory
 from lightning_sdft.memory.models import Weights, loaded
-from lightning_sdft.memory.plan import Plan
+from lightning_sdft.memory.plan import TrainerPlan
 from lightning_sdft.modules import CausalLMModule, DistillationModule, SFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.decoding import DecodingState
@@ -61,7 +61,7 @@ class Rehearsal:
     phases: list[Phase]
 
 
-def rehearse(module: CausalLMModule, plan: Plan, lengths: Lengths) -> Rehearsal:
+def rehearse(module: CausalLMModule, plan: TrainerPlan, lengths: Lengths) -> Rehearsal:
     """Take an optimizer step without numbers, on whole models.
 
     Args:
@@ -74,7 +74,7 @@ def rehearse(module: CausalLMModule, plan: Plan, lengths: Lengths) -> Rehearsal:
 
 
 class _Step:
-    def __init__(self, module: CausalLMModule, plan: Plan, lengths: Lengths, ledger: Ledger) -> None:
+    def __init__(self, module: CausalLMModule, plan: TrainerPlan, lengths: Lengths, ledger: Ledger) -> None:
         self.module, self.plan, self.lengths, self.ledger = module, plan, lengths, ledger
         self.weights = Weights.of(module)
         self.trained = [each for each in module.policy.parameters() if each.requires_grad]

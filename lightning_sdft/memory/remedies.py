@@ -11,7 +11,7 @@ from typing import Any
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.memory.estimate import Estimate, estimate
 from lightning_sdft.memory.lengths import lengths_by_budgets
-from lightning_sdft.memory.plan import Plan
+from lightning_sdft.memory.plan import TrainerPlan
 from lightning_sdft.modules import CausalLMModule
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.teacher import CopiedTeacher
@@ -36,7 +36,7 @@ class Remedy:
 
 
 def remedies(
-    module: CausalLMModule, datamodule: DemonstrationDataModule, plan: Plan, evaluated: int, now: Estimate
+    module: CausalLMModule, datamodule: DemonstrationDataModule, plan: TrainerPlan, evaluated: int, now: Estimate
 ) -> list[Remedy]:
     """Changes by which the run would take less, those that help most first.
 
@@ -61,8 +61,8 @@ def remedies(
 
 
 def _changes(
-    module: CausalLMModule, datamodule: DemonstrationDataModule, plan: Plan, evaluated: int
-) -> Iterator[tuple[str, dict[str, Any], Plan]]:
+    module: CausalLMModule, datamodule: DemonstrationDataModule, plan: TrainerPlan, evaluated: int
+) -> Iterator[tuple[str, dict[str, Any], TrainerPlan]]:
     """Settings, the attributes of module and data module that they set, and the plan with them."""
     group = datamodule.group_size(plan.processes)
     if (datamodule.micro_batch_size or group) > 1:

@@ -27,7 +27,6 @@ from lightning_sdft.distributed.processes import process_count, sums_over_proces
 from lightning_sdft.distributed.readable import only_data
 from lightning_sdft.distributed.sharding import shard_
 from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
-from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses import HeadLoss, counted_tokens
 from lightning_sdft.modules.answering import Answering
 from lightning_sdft.modules.checks import (
@@ -36,6 +35,7 @@ from lightning_sdft.modules.checks import (
     check_budgets,
     check_complete,
     check_finite,
+    check_length,
     drop_or_refuse,
     warn_of_rounding,
 )
@@ -160,12 +160,7 @@ class CausalLMModule(LightningModule):
 
     def check_policy(self) -> None:
         """Refuse a model that cannot read what the arguments ask for."""
-        limit = self.policy.max_tokens
-        if limit is not None and self.longest_sequence > limit:
-            raise PolicyError(
-                f"the budgets allow sequences of {self.longest_sequence} tokens, but {self.model!r} reads at most "
-                f"{limit}; lower max_prompt_tokens or max_completion_tokens"
-            )
+        check_length(self.model, self.policy.max_tokens, self.longest_sequence)
 
     @property
     def longest_sequence(self) -> int:
@@ -193,17 +188,14 @@ class CausalLMModule(LightningModule):
 
     def prompt_problem(self, example: Example) -> str | None:
         """Why an example does not fit the prompt budget, or ``None``."""
-        length = len(self.tokenizer.encode(example.prompt))
-        if length > self.max_prompt_tokens:
-            return f"its prompt has {length} tokens, max_prompt_tokens={self.max_prompt_tokens}"
-        return None
+        length, budget = len(self.tokenizer.encode(example.prompt)), self.max_prompt_tokens
+        return f"its prompt has {length} tokens, max_prompt_tokens={budget}" if length > budget else None
 
     def completion_problem(self, example: Example) -> str | None:
         """Why an example's demonstration does not fit the completion budget, or ``None``."""
         length = len(self.tokenizer.encode_completion(example.demonstration or ""))
-        if length > self.max_completion_tokens:
-            return f"its demonstration has {length} tokens, max_completion_tokens={self.max_completion_tokens}"
-        return None
+        budget = self.max_completion_tokens
+        return f"its demonstration has {length} tokens, max_completion_tokens={budget}" if length > budget else None
 
     def missing(self, example: Example) -> str | None:
         """What an example lacks to be trained on, or ``None``."""
@@ -268,22 +260,17 @@ class CausalLMModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracies, their means, and lengths; see :meth:`GradedSets.accuracies`."""
-        self._log_graded("val/accuracy", "prior", "val/length")
+        self.answering.end()
+        self.graded.log(self.log, "val/accuracy", "prior", "val/length")
 
     def on_test_epoch_end(self) -> None:
         """Log accuracies under ``test/accuracy`` and ``test/prior``, mean tokens under ``test/length``."""
-        self._log_graded("test/accuracy", "test/prior", "test/length")
+        self.answering.end()
+        self.graded.log(self.log, "test/accuracy", "test/prior", "test/length")
 
     def on_predict_epoch_end(self) -> None:
         """End the evaluation."""
         self.answering.end()
-
-    def _log_graded(self, new: str, prior: str, length: str) -> None:
-        self.answering.end()
-        each, averages = self.graded.accuracies(new, prior)
-        self.log_dict(each | self.graded.lengths(length), batch_size=1)
-        for name, value in averages.items():
-            self.log(name, value, prog_bar=name in (new, f"{prior}/average"), batch_size=1)
 
     # Checkpoints: without an adapter all weights, else the adapters alone
 

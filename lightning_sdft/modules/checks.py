@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.errors import DataError, Refusal
+from lightning_sdft.errors import DataError, PolicyError, Refusal
 from lightning_sdft.records import Example
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "check_budgets",
     "check_complete",
     "check_finite",
+    "check_length",
     "drop_or_refuse",
     "gradient_norm",
     "immovable_share",
@@ -106,6 +107,24 @@ def drop_or_refuse(datamodule: DemonstrationDataModule, problem: Problem, over_b
         dropped = datamodule.filter_train(lambda example: problem(example) is None)
         if dropped:
             rank_zero_warn(f"dropped {dropped} of {len(examples)} training examples over their token budgets")
+
+
+def check_length(name: str, limit: int | None, longest: int) -> None:
+    """Refuse budgets that allow sequences longer than the model reads.
+
+    Args:
+        name: The model.
+        limit: Tokens of the longest sequence that it can read, where it has a limit.
+        longest: Tokens of the longest sequence that the budgets allow.
+
+    Raises:
+        PolicyError: If the model reads less.
+    """
+    if limit is not None and longest > limit:
+        raise PolicyError(
+            f"the budgets allow sequences of {longest} tokens, but {name!r} reads at most "
+            f"{limit}; lower max_prompt_tokens or max_completion_tokens"
+        )
 
 
 def check_finite(what: str, value: Tensor, step: int, examples: Sequence[Example]) -> None:

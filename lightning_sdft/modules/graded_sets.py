@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,21 @@ class GradedSets(nn.Module):
                 means[f"{name}/{evaluation_set.name}"] = float(tokens.compute())
             tokens.reset()
         return means
+
+    def log(self, log: Callable[..., None], new: str, prior: str, length: str) -> None:
+        """Log accuracies since the last call, their means, and the mean tokens of answers.
+
+        Args:
+            log: How a module logs.
+            new: See :meth:`accuracies`.
+            prior: See :meth:`accuracies`.
+            length: Prefix of the mean tokens.
+        """
+        each, averages = self.accuracies(new, prior)
+        for name, value in (each | self.lengths(length)).items():
+            log(name, value, batch_size=1)
+        for name, value in averages.items():
+            log(name, value, prog_bar=name in (new, f"{prior}/average"), batch_size=1)
 
     def accuracies(self, new: str, prior: str) -> tuple[dict[str, float], dict[str, float]]:
         """Accuracies since the last call, of each set and on average, with their 95% intervals.

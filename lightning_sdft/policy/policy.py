@@ -121,6 +121,11 @@ class Policy(nn.Module):
         limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
         return limit
 
+    def blocks(self) -> list[nn.Module]:
+        """The model's blocks, by which its weights are cut or moved; none where transformers does not name them."""
+        names = set(self.model._no_split_modules or ())
+        return [module for module in self.model.base_model.modules() if type(module).__name__ in names]
+
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -36,7 +36,7 @@ class OffloadedTeacher(FullTeacher):
         self._homes: dict[nn.Module, list[tuple[nn.Module, str, nn.Parameter]]] = {}
         model = self.policy.model
         model.base_model.register_forward_pre_hook(self._send_inputs, with_kwargs=True)
-        for part, recurse in _parts(model):
+        for part, recurse in _parts(self.policy):
             part.register_forward_pre_hook(partial(self._visit, recurse))
             # Also when the part raises an error: else it would stay on the device.
             part.register_forward_hook(self._go_home, always_call=True)
@@ -89,20 +89,20 @@ class OffloadedTeacher(FullTeacher):
         return self
 
 
-def _parts(model: Any) -> Iterator[tuple[nn.Module, bool]]:
+def _parts(policy: Policy) -> Iterator[tuple[nn.Module, bool]]:
     """What visits the device by itself: each block with all of its weights, and other layers with their own."""
-    names = set(model._no_split_modules or ())
+    blocks = set(policy.blocks())
     inside: set[nn.Module] = set()
-    for module in model.base_model.modules():  # a module comes before those inside it
+    for module in policy.model.base_model.modules():  # a module comes before those inside it
         if module in inside:
             continue
-        if type(module).__name__ in names:
+        if module in blocks:
             inside.update(module.modules())
             yield module, True
         elif next(module.parameters(recurse=False), None) is not None:
             yield module, False
     if not inside:
         raise PolicyError(
-            f"{type(model).__name__} does not say what its blocks are (_no_split_modules), so that its weights cannot "
-            "visit the device block by block; use CopiedTeacher(memory=float32) or compensated"
+            f"{type(policy.model).__name__} does not say what its blocks are (_no_split_modules), so its weights "
+            "cannot visit the device block by block; use CopiedTeacher(memory=float32) or compensated"
         )

@@ -10,7 +10,7 @@ import torch
 from lightning_sdft.commands.fit import main
 from lightning_sdft.commands.memory import MMAP_THRESHOLD
 from lightning_sdft.errors import DataError, PolicyError
-from lightning_sdft.memory import Estimate, Plan, estimate, lengths_by_budgets
+from lightning_sdft.memory import Estimate, TrainerPlan, estimate, lengths_by_budgets
 
 EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
 OFFLOAD = ["--model.teacher=CopiedTeacher", "--model.teacher.memory=offload"]
@@ -39,9 +39,9 @@ def ask(config: str, *arguments: str) -> tuple[Any, dict[str, Any]]:
 
 def test_json_has_what_was_estimated_in_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     cli, record = ask("laptop_sdft")
-    plan = Plan(teacher_follows=True, evaluates=True)
+    plan = TrainerPlan(teacher_follows=True, evaluates=True)
     assert record["plan"] == {**record["plan"], "processes": 1, "sharing": "alone", "precision": "32-true"}
-    assert Plan(**record["plan"]) == plan
+    assert TrainerPlan(**record["plan"]) == plan
     budgets = record["by_budgets"]
     process = budgets["held"]["process"]
     assert 2**27 < process < 2**32  # of Python and torch, as it is here

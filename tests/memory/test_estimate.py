@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.memory import Estimate, Lengths, Phase, Plan, estimate
+from lightning_sdft.memory import Estimate, Lengths, Phase, TrainerPlan, estimate
 from lightning_sdft.memory.rehearsal import rehearse
 from lightning_sdft.modules import SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
@@ -41,7 +41,7 @@ def test_bytes_of_a_parameter(
     words_module: Callable[..., Any],
 ) -> None:
     module = words_module(SDFTModule, teacher=CopiedTeacher(memory))
-    plan = Plan(accelerator=accelerator, precision=precision, teacher_follows=True)
+    plan = TrainerPlan(accelerator=accelerator, precision=precision, teacher_follows=True)
     found = estimate(module, plan, LENGTHS, process=7)
     teacher = 4 * count.all  # of a compensated one 2 and 2; of an offloaded one perhaps elsewhere
     expected = {
@@ -62,7 +62,7 @@ def test_adapters_are_in_float32_and_alone_in_optimizer_and_gradients(
     count: Llama, words_module: Callable[..., Any]
 ) -> None:
     module = words_module(SFTModule, lora=LoRA(rank=2))
-    found = estimate(module, Plan(precision="bf16-true"), ALONE)
+    found = estimate(module, TrainerPlan(precision="bf16-true"), ALONE)
     assert dict(found.held) == {
         "student's weights": 2 * count.all,
         "adapters": 4 * count.adapter(2),
@@ -74,12 +74,12 @@ def test_adapters_are_in_float32_and_alone_in_optimizer_and_gradients(
 def test_a_process_takes_half_a_gigabyte_on_an_accelerator_unless_it_is_said(words_module: Callable[..., Any]) -> None:
     module = words_module(SFTModule)
     for accelerator, given, expected in ((True, None, 2**29), (False, None, None), (True, 5, 5), (False, 5, 5)):
-        assert estimate(module, Plan(accelerator), ALONE, given).held.get("process") == expected
+        assert estimate(module, TrainerPlan(accelerator), ALONE, given).held.get("process") == expected
 
 
 def test_ddp_copies_gradients_into_buckets(count: Llama, words_module: Callable[..., Any]) -> None:
     alone, shared = (
-        estimate(words_module(SFTModule), Plan(processes=processes, sharing=sharing), ALONE)
+        estimate(words_module(SFTModule), TrainerPlan(processes=processes, sharing=sharing), ALONE)
         for processes, sharing in ((1, "alone"), (4, "ddp"))
     )
     assert shared.held == {**alone.held, "gradients in buckets": 4 * count.all}
@@ -91,8 +91,8 @@ def test_processes_of_a_replica_share_all_that_is_held(
     replicas: int, parts: int, words_module: Callable[..., Any]
 ) -> None:
     module = words_module(SDFTModule)
-    whole = estimate(module, Plan(teacher_follows=True), LENGTHS, process=7)
-    plan = Plan(processes=8, sharing="fsdp2", replicas=replicas, teacher_follows=True)
+    whole = estimate(module, TrainerPlan(teacher_follows=True), LENGTHS, process=7)
+    plan = TrainerPlan(processes=8, sharing="fsdp2", replicas=replicas, teacher_follows=True)
     cut = estimate(module, plan, LENGTHS, process=7)
     assert cut.held == {name: size if name == "process" else size // parts for name, size in whole.held.items()}
     assert cut.always == pytest.approx(whole.always / parts, rel=0.001, abs=16)
@@ -100,7 +100,7 @@ def test_processes_of_a_replica_share_all_that_is_held(
 
 def test_what_is_gathered_where_weights_are_cut(count: Llama, words_module: Callable[..., Any]) -> None:
     module = words_module(SDFTModule)
-    plan = Plan(processes=4, sharing="fsdp2", teacher_follows=True, evaluates=True)
+    plan = TrainerPlan(processes=4, sharing="fsdp2", teacher_follows=True, evaluates=True)
     phases = {each.name: each.parts for each in estimate(module, plan, LENGTHS).phases}
     blocks = 4 * (2 * count.block + count.embedding)
     assert {name: parts["gathered weights"] for name, parts in phases.items() if "gathered weights" in parts} == {
@@ -118,7 +118,7 @@ def test_what_is_gathered_where_weights_are_cut(count: Llama, words_module: Call
 
 def test_a_compensated_teacher_is_gathered_in_half_precision(count: Llama, words_module: Callable[..., Any]) -> None:
     """Of which two bytes a parameter are read; what rounding took stays where it is."""
-    plan = Plan(processes=4, sharing="fsdp2", precision="bf16-mixed")
+    plan = TrainerPlan(processes=4, sharing="fsdp2", precision="bf16-mixed")
     found = estimate(words_module(SDFTModule, teacher=CopiedTeacher("compensated")), plan, LENGTHS)
     gathered = {each.name: each.parts.get("gathered weights") for each in found.phases}
     assert gathered["teacher"] == 2 * (2 * count.block + count.embedding)
@@ -136,7 +136,7 @@ def test_an_accelerator_averages_a_compensated_teacher_in_larger_pieces(
     for accelerator in (False, True):
         estimate(
             words_module(SDFTModule, teacher=CopiedTeacher("compensated")),
-            Plan(accelerator, teacher_follows=True),
+            TrainerPlan(accelerator, teacher_follows=True),
             LENGTHS,
         )
         counts.append(len(pieces))
@@ -145,7 +145,7 @@ def test_an_accelerator_averages_a_compensated_teacher_in_larger_pieces(
 
 
 def test_a_frozen_model_gathers_gradients_of_adapters_alone(count: Llama, words_module: Callable[..., Any]) -> None:
-    plan = Plan(processes=4, sharing="fsdp2")
+    plan = TrainerPlan(processes=4, sharing="fsdp2")
     found = estimate(words_module(SFTModule, lora=LoRA(rank=2)), plan, ALONE)
     gathered = {each.name: each.parts.get("gathered weights", 0) for each in found.phases}
     per_block = 4 * count.adapter(2) // count.blocks

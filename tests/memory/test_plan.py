@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
 from lightning_sdft.distributed.strategy import FSDP2Strategy
 from lightning_sdft.errors import PolicyError
-from lightning_sdft.memory import Plan
+from lightning_sdft.memory import TrainerPlan
 from lightning_sdft.teacher import EMATeacher
 
 GPUS = {"accelerator": "gpu", "devices": 4}
@@ -34,26 +34,26 @@ def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_processes_are_counted_from_devices_and_nodes(trainer: dict[str, Any], processes: int) -> None:
-    assert Plan.of(trainer).processes == processes
-    assert Plan.of(trainer, processes=6).processes == 6
+    assert TrainerPlan.of(trainer).processes == processes
+    assert TrainerPlan.of(trainer, processes=6).processes == 6
 
 
 def test_devices_of_a_machine_that_is_not_here_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for devices in ("auto", -1, "-1"):
         with pytest.raises(PolicyError, match=rf"devices={devices} leaves their number .*give --processes"):
-            Plan.of({"accelerator": "gpu", "devices": devices})
-    assert Plan.of({"accelerator": "gpu"}, processes=2).processes == 2
+            TrainerPlan.of({"accelerator": "gpu", "devices": devices})
+    assert TrainerPlan.of({"accelerator": "gpu"}, processes=2).processes == 2
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 5)
-    assert Plan.of({"accelerator": "gpu"}).processes == 5
+    assert TrainerPlan.of({"accelerator": "gpu"}).processes == 5
 
 
 def test_accelerator_is_the_one_of_this_machine_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not Plan.of({}).accelerator
-    assert not Plan.of({"accelerator": "cpu"}).accelerator
-    assert Plan.of({"accelerator": "cuda", "devices": 1}).accelerator
+    assert not TrainerPlan.of({}).accelerator
+    assert not TrainerPlan.of({"accelerator": "cpu"}).accelerator
+    assert TrainerPlan.of({"accelerator": "cuda", "devices": 1}).accelerator
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert Plan.of({"devices": 1}).accelerator
-    assert not Plan.of({"accelerator": "cpu"}).accelerator
+    assert TrainerPlan.of({"devices": 1}).accelerator
+    assert not TrainerPlan.of({"accelerator": "cpu"}).accelerator
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,16 @@ def test_accelerator_is_the_one_of_this_machine_unless_it_is_named(monkeypatch: 
     ],
 )
 def test_weights_are_cut_under_fsdp2_within_a_replica(strategy: Any, sharing: str, parts: int) -> None:
-    plan = Plan.of({**GPUS, "strategy": strategy})
+    plan = TrainerPlan.of({**GPUS, "strategy": strategy})
     assert (plan.sharing, plan.parts) == (sharing, parts)
-    alone = Plan.of({**GPUS, "devices": 1, "strategy": "auto"})
+    alone = TrainerPlan.of({**GPUS, "devices": 1, "strategy": "auto"})
     assert (alone.sharing, alone.parts) == ("alone", 1)
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed", FSDPStrategy()])
 def test_other_strategies_are_refused(strategy: Any) -> None:
     with pytest.raises(PolicyError, match=r"memory knows no strategy .*auto, ddp and fsdp2"):
-        Plan.of({**GPUS, "strategy": strategy})
+        TrainerPlan.of({**GPUS, "strategy": strategy})
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_other_strategies_are_refused(strategy: Any) -> None:
     ],
 )
 def test_precisions_have_lightnings_names(name: Any, weights: torch.dtype, products: torch.dtype | None) -> None:
-    plan = Plan.of({"precision": name})
+    plan = TrainerPlan.of({"precision": name})
     assert (plan.weight_precision, plan.product_precision) == (weights, products)
     with plan.loading():
         assert torch.empty(1).dtype == weights
@@ -106,12 +106,12 @@ def test_precisions_have_lightnings_names(name: Any, weights: torch.dtype, produ
 
 def test_other_precisions_are_refused() -> None:
     with pytest.raises(PolicyError, match=r"no precision 'transformer-engine'; it knows 64-true, .*bf16-mix"):
-        Plan.of({"precision": "transformer-engine"})
+        TrainerPlan.of({"precision": "transformer-engine"})
 
 
 def test_callbacks_say_whether_the_teacher_moves() -> None:
-    assert Plan.of({"callbacks": [LearningRateMonitor(), EMATeacher(0.1)]}).teacher_follows
-    assert not Plan.of({"callbacks": [LearningRateMonitor()]}).teacher_follows
+    assert TrainerPlan.of({"callbacks": [LearningRateMonitor(), EMATeacher(0.1)]}).teacher_follows
+    assert not TrainerPlan.of({"callbacks": [LearningRateMonitor()]}).teacher_follows
 
 
 @pytest.mark.parametrize(
@@ -125,4 +125,4 @@ def test_callbacks_say_whether_the_teacher_moves() -> None:
     ],
 )
 def test_a_run_without_validation_batches_answers_no_prompts(trainer: dict[str, Any], evaluates: bool) -> None:
-    assert Plan.of(trainer).evaluates == evaluates
+    assert TrainerPlan.of(trainer).evaluates == evaluates

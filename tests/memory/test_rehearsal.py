@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
-from lightning_sdft.memory import Lengths, Plan, estimate, lengths_by_data
+from lightning_sdft.memory import Lengths, TrainerPlan, estimate, lengths_by_data
 from lightning_sdft.memory.rehearsal import rehearse
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
@@ -76,7 +76,7 @@ def test_training_takes_what_was_estimated(
     for arguments, micro in OPTIONS:
         data = words_data([example(index) for index in range(24)], batch_size=8, micro_batch_size=micro)
         module = make(method, folder, **arguments)
-        plan = Plan(precision=precision, teacher_follows=method is SDFTModule)
+        plan = TrainerPlan(precision=precision, teacher_follows=method is SDFTModule)
         estimated = estimate(module, plan, lengths_by_data(module, data, 1))
         assert "policy" not in module._modules
         real = fit(module, data, make_trainer, precision=precision, accumulate_grad_batches=8 // micro)
@@ -107,7 +107,7 @@ def test_training_on_a_gpu_takes_what_was_estimated(
         arguments = {} if memory is None else {"teacher": CopiedTeacher(memory)}
         data = words_data([example(index) for index in range(24)], batch_size=8, micro_batch_size=4)
         module = make(method, large, pretrained=False, **arguments)
-        plan = Plan(accelerator=True, precision=precision, teacher_follows=method is SDFTModule)
+        plan = TrainerPlan(accelerator=True, precision=precision, teacher_follows=method is SDFTModule)
         estimated = estimate(module, plan, lengths_by_data(module, data, 1), process=0)
         callbacks = [EMATeacher(0.5)] if method is SDFTModule else []
         trainer = make_trainer(
@@ -142,7 +142,7 @@ def test_every_method_takes_what_was_estimated(
     data = words_data([example(index) for index in range(24)], batch_size=8, micro_batch_size=4)
     module = make(method, folder, **arguments)
     choice = getattr(module, "teacher_choice", None)
-    estimated = estimate(module, Plan(teacher_follows=False), lengths_by_data(module, data, 1))
+    estimated = estimate(module, TrainerPlan(teacher_follows=False), lengths_by_data(module, data, 1))
     real = fit(module, data, make_trainer)
     assert estimated.peak == pytest.approx(real, rel=0.06)
     assert (getattr(module, "teacher_choice", None), module.pretrained) == (choice, True)
@@ -163,6 +163,6 @@ def test_keys_and_values_are_those_of_a_real_rollout(family: str, family_folder:
         teacher_template=WORDS_TEMPLATE,
     )
     lengths = Lengths([(12, COMPLETION)], [(12, COMPLETION)], [12, 10, 8], [12, 10, 8], COMPLETION)
-    phases = {each.name: each for each in rehearse(module, Plan(evaluates=True), lengths).phases}
+    phases = {each.name: each for each in rehearse(module, TrainerPlan(evaluates=True), lengths).phases}
     for name in ("rollouts", "evaluation"):
         assert phases[name].parts["keys and values"] == pytest.approx(real, rel=0.07)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.memory import Plan, Remedy, estimate, lengths_by_budgets, remedies
+from lightning_sdft.memory import Remedy, TrainerPlan, estimate, lengths_by_budgets, remedies
 from lightning_sdft.modules import SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.teacher import CopiedTeacher, LiveTeacher
@@ -18,14 +18,14 @@ OFFLOAD = "model.teacher=CopiedTeacher model.teacher.memory=offload"
 NARROW = "trainer.precision=bf16-true"
 SHARDED = "trainer.strategy=fsdp2 trainer.devices=8 data.micro_batch_size=1 trainer.accumulate_grad_batches=1"
 
-GPU = Plan(accelerator=True, teacher_follows=True, evaluates=True)
+GPU = TrainerPlan(accelerator=True, teacher_follows=True, evaluates=True)
 
 
-def peak(module: Any, data: Any, plan: Plan = GPU, evaluated: int = 16) -> Any:
+def peak(module: Any, data: Any, plan: TrainerPlan = GPU, evaluated: int = 16) -> Any:
     return estimate(module, plan, lengths_by_budgets(module, data, plan.processes, evaluated))
 
 
-def found(module: Any, data: Any, plan: Plan = GPU, evaluated: int = 16) -> list[Remedy]:
+def found(module: Any, data: Any, plan: TrainerPlan = GPU, evaluated: int = 16) -> list[Remedy]:
     return remedies(module, data, plan, evaluated, peak(module, data, plan, evaluated))
 
 
@@ -58,15 +58,15 @@ def test_what_helps_is_offered_and_what_helps_most_comes_first(module: Any, data
         (ACCUMULATE, {}, {"micro_batch_size": 1}, GPU),
         (CHECKPOINTING, {"gradient_checkpointing": True}, {}, GPU),
         (OFFLOAD, {"teacher": CopiedTeacher("offload")}, {}, GPU),
-        (NARROW, {}, {}, Plan(True, precision="bf16-true", teacher_follows=True, evaluates=True)),
-        (SHARDED, {}, {"micro_batch_size": 1}, Plan(True, 8, "fsdp2", teacher_follows=True, evaluates=True)),
+        (NARROW, {}, {}, TrainerPlan(True, precision="bf16-true", teacher_follows=True, evaluates=True)),
+        (SHARDED, {}, {"micro_batch_size": 1}, TrainerPlan(True, 8, "fsdp2", teacher_follows=True, evaluates=True)),
     ],
 )
 def test_a_remedy_is_what_a_run_with_its_settings_would_take(
     settings: str,
     arguments: dict[str, Any],
     sizes: dict[str, Any],
-    plan: Plan,
+    plan: TrainerPlan,
     module: Any,
     data: Any,
     words_module: Callable[..., Any],
@@ -89,11 +89,11 @@ def test_fewer_answers_at_a_time_help_where_evaluation_takes_most(words_module: 
 
 def test_adapter_is_what_a_large_model_is_trained_by(seven_billion: str, data: Any) -> None:
     module = SFTModule(seven_billion, max_prompt_tokens=64, max_completion_tokens=64)
-    best = found(module, data, Plan(accelerator=True))
+    best = found(module, data, TrainerPlan(accelerator=True))
     adapter = next(each for each in best if each.settings == ADAPTER)
     weights = 7_615_616_512  # of Qwen2.5-7B
     assert 4 * weights < adapter.peak < 6 * weights  # and not 16 bytes for each of them
-    assert peak(module, data, Plan(accelerator=True), 0).held["optimizer"] > 8 * weights
+    assert peak(module, data, TrainerPlan(accelerator=True), 0).held["optimizer"] > 8 * weights
 
 
 @pytest.mark.parametrize(
@@ -105,17 +105,17 @@ def test_adapter_is_what_a_large_model_is_trained_by(seven_billion: str, data: A
         ({"lora": LoRA(rank=4)}, {}, GPU, OFFLOAD),
         ({"teacher": LiveTeacher()}, {}, GPU, OFFLOAD),
         ({"rollout_source": "teacher"}, {}, GPU, OFFLOAD),
-        ({}, {}, Plan(teacher_follows=True), OFFLOAD),  # it is on the CPU already
-        ({}, {}, Plan(teacher_follows=True), NARROW),
-        ({}, {}, Plan(True, precision="bf16-true", teacher_follows=True), NARROW),
+        ({}, {}, TrainerPlan(teacher_follows=True), OFFLOAD),  # it is on the CPU already
+        ({}, {}, TrainerPlan(teacher_follows=True), NARROW),
+        ({}, {}, TrainerPlan(True, precision="bf16-true", teacher_follows=True), NARROW),
         ({}, {"batch_size": 4}, GPU, SHARDED),
-        ({}, {}, Plan(teacher_follows=True), SHARDED),
+        ({}, {}, TrainerPlan(teacher_follows=True), SHARDED),
     ],
 )
 def test_what_is_set_or_cannot_be_is_not_offered(
     arguments: dict[str, Any],
     sizes: dict[str, Any],
-    plan: Plan,
+    plan: TrainerPlan,
     absent: str,
     words_module: Callable[..., Any],
     words_data: Callable[..., Any],
