@@ -34,7 +34,7 @@ class ReinvokeModule(DistillationModule):
 
     def __init__(self, model: str, teacher: CopiedTeacher, divergence: Divergence | None = None, **kwargs: Any) -> None:
         if not teacher.model:
-            raise ValueError("re-invocation needs the base model; give it as the model of teacher")
+            raise ValueError("re-invocation needs the base model; give it by teacher=CopiedTeacher(model=...)")
         super().__init__(model, teacher=teacher, divergence=divergence or ReverseKL(), **kwargs)
 
     def on_fit_start(self) -> None:

@@ -52,8 +52,8 @@ class EMATeacher(Callback):
         if teacher is None or not teacher.can_follow(cast(HasTeacher, pl_module).policy):
             raise MisconfigurationException(
                 f"EMATeacher moves a teacher with weights of its own that follow the student's, and "
-                f"{type(pl_module).__name__} has none; take teacher=CopiedTeacher, without a model of another kind, or "
-                "leave the callback out for a teacher that is live or stands still"
+                f"{type(pl_module).__name__} has none; use SDFTModule with teacher=CopiedTeacher, without a model of "
+                "another kind, or leave the callback out for a teacher that is live or stands still"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
