@@ -31,12 +31,12 @@ from lightning_sdft.losses import HeadLoss, counted_tokens
 from lightning_sdft.modules.answering import Answering
 from lightning_sdft.modules.checks import (
     OverBudget,
-    check_batch,
     check_budgets,
     check_complete,
     check_finite,
     check_length,
     drop_or_refuse,
+    trained_examples,
     warn_of_rounding,
 )
 from lightning_sdft.modules.graded_sets import GradedSets
@@ -126,13 +126,12 @@ class CausalLMModule(LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is None:
             return
-        self.graded = GradedSets(
-            datamodule.splits.validation if stage in ("fit", "validate") else datamodule.splits.test
-        )
+        splits = datamodule.splits
+        self.graded = GradedSets(splits.validation if stage in ("fit", "validate") else splits.test)
         for evaluation_set in self.graded.sets:
             check_budgets(evaluation_set.examples, self.prompt_problem)
         if stage == "fit":
-            check_complete(datamodule.splits.train, self.missing, type(self).__name__)
+            check_complete(splits.train, self.missing, type(self).__name__)
             drop_or_refuse(datamodule, self.training_problem, self.over_budget)
 
     def configure_model(self) -> None:
@@ -145,9 +144,7 @@ class CausalLMModule(LightningModule):
 
     def load_models(self) -> None:
         """Load the policy."""
-        self.policy = Policy.load(
-            self.model, self.pretrained, self.attention, self.trust_remote_code, tokenizer=self.tokenizer
-        )
+        self.policy = Policy.load(self.model, self.pretrained, self.attention, self.trust_remote_code, self.tokenizer)
         self.check_policy()
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
@@ -178,12 +175,11 @@ class CausalLMModule(LightningModule):
         # Lightning's mixed precision refuses to clip the gradients of a fused optimizer.
         fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
         optimizer = adamw(trained, self.learning_rate, self.weight_decay, fused)
-
-        def factor(step: int) -> float:
-            # Read here, for in configure_optimizers it would discard the restored position of the data.
-            return warmup_and_cosine(step, self.warmup_steps, self.trainer.estimated_stepping_batches)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        # The number of steps is read late: here it would discard the restored position of the data.
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: warmup_and_cosine(step, self.warmup_steps, self.trainer.estimated_stepping_batches),
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def prompt_problem(self, example: Example) -> str | None:
@@ -209,10 +205,10 @@ class CausalLMModule(LightningModule):
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         """Check the examples of a loader without data module, which nobody could check before."""
-        check_batch(batch)
+        examples = trained_examples(batch)
         if getattr(self.trainer, "datamodule", None) is None:
-            check_complete(batch.examples, self.missing, type(self).__name__)
-            check_budgets(batch.examples, self.training_problem)
+            check_complete(examples, self.missing, type(self).__name__)
+            check_budgets(examples, self.training_problem)
 
     def tokens_of_step(self, lengths: Sequence[int], skip_tokens: int = 0) -> float:
         """Tokens that count in an optimizer step, per process on average.
@@ -239,8 +235,6 @@ class CausalLMModule(LightningModule):
             for name, mean in self.means.read(self.device).items():
                 self.log(name, mean, prog_bar=name == "train/loss", batch_size=1)
         return result.loss
-
-    # Evaluation
 
     def on_validation_start(self) -> None:
         """Gather the weights where they are sharded."""
@@ -271,8 +265,6 @@ class CausalLMModule(LightningModule):
     def on_predict_epoch_end(self) -> None:
         """End the evaluation."""
         self.answering.end()
-
-    # Checkpoints: without an adapter all weights, else the adapters alone
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which method the checkpoint is of."""

@@ -21,7 +21,6 @@ from lightning_sdft.records import Example
 __all__ = [
     "NonFiniteLossError",
     "OverBudget",
-    "check_batch",
     "check_budgets",
     "check_complete",
     "check_finite",
@@ -29,6 +28,7 @@ __all__ = [
     "drop_or_refuse",
     "gradient_norm",
     "immovable_share",
+    "trained_examples",
     "warn_of_rounding",
 ]
 
@@ -51,8 +51,8 @@ class NonFiniteLossError(Refusal, RuntimeError):
         )
 
 
-def check_batch(batch: object) -> None:
-    """Refuse a training batch that does not know its optimizer step.
+def trained_examples(batch: object) -> Sequence[Example]:
+    """The examples of a training batch, which must know its optimizer step.
 
     Raises:
         DataError: If it is none of the package's data modules, nor of a loader with the right collate function.
@@ -62,6 +62,7 @@ def check_batch(batch: object) -> None:
             f"a training batch is a {type(batch).__name__} instead of a MicroBatch; give your loader "
             "collate_fn=MicroBatch.of (from lightning_sdft.data), or use a data module of lightning_sdft"
         )
+    return batch.examples
 
 
 def check_complete(examples: Sequence[Example], missing: Problem, method: str) -> None:
