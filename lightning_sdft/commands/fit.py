@@ -57,7 +57,7 @@ class SDFTCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Train for one epoch where nothing says how long; Lightning would train for 1,000."""
-        trainer = self._get(self.config, "trainer")
+        trainer = self._trainer_settings(self.config)
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
             trainer.max_epochs = 1
 
@@ -74,7 +74,7 @@ class SDFTCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer without callbacks that need what was switched off; Lightning would refuse them."""
-        config = self._get(self.config_init, "trainer")
+        config = self._trainer_settings(self.config_init)
         if self.subcommand == "memory":
             trainer = MemoryTrainer(**ELSEWHERE)
             trainer.asked = config
@@ -108,6 +108,11 @@ class SDFTCLI(LightningCLI):
             find = continue_run if subcommand == "fit" else last_checkpoint
             arguments["ckpt_path"] = find(self.trainer)
         return arguments
+
+    def _trainer_settings(self, config: Namespace) -> Namespace:
+        """The settings of the trainer, which stand below the subcommand if there is one."""
+        settings: Namespace = (config if self.subcommand is None else config[self.subcommand])["trainer"]
+        return settings
 
     def _print_results(self, arguments: Mapping[str, Any]) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import base_layer, copied_modules
 
 __all__ = ["check_alike", "local_part", "shard_", "unsharded"]
 
@@ -46,8 +47,7 @@ def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = Non
             f"{type(model).__name__} does not say what its blocks are (_no_split_modules), so it cannot be sharded; "
             "use strategy=ddp"
         )
-    copied = [name for name, module in model.named_modules() if hasattr(module, "original_module")]
-    if copied:
+    if copied := copied_modules(model):
         raise PolicyError(
             f"lora.modules_to_save={copied} cannot be sharded; leave it empty (lora.target_modules may name any linear "
             "layer or embedding), or use strategy=ddp"
@@ -115,15 +115,10 @@ def _layout(parameter: nn.Parameter) -> tuple[object, ...]:
 
 def _tied(model: Any) -> bool:
     """Whether the head's weight is the embedding."""
-    return _plain(model.get_output_embeddings()).weight is _plain(model.get_input_embeddings()).weight
+    return base_layer(model.get_output_embeddings()).weight is base_layer(model.get_input_embeddings()).weight
 
 
 def _tie(model: Any, tied: bool) -> None:
     """Let the head have the weight that the embedding has at present: whole, or a part."""
     if tied:
-        _plain(model.get_output_embeddings()).weight = _plain(model.get_input_embeddings()).weight
-
-
-def _plain(layer: Any) -> Any:
-    """The layer itself, or the one that has an adapter."""
-    return layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+        base_layer(model.get_output_embeddings()).weight = base_layer(model.get_input_embeddings()).weight

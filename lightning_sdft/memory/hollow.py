@@ -79,8 +79,8 @@ class Hollow(TorchDispatchMode):
         if tensor.is_floating_point() or bits:
             tensor = _empty(tensor)
             storage = tensor.untyped_storage()
-            self._storages.add(storage._cdata)
-            weakref.finalize(storage, self._storages.discard, storage._cdata)
+            self._storages.add(id(storage))
+            weakref.finalize(storage, self._storages.discard, id(storage))
         elif tensor.device == META:
             tensor = torch.zeros(tensor.shape, dtype=tensor.dtype)
         return self.ledger.enter(tensor)
@@ -89,7 +89,7 @@ class Hollow(TorchDispatchMode):
         """Whether a value is a tensor of floating-point numbers, or of their bits."""
         if not isinstance(value, Tensor):
             return False
-        return value.is_floating_point() or value.untyped_storage()._cdata in self._storages
+        return value.is_floating_point() or id(value.untyped_storage()) in self._storages
 
 
 @cache

@@ -28,7 +28,10 @@ class Usage:
 
 
 class Ledger:
-    """Adds up the bytes of tensors, each from when it is entered until nothing refers to its storage."""
+    """Adds up the bytes of tensors, each from when it is entered until nothing refers to its storage.
+
+    torch keeps the Python object of a storage as long as the storage, so that its id is the storage's.
+    """
 
     def __init__(self) -> None:
         self.now = 0
@@ -39,7 +42,7 @@ class Ledger:
     def enter(self, tensor: Tensor) -> Tensor:
         """Count a tensor, unless its storage is counted already; returns the tensor."""
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = id(storage)
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
             self.now += storage.nbytes()

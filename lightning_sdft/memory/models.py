@@ -95,7 +95,8 @@ def loaded(module: CausalLMModule) -> Iterator[None]:
         for name, value in before.items():
             setattr(module, name, value)
         for name in ("policy", "teacher"):
-            module._modules.pop(name, None)
+            if hasattr(module, name):
+                delattr(module, name)
 
 
 def _like(attention: str | None) -> str | None:

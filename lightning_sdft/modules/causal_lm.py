@@ -136,7 +136,7 @@ class CausalLMModule(LightningModule):
 
     def configure_model(self) -> None:
         """Load the models in the precision that Lightning asks for."""
-        if "policy" not in self._modules:
+        if not hasattr(self, "policy"):
             self.load_models()
             strategy = self.trainer.strategy if self._trainer is not None else None
             if isinstance(strategy, FSDP2Strategy):
@@ -294,7 +294,7 @@ class CausalLMModule(LightningModule):
         Raises:
             CheckpointError: If it has not, or has more.
         """
-        if self.lora is None or "policy" not in self._modules:  # as in the process that launches others
+        if self.lora is None or not hasattr(self, "policy"):  # as in the process that launches others
             return super().load_state_dict(state_dict, strict, assign)
         check_adapters(state_dict, self.policy)
         return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])

@@ -32,7 +32,9 @@ __all__ = [
     "adapter_state",
     "adapter_weights",
     "add_adapter",
+    "base_layer",
     "check_installed",
+    "copied_modules",
     "low_rank",
     "merged_weights",
     "using_adapter",
@@ -155,6 +157,16 @@ def adapted_layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if hasattr(module, "adapter_layer_names")]
 
 
+def copied_modules(model: nn.Module) -> list[str]:
+    """Names of the modules that are trained whole, each in a copy of its own."""
+    return [name for name, module in model.named_modules() if hasattr(module, "original_module")]
+
+
+def base_layer(layer: Any) -> Any:
+    """The layer itself, or the one that has an adapter."""
+    return layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+
+
 @contextmanager
 def using_adapter(layers: Sequence[Any], name: str | None) -> Iterator[None]:
     """Compute with another adapter, or with none, and go back whatever happens.
@@ -212,7 +224,7 @@ def _owner(weight: str) -> str | None:
 def _check_adapter(model: Any, lora: LoRA) -> None:
     """Refuse names that mean nothing, and dropout where it would not happen."""
     adapted = [f".{name}" for name, module in model.named_modules() if hasattr(module, "lora_A")]
-    saved = [name for name, module in model.named_modules() if hasattr(module, "original_module")]
+    saved = copied_modules(model)
     targets = [] if isinstance(lora.target_modules, str) else lora.target_modules
     unknown = {
         "target_modules": [each for each in targets if not any(name.endswith(f".{each}") for name in adapted)],

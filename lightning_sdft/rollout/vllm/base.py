@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import adapted_layers
 from lightning_sdft.records import Rollout, Sampling
 from lightning_sdft.rollout.base import RolloutEngine
 
@@ -39,7 +40,7 @@ class VLLMRollouts(RolloutEngine):
             )
         model = policy.model
         ends = (model.get_input_embeddings(), model.get_output_embeddings())
-        if model.config.tie_word_embeddings and any(hasattr(layer, "adapter_layer_names") for layer in ends):
+        if model.config.tie_word_embeddings and any(adapted_layers(layer) for layer in ends):
             raise RolloutError(
                 f"{type(self).__name__} takes head and embedding of {type(model).__name__} for one weight, and an "
                 "adapter parts them; leave both out of lora.target_modules and modules_to_save, or leave engine out"
