@@ -42,7 +42,7 @@ def _goes_on(trainer: Trainer, logger: TensorBoardLogger) -> bool:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested values to dotted names, as numbers, booleans and text; names that begin with ``_`` are left out."""
+    """Nested values by dotted names, as numbers, booleans and text; names that begin with ``_`` are left out."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if name.startswith("_"):

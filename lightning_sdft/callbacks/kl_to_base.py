@@ -38,7 +38,8 @@ class KLToBase(Callback):
     """Logs ``val/kl_to_base``: KL of the policy from the base model on the policy's own answers to the new task [1].
 
     It is summed over the tokens of an answer and averaged over the answers of all processes, in nats. A copy of the
-    base model in the policy's precision stays in memory, except with LoRA, where the policy without adapter is the base.
+    base model in the policy's precision stays in memory, except with LoRA, where the base model is the policy without
+    its adapter.
     """
 
     def __init__(self) -> None:

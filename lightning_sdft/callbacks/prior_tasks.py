@@ -26,7 +26,7 @@ class PriorTasks(Callback):
 
     Args:
         tasks: See :class:`lightning_sdft.evaluation.PriorSuite`.
-        every_n_steps: Optimizer steps between two evaluations; by default the next is at the end of training.
+        every_n_steps: Optimizer steps between two evaluations; by default there is none before the end.
         base: Whether to evaluate the base model too, before the first step.
         limit: Ask only the first so many questions of each task (of each subject of MMLU); by default all.
         include_path: See :class:`lightning_sdft.evaluation.PriorSuite`.
