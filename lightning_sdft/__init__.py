@@ -1,4 +1,4 @@
-"""Fine-tune language models on demonstrations without making them forget: SDFT, and what it is compared with."""
+"""Fine-tune language models on demonstrations without making them forget: SDFT, and the methods it is compared with."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ __all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: torch and transformers take seconds."""
+    """Import a public name when it is first used, because importing torch and transformers takes seconds."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -1,4 +1,4 @@
-"""The command line: its commands, and the entry point."""
+"""The command line: the commands, and the entry point."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "questions": questions,
     "sweep": sweep,
 }
-"""Subcommands that are plain functions: name to function, whose arguments are the options."""
+"""Subcommands that are plain functions, by name; the arguments of a function are the options of its command."""
 
 SIGTERM_EXIT = 128 + signal.SIGTERM
-"""What a shell and SLURM see of a process that SIGTERM ended."""
+"""The exit code that a shell and SLURM expect of a process that SIGTERM ended."""
 
 
 def run_command(command: Callable[..., object], arguments: list[str]) -> None:
-    """Run a plain function with its arguments from a command line."""
+    """Run a plain function with arguments from the command line."""
     auto_cli(command, args=arguments, as_positional=False, parser_class=CommandParser, description="")
 
 
@@ -61,7 +61,7 @@ def entry_point() -> None:
     except Refusal as error:
         sys.exit(f"error: {error}")
     except SIGTERMException:
-        # Of several processes the first one says so: it would be killed for another one that did not end with 0.
+        # Only the first process exits with it: a launcher would kill the first if another did not exit with 0.
         sys.exit(SIGTERM_EXIT if getattr(rank_zero_only, "rank", 0) == 0 else 0)
 
 

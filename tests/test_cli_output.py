@@ -40,7 +40,7 @@ def test_help_explains_arguments_in_words(capsys: pytest.CaptureFixture[str]) ->
     text = capsys.readouterr().out
     for argument in ("skip_tokens", "teacher_template", "max_prompt_tokens", "over_budget"):
         assert argument in text
-    assert "What is minimised" in text
+    assert "The divergence to minimise" in text
 
 
 @pytest.mark.parametrize(("subcommand", "metric"), [("validate", "val/accuracy"), ("test", "test/accuracy")])

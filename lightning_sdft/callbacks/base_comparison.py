@@ -14,8 +14,8 @@ __all__ = ["BaseComparison"]
 class BaseComparison(Callback):
     """Prints accuracies before and after training: what was learned, and what was forgotten.
 
-    The base model is evaluated by Lightning's sanity check, so ask for all of it: ``num_sanity_val_steps: -1``. Its
-    accuracies become the first point of the curves. The trained model's are those of the last validation.
+    Lightning's sanity check evaluates the base model, so let it evaluate everything: ``num_sanity_val_steps: -1``. The
+    base model's accuracies become the first point of the curves. The trained model's are those of the last validation.
     """
 
     def __init__(self) -> None:
@@ -31,24 +31,24 @@ class BaseComparison(Callback):
             logger.log_metrics(self.base, step=0)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what other callbacks found out about the base model when training started, such as PriorTasks."""
+        """Keep what other callbacks, such as PriorTasks, have measured of the base model when training starts."""
         if trainer.global_step == 0 and trainer.ckpt_path is None:
             self.base = _accuracies(trainer) | self.base
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare with the last validation."""
+        """Compare the base model with the last validation."""
         trained = _accuracies(trainer)
         if trainer.is_global_zero and self.base and trained:
             self._table = comparison_table(self.base, trained, type(pl_module).__name__, trainer.global_step)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the table, now that no progress bar draws over it."""
+        """Print the table, now that no progress bar can overwrite it."""
         if self._table is not None:
             Console().print(self._table)
             self._table = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The base model's accuracies, for a resumed run is not at the base any more."""
+        """The base model's accuracies, which a resumed run can no longer measure."""
         return {"base": self.base}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ def _accuracies(trainer: Trainer) -> dict[str, float]:
 
 
 def comparison_table(base: dict[str, float], trained: dict[str, float], method: str, steps: int) -> Table:
-    """A row per evaluation set, new skills first, with the means of both kinds.
+    """A row per evaluation set, new skills first, and then the averages over new and over prior skills.
 
     Args:
         base: Accuracies of the base model by metric name.
@@ -95,7 +95,7 @@ def _add_row(
 
 
 def _interval(metrics: dict[str, float], name: str) -> str:
-    """The interval of a metric, whose ends are logged beside it."""
+    """The interval of a metric, from its ends, which are logged beside it."""
     prefix = next(each for each in ("val/accuracy", "prior") if name.startswith(each))
     low, high = (metrics.get(f"{prefix}_{end}{name.removeprefix(prefix)}") for end in ("low", "high"))
     return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"

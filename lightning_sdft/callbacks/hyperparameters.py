@@ -14,17 +14,17 @@ __all__ = ["HyperparameterSummary"]
 
 
 class HyperparameterSummary(Callback):
-    """Logs the module's and the data module's arguments, for TensorBoard's tab HParams.
+    """Logs the arguments of the module and the data module to TensorBoard's tab HParams.
 
     Args:
-        metrics: Names of the metrics to show beside them; their last values are taken.
+        metrics: Names of the metrics to show beside them, each with its last value.
     """
 
     def __init__(self, metrics: list[str] | None = None) -> None:
         self.metrics = ["val/accuracy", "prior/average", "train/loss"] if metrics is None else metrics
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log them, unless this goes on with a curve where they are; NaN holds the place of values to come."""
+        """Log the arguments, unless a resumed run has them in its folder; NaN stands for metrics to come."""
         arguments = {"method": type(pl_module).__name__, **flatten(pl_module.hparams)}
         datamodule = getattr(trainer, "datamodule", None)
         if datamodule is not None:
@@ -35,14 +35,14 @@ class HyperparameterSummary(Callback):
 
 
 def _goes_on(trainer: Trainer, logger: TensorBoardLogger) -> bool:
-    """Whether the checkpoint that training goes on from is in the folder that the logger writes to."""
+    """Whether training resumes from a checkpoint in the folder that the logger writes to."""
     return (
         trainer.ckpt_path is not None and Path(logger.log_dir).absolute() in Path(trainer.ckpt_path).absolute().parents
     )
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under dotted names, as numbers, booleans and text; names that begin with ``_`` are left out."""
+    """Nested values by dotted names, as numbers, booleans and text; names that begin with ``_`` are left out."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if name.startswith("_"):

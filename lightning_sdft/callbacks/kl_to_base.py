@@ -1,4 +1,4 @@
-"""How far the policy has moved from the base model, the quantity that goes with forgetting.
+"""How far the policy has moved from the base model, which goes with how much it forgets [1].
 
 [1] Shenfeld et al., RL's Razor: Why Online Reinforcement Learning Forgets Less, 2025, https://arxiv.org/abs/2509.04259
 """
@@ -37,8 +37,9 @@ def sequence_kl(policy: Policy, base: Policy, sequences: Sequence[TokenSequence]
 class KLToBase(Callback):
     """Logs ``val/kl_to_base``: KL of the policy from the base model on the policy's own answers to the new task [1].
 
-    It is the mean over responses, of all processes, of the sum over tokens, in nats. A copy of the base model in the
-    policy's precision stays in memory, unless it is the policy itself without its adapter (LoRA).
+    It is summed over the tokens of an answer and averaged over the answers of all processes, in nats. A copy of the
+    base model in the policy's precision stays in memory, except with LoRA, where the base model is the policy without
+    its adapter.
     """
 
     def __init__(self) -> None:
@@ -47,20 +48,20 @@ class KLToBase(Callback):
         self._gathered = ExitStack()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Load the base model, where the policy does not have it."""
+        """Load the base model, unless it is the policy without its adapter."""
         module = cast(CausalLMModule, pl_module)
         if module.lora is not None:
             self._base = AdapterView(module.policy, None)
             return
         arguments = (module.model, module.pretrained, module.attention, module.trust_remote_code)
-        with trainer.precision_plugin.module_init_context():  # as Lightning asks for the policy
+        with trainer.precision_plugin.module_init_context():  # in the policy's precision
             base = Policy.load(*arguments, tokenizer=module.tokenizer)
         self._base = base.to(pl_module.device).requires_grad_(False).eval()
         if isinstance(trainer.strategy, FSDP2Strategy):
             shard_(self._base, trainer.strategy.sharding_mesh)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the base model where it is sharded."""
+        """Gather the base model's weights if they are sharded."""
         if self._base is not None:
             self._gathered.enter_context(unsharded(self._base))
 
@@ -73,7 +74,7 @@ class KLToBase(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Compare the answers of a batch of the new task."""
+        """Compute the KL of the answers of a batch of the new task."""
         module = cast(CausalLMModule, pl_module)
         if self._base is None or module.graded.sets[dataloader_idx].prior:
             return
@@ -85,11 +86,11 @@ class KLToBase(Callback):
         self._gathered.close()
         own = torch.tensor([sum(self._values), len(self._values)], dtype=torch.float32, device=pl_module.device)
         self._values = []
-        # Of sums and counts, for processes have different numbers of responses.
+        # Reduces sum and count, because processes have different numbers of responses.
         total, count = trainer.strategy.reduce(own, reduce_op="sum").tolist()
         if count:
             pl_module.log("val/kl_to_base", total / count, batch_size=1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let go of the base model."""
+        """Release the base model."""
         self._base = None

@@ -12,20 +12,20 @@ __all__ = ["LastCheckpoints"]
 
 
 class LastCheckpoints(ModelCheckpoint):
-    """Keeps the last checkpoints of a run, and writes one when it is interrupted.
+    """Keeps the last checkpoints of a run, and writes one when the run is interrupted.
 
-    There is a previous one in case that the last is lost; ``last.ckpt`` links to the last. Lightning's ModelCheckpoint
-    would not remove the one that a run went on from, nor the one that it was interrupted at, and each interruption
-    would take up more of the disk. By default one is written at the end of each validation, or of each epoch without
-    one.
+    Keeps the previous checkpoint in case the newest is lost; ``last.ckpt`` links to the newest. Lightning's
+    ModelCheckpoint would never remove the checkpoint that a run resumed from, nor the one that an interruption wrote,
+    so that each interruption would take more disk space. By default a checkpoint is written at the end of each
+    validation, or of each epoch if there is no validation.
 
     Args:
-        keep: Number of checkpoints to keep. Before the first of them is removed, there is one more.
+        keep: Number of checkpoints to keep. There is one more until the oldest is removed.
         every_n_train_steps: Optimizer steps between two checkpoints.
-        train_time_interval: Time between two checkpoints, instead.
-        every_n_epochs: Epochs between two checkpoints, instead.
-        dirpath: Their folder; by default ``checkpoints`` in the folder of the logger.
-        filename: Their names, in which ``{step}`` must be.
+        train_time_interval: Time between two checkpoints, instead of steps.
+        every_n_epochs: Epochs between two checkpoints, instead of steps.
+        dirpath: Folder of the checkpoints; by default ``checkpoints`` in the folder of the logger.
+        filename: Names of the checkpoints, which must contain ``{step}``.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class LastCheckpoints(ModelCheckpoint):
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave what a run goes on from as it is, until it has taken a step."""
+        """Keep the checkpoint that a run resumes from as it is, until the run has taken a step."""
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save as at any other time."""
+        """Save a checkpoint in the same way as at any other time."""
         if self._should_save_on_exception(trainer):
             candidates = self._monitor_candidates(trainer)
             self._save_topk_checkpoint(trainer, candidates)

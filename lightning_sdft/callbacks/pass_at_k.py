@@ -1,4 +1,4 @@
-"""How often one of several answers is right: what a model can do, beside what it does first.
+"""How often at least one of several sampled answers is right, beside the accuracy of greedy answers.
 
 [1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
 """
@@ -24,23 +24,23 @@ __all__ = ["PassAtK"]
 
 
 class PassAtK(Callback):
-    """Samples each test prompt several times in ``test``, and logs the unbiased pass@k, as in Fig. 5 of [1].
+    """Samples several answers to each prompt in ``test``, and logs the unbiased pass@k, as in Fig. 5 of [1].
 
-    ``test/pass_at_8/science`` is the share of questions of which one of 8 answers is right, with the 95% interval
-    beside it (``test/pass_at_8_low/science``, ``..._high/...``). Loggers also get the curve ``pass_at_k/science``,
+    ``test/pass_at_8/science`` is the share of questions with a right one among 8 answers, with the 95% interval beside
+    it (``test/pass_at_8_low/science``, ``..._high/...``). Loggers also get the curve ``pass_at_k/science``,
     whose step is k. Every k is estimated from the same samples, whose seeds depend on the question's id and ``seed``.
 
-    A response that could not be graded does not count as a sample; a question with fewer graded samples than k is left
-    out of pass@k, and ``test/pass_at_k_ungraded/science`` counts such responses.
+    A response that could not be graded does not count as a sample. A question with fewer than k graded samples is left
+    out of pass@k, and ``test/pass_at_k_ungraded/science`` is the number of ungraded responses.
 
     Args:
-        samples: Responses to each prompt, the largest k.
-        sampling: How they are drawn.
+        samples: Responses to each prompt, which is also the largest k.
+        sampling: How the responses are sampled.
         batch_size: Prompts sampled at once, each ``samples`` times.
         seed: Seed of the responses.
 
     Raises:
-        ValueError: If the samples would all be the same.
+        ValueError: If ``samples``, ``batch_size`` or the temperature is not above 0.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class PassAtK(Callback):
         self._counts: dict[tuple[int, str], CatMetric] = {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start anew."""
+        """Clear the counts."""
         self._counts = {}
 
     def on_test_batch_end(

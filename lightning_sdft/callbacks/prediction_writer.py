@@ -12,7 +12,7 @@ __all__ = ["PredictionWriter"]
 
 
 class PredictionWriter(Callback):
-    """Writes what ``predict`` returns to a file, a line of JSON per example, each as soon as it is there.
+    """Writes the records of ``predict`` to a file, one line of JSON per example, as soon as each batch is done.
 
     Args:
         path: The file; with several processes each writes its own, with ``.rank<n>`` before the suffix. By default

@@ -1,4 +1,4 @@
-"""What a run forgets, while it runs: public benchmarks every few steps."""
+"""Evaluates public benchmarks during a run, to see what it forgets."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class PriorTasks(Callback):
     """Runs prior tasks on the policy through the lm-evaluation-harness (extra ``eval``) and logs the scores.
 
     It logs ``prior/<task>`` and their unweighted mean ``prior/average``, with the ends of 95% intervals as
-    ``prior_low/...`` and ``prior_high/...``, at the optimizer step they belong to. Training goes on as if it had not
-    been there: random number generators and the policy are left as they were. Under ``ddp`` the processes share the
-    questions; under ``fsdp2`` the weights are gathered for it.
+    ``prior_low/...`` and ``prior_high/...``, at the optimizer step they belong to. It does not change training: random
+    number generators and the policy are left as they were. Under ``ddp`` the processes share the questions; under
+    ``fsdp2`` the weights are gathered first.
 
     Args:
         tasks: See :class:`lightning_sdft.evaluation.PriorSuite`.
-        every_n_steps: Optimizer steps between two evaluations; by default there is none until the end.
+        every_n_steps: Optimizer steps between two evaluations; by default there is none before the end.
         base: Whether to evaluate the base model too, before the first step.
-        limit: Questions of each task (of each subject of MMLU) that are asked at most, the first ones.
+        limit: Ask only the first so many questions of each task (of each subject of MMLU); by default all.
         include_path: See :class:`lightning_sdft.evaluation.PriorSuite`.
         allow_code_execution: See :class:`lightning_sdft.evaluation.PriorSuite`.
-        batch_tokens: Tokens that are read at once, padding included.
+        batch_tokens: Tokens in a batch, padding included.
 
     Raises:
         ValueError: If ``every_n_steps`` is not positive.
@@ -67,7 +67,7 @@ class PriorTasks(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the base model, unless the run was resumed."""
-        self._last_step = trainer.global_step  # what a resumed run starts from was evaluated when it was reached
+        self._last_step = trainer.global_step  # which a resumed run has evaluated before
         if self.base and trainer.global_step == 0:
             self._evaluate(trainer, pl_module)
 
@@ -93,10 +93,10 @@ class PriorTasks(Callback):
         policy = cast(CausalLMModule, pl_module).policy
         with trainer.precision_plugin.val_step_context(), unsharded(policy):
             scores = suite.evaluate(policy, self.limit, self.batch_tokens)
-        # All processes use the scores of the first: code that a model writes may time out in one and not in another.
+        # All processes use the first one's scores: code that a model writes may time out in one and not in another.
         metrics = trainer.strategy.broadcast(_metrics(scores))
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-        # Not by LightningModule.log, which writes at every log_every_n_steps-th step only, and not after the last one.
+        # LightningModule.log would write only at every log_every_n_steps-th step, and never after the last one.
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
 

@@ -1,4 +1,4 @@
-"""The progress bar: where in a step training is, for a rollout may take a minute."""
+"""The progress bar, which shows the phase of the training step, because a rollout may take a minute."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PhaseProgressBar(RichProgressBar):
         self._column.phase = ""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the bars of this evaluation; Lightning would keep them hidden, one for each set of each evaluation."""
+        """Remove the bars of this evaluation; Lightning would keep them hidden, one for each set of each evaluation."""
         super().on_validation_end(trainer, pl_module)
         if self.progress is None:
             return
@@ -60,7 +60,7 @@ class PhaseProgressBar(RichProgressBar):
                 self.progress.remove_task(task.id)
                 for column in self.progress.columns:
                     if isinstance(column, ProgressColumn):
-                        column._renderable_cache.pop(task.id, None)  # rich would keep what it has shown of it
+                        column._renderable_cache.pop(task.id, None)  # rich would keep what it rendered
         if self.val_progress_bar_id not in self.progress.task_ids:
             self.val_progress_bar_id = None
 

@@ -1,4 +1,4 @@
-"""What the student writes, to read."""
+"""Shows what the student writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RolloutTable(Callback):
 
     Args:
         every_n_steps: Optimizer steps between two tables.
-        rows: Rollouts per table, evenly spread over the optimizer step's, which are sorted by length.
+        rows: Rollouts per table, evenly spread over those of the optimizer step, which are sorted by length.
         max_characters: Longer texts are shortened in the middle.
     """
 
@@ -30,7 +30,7 @@ class RolloutTable(Callback):
         self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here, where no optimizer step has been taken yet."""
+        """Start counting at the present step, so that no table is logged before the next optimizer step."""
         self._last_step = trainer.global_step
 
     def on_train_batch_end(

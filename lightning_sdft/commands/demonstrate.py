@@ -1,4 +1,4 @@
-"""Make demonstrations for questions that have none: sample responses, and keep a right one of each question [1].
+"""Make demonstrations for questions that have none: sample responses, and keep a right one for each question [1].
 
 References:
     [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
@@ -26,28 +26,28 @@ __all__ = ["demonstrate"]
 def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, samples: int = 8) -> None:
     """Sample responses to training questions without demonstration, and keep the first right one of each.
 
-    Right is what all graders of the data module's evaluation accept: in science the right letter in the right form, in
-    tool use calls that both scorers accept. Questions held out for validation and test
-    are never sampled, nor are training questions that are also evaluated. They go to files of their own, so that a
-    later run trains and evaluates on the same sides: ``lightning-sdft fit`` with ``data.train=demos.jsonl``,
-    ``data.validation=demos.validation.jsonl`` and ``data.test=demos.test.jsonl``. ``JsonDataModule`` reads them, too,
-    with ``data.reference_column=reference`` and ``data.id_column=id``.
+    A response is right if all graders of the data module's evaluation accept it: in science the right letter in the
+    right form, in tool use calls that both scorers accept. Questions held out for validation and test are never
+    sampled, nor are training questions that are also evaluated. The held-out questions are written to files of their
+    own, so that a later run trains and evaluates on the same split: ``lightning-sdft fit`` with
+    ``data.train=demos.jsonl``, ``data.validation=demos.validation.jsonl`` and ``data.test=demos.test.jsonl``.
+    ``JsonDataModule`` reads them, too, with ``data.reference_column=reference`` and ``data.id_column=id``.
 
-    Every response is kept in ``demos.journal.jsonl`` before anything else is done with it. Run a command that was
-    stopped once more, and it asks only for what is missing. The rows are written at the end.
+    Every response is saved in ``demos.journal.jsonl`` at once. If the command was stopped, run it again, and it asks
+    only for what is missing. The rows are written at the end.
 
     Args:
-        data: The questions, such as ``ScienceDataModule`` with ``--data.train``; it must evaluate something, for that
-            says how to grade.
-        chat: Who is asked, such as ``Endpoint`` with ``--chat.model`` and ``--chat.base_url``, or ``LocalChat`` with
-            ``--chat.model`` and ``--chat.temperature=1``.
+        data: The questions, such as ``ScienceDataModule`` with ``--data.train``; it must have an evaluation set, whose
+            graders say which responses are right.
+        chat: The chat model to ask, such as ``Endpoint`` with ``--chat.model`` and ``--chat.base_url``, or
+            ``LocalChat`` with ``--chat.model`` and ``--chat.temperature=1``.
         output: File of the training rows, such as ``demos.jsonl``; the other files are named after it.
-        samples: How often each question is asked at most, in this run and those before together.
+        samples: How often each question is asked at most, in this run and earlier ones together.
 
     Raises:
-        DataError: If the file is not this command's to write, if there is no grader, if a question has no reference to
-            grade with, or if no question has a demonstration in the end.
-        ChatError: If the chat model cannot be used at all, or would always say the same.
+        DataError: If an output file exists that this command did not write, if there is no grader, if a question has
+            no reference to grade with, or if no question has a demonstration in the end.
+        ChatError: If the chat model cannot be used at all, or would always give the same reply.
     """
     if samples < 1:
         raise DataError(f"samples={samples} must be at least 1")
@@ -84,7 +84,9 @@ def _graders(sets: Sequence[EvaluationSet]) -> list[Grader]:
     for each in sets:
         if not each.prior:
             return list(each.graders.values())
-    raise DataError("the data module evaluates nothing, which would say how to grade; hold out a share, or give a file")
+    raise DataError(
+        "the data module has no evaluation set, so nothing says how to grade; hold out a share, or give a file"
+    )
 
 
 def _row(example: Example, response: str | None = None) -> dict[str, Any]:

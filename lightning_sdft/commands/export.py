@@ -1,4 +1,4 @@
-"""From a checkpoint to a Hugging Face folder."""
+"""Writes a checkpoint as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def export(
 
     Args:
         output: Folder to write.
-        checkpoint: The checkpoint file; without one, the model as it is (which converts a ``.gguf`` file).
-        model: Model that gives architecture and tokenizer; by default the one that the checkpoint was trained from.
+        checkpoint: The checkpoint file; without one, the model is written as it is (this converts a ``.gguf`` file).
+        model: Model with the architecture and tokenizer; by default the one that the checkpoint was trained from.
         weights: Whose weights to write.
         dtype: Precision of the weights in the files.
-        adapter: Write the adapter (LoRA) alone, as a folder that peft.PeftModel.from_pretrained loads on top of the
+        adapter: Write only the adapter (LoRA), as a folder that peft.PeftModel.from_pretrained loads on top of the
             model; by default it is merged into the model's weights.
         trust_remote_code: Whether code that comes with the model may be run.
 
     Raises:
-        CheckpointError: If there is nothing to write, or the file is torn, not a checkpoint of this package, or lacks
-            the weights asked for.
+        CheckpointError: If there is nothing to write, or if the file is truncated, is not a checkpoint of this package,
+            or lacks the weights asked for.
     """
     write_model(output, checkpoint, model, weights, dtype, adapter, trust_remote_code)
     what = "model" if checkpoint is None else f"{weights}'s adapter" if adapter else weights
@@ -56,7 +56,7 @@ def write_model(
     adapter: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
-    """What :func:`export` does, in silence."""
+    """Do what :func:`export` does, without printing anything."""
     policy = load_policy(model, checkpoint, weights, trust_remote_code)
     has_adapter = bool(adapter_weights(policy.model))
     if adapter and not has_adapter:
@@ -69,5 +69,5 @@ def write_model(
         if has_adapter:
             merge_adapter(policy.model)
         policy.save_pretrained(output, PRECISIONS[dtype])
-    for file in Path(output).glob("*.safetensors"):  # which safetensors 0.8 makes unreadable for everybody else
+    for file in Path(output).glob("*.safetensors"):  # safetensors 0.8 makes them unreadable for other users
         file.chmod(Path(output, "tokenizer_config.json").stat().st_mode)

@@ -1,4 +1,4 @@
-"""The files of a command that makes rows: a journal of what was paid for, and rows that are never half written."""
+"""The output files of a command that makes rows: a journal of all replies, and files of rows that are always whole."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["output_files", "write_rows"]
 
 
 def output_files(output: str, kinds: Sequence[str]) -> dict[str, Path]:
-    """Paths by kind: ``rows.jsonl`` to train on, ``rows.journal.jsonl``, and ``rows.<kind>.jsonl`` for each kind.
+    """Paths by kind: ``rows.jsonl`` (``train``), ``rows.journal.jsonl`` (``journal``), and ``rows.<kind>.jsonl``.
 
     Raises:
-        DataError: If a file of rows exists that was not written by such a command, which keeps a journal beside it.
+        DataError: If a file of rows exists without a journal beside it, so that such a command did not write it.
     """
     path = Path(output).expanduser()
     if path.suffix != ".jsonl":
-        raise DataError(f"output={path} must end in .jsonl, for the rows are lines of JSON")
+        raise DataError(f"output={path} must end in .jsonl, because the rows are lines of JSON")
     journal = path.with_suffix(".journal.jsonl")
     rows = {"train": path, **{kind: path.with_suffix(f".{kind}.jsonl") for kind in kinds}}
     for file in rows.values():
@@ -33,7 +33,7 @@ def output_files(output: str, kinds: Sequence[str]) -> dict[str, Path]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows, so that the file is never half of one; without rows there is none, nor one of an earlier run."""
+    """Write rows to a file that is always whole; without rows, remove the file of an earlier run."""
     if not rows:
         path.unlink(missing_ok=True)
         return

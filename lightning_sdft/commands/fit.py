@@ -1,4 +1,4 @@
-"""``fit`` and its like: LightningCLI, which builds trainer, module and data module of configs and arguments."""
+"""``fit`` and Lightning's other subcommands: builds trainer, module and data module from configs and arguments."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class LogConfig(SaveConfigCallback):
 
 
 class SDFTCLI(LightningCLI):
-    """LightningCLI without the traps: a checkpoint never overrides what the user typed."""
+    """LightningCLI without its traps: for instance, a checkpoint never overrides what the user typed."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse what is given; Lightning would warn that the process has arguments, too."""
+        """Parse the given arguments, without Lightning's warning that the process has arguments, too."""
         given = isinstance(args, dict | Namespace)
-        # What is given is a dictionary or a namespace, and what is not is a list.
+        # parse_object takes a dictionary or a namespace, parse_args a list.
         self.config = parser.parse_object(args) if given else parser.parse_args(args)  # type: ignore[arg-type]
 
     def before_instantiate_classes(self) -> None:
-        """Train for one epoch where nothing says how long; Lightning would train for 1,000."""
+        """Train for one epoch if no setting says how long; Lightning would train for 1,000."""
         trainer = self._trainer_settings(self.config)
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
             trainer.max_epochs = 1
@@ -73,7 +73,7 @@ class SDFTCLI(LightningCLI):
             raise SettingError(str(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer without callbacks that need what was switched off; Lightning would refuse them."""
+        """Build the trainer without callbacks whose logger or progress bar is off; Lightning would refuse them."""
         config = self._trainer_settings(self.config_init)
         if self.subcommand == "memory":
             trainer = MemoryTrainer(**ELSEWHERE)
@@ -85,12 +85,12 @@ class SDFTCLI(LightningCLI):
         if config.get("enable_progress_bar") is False:
             idle += (ProgressBar,)
         callbacks = [each for each in config.get("callbacks") or [] if not isinstance(each, idle)]
-        # What a run goes on from is written last, so that it knows of the best checkpoint of the same validation.
+        # LastCheckpoints saves last, so that its checkpoint knows the best checkpoint of the same validation.
         config["callbacks"] = sorted(callbacks, key=lambda each: isinstance(each, LastCheckpoints))
         return super().instantiate_trainer(**kwargs)
 
     def validate(self, verbose: bool = True, **arguments: Any) -> None:
-        """Evaluate on the validation sets, and print a table that can be read where Lightning's cannot."""
+        """Evaluate on the validation sets, and print a table that is easier to read than Lightning's."""
         self.trainer.validate(verbose=False, **arguments)
         if verbose:
             self._print_results(arguments)
@@ -102,7 +102,7 @@ class SDFTCLI(LightningCLI):
             self._print_results(arguments)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Let ``last`` be the newest whole checkpoint; Lightning's would be looked for in the folder of a new run."""
+        """Let ``last`` be the newest whole checkpoint; Lightning would look for it in the folder of the new run."""
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         if arguments.get("ckpt_path") == "last":
             find = continue_run if subcommand == "fit" else last_checkpoint
@@ -121,34 +121,34 @@ class SDFTCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Those of Lightning, without the choice to run what is in a checkpoint; ``preflight`` and ``memory``."""
+        """Lightning's, without the option to run code from a checkpoint, and ``preflight`` and ``memory``."""
         skipped = {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
         return {**skipped, "preflight": {"model", "datamodule"}, "memory": {"model", "datamodule"}}
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the config as it is; Lightning would put the checkpoint's hyper-parameters over it."""
+        """Leave the config as it is; Lightning would override it with the checkpoint's hyper-parameters."""
 
 
 def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = (), commands: Iterable[str] = ()) -> SDFTCLI:
     """Parse arguments, build trainer, module and data module, and run the subcommand.
 
-    What ``args`` leave open is as in ``configs/base.yaml``: they stand on it.
+    ``configs/base.yaml`` has the defaults for whatever ``args`` do not set.
 
     Args:
         args: Command line arguments as a list, or a config as a dictionary; by default those of the process.
-        run: Whether to run the subcommand; otherwise there is none in ``args``, and the caller uses ``trainer``,
+        run: Whether to run the subcommand; if not, ``args`` must not name one, and the caller uses ``trainer``,
             ``model`` and ``datamodule`` of the result.
-        trust: Packages of your own whose classes the config names, as by ``--trust`` on the command line.
-        commands: Names of the commands that there are beside Lightning's, which ``--help`` shows.
+        trust: Packages of your own whose classes the config names, as with ``--trust`` on the command line.
+        commands: Names of the commands beside Lightning's, for ``--help`` to list.
 
     Raises:
-        SettingError: If a class is not of a trusted package, or refuses a setting.
+        SettingError: If a class is not from a trusted package, or refuses a setting.
     """
     if not isinstance(args, dict | Namespace):
         typed, args = split_trust(sys.argv[1:] if args is None else args)
         trust = [*trust, *typed]
     description = DESCRIPTION.format(commands=", ".join(commands))
-    base = {"default_config_files": [escape(str(base_config()))]}  # where jsonargparse expects patterns
+    base = {"default_config_files": [escape(str(base_config()))]}  # jsonargparse expects patterns
     bases: dict[str, Any] = {name: dict(base) for name in SDFTCLI.subcommands()} if run else base
     with trusting(*trust):
         return SDFTCLI(
@@ -176,4 +176,4 @@ NOISE = [
     "Total length of `list` across ranks is zero",  # a run without evaluation
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
 ]
-"""Warnings of other packages that say nothing to our users."""
+"""Warnings of other packages that do not concern our users."""

@@ -1,4 +1,4 @@
-"""Judge answers later than they were given: those that a judge failed on, or all of a prediction file."""
+"""Judge answers after the evaluation: those that the judge failed on, or all those in a prediction file."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def judge(
     """Judge responses that have no verdict yet, and print the share of each verdict with its 95% interval.
 
     A judge's folder holds the different responses of all evaluations of a run together. For the accuracy of one
-    evaluation give the predictions of that one. Verdicts are added to the folder one by one, so the command can be
-    stopped and started again.
+    evaluation, give the predictions of that evaluation. Each verdict is added to the folder at once, so the command can
+    be stopped and started again.
 
     Args:
-        responses: A judge's folder, or a file with a JSON object a line that has ``response`` and ``reference`` (with
-            ``question`` and ``answer``), such as ``predictions.jsonl``.
-        chat: Who is asked, such as ``Endpoint`` with ``--chat.model`` and ``--chat.base_url``.
-        prompt: What it is asked, or the name of one of the paper's prompts.
+        responses: A judge's folder, or a file with one JSON object per line, such as ``predictions.jsonl``. Each object
+            has a ``response`` and a ``reference`` with ``question`` and ``answer``.
+        chat: The chat model to ask, such as ``Endpoint`` with ``--chat.model`` and ``--chat.base_url``.
+        prompt: The prompt for the judge, or the name of one of the paper's prompts.
         folder: The judge's folder, where verdicts are kept; by default that of the responses.
-        attempts: How often the judge is asked, until its reply is a label and nothing else.
+        attempts: How often the judge is asked at most, until its reply is a label and nothing else.
 
     Raises:
         DataError: If there are no responses, or if a row cannot be judged.

@@ -1,4 +1,4 @@
-"""The subcommand ``memory``: what a run will take, before a machine is rented for it."""
+"""The subcommand ``memory``: estimates the memory of a run before anybody rents a machine for it."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ ELSEWHERE: dict[str, Any] = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
-"""Arguments of a trainer that trains nothing, whose devices are those of another machine."""
+"""Arguments of a trainer that does not train; the run to estimate may be for the devices of another machine."""
 
 UNCOUNTED = ("KLToBase", "PassAtK", "PriorTasks", "VLLMEngine")
-"""What holds models or answers questions of its own."""
+"""Classes that hold models or answer questions themselves, which the estimate leaves out."""
 
 GIB = 2**30
 
 MMAP_THRESHOLD = 2**18
-"""Bytes from which glibc is to give memory back to the system as soon as it is freed.
+"""Size in bytes from which glibc is to return a block to the system as soon as it is freed.
 
-It begins with half as much, and then lets the threshold grow to 32 MiB, and keeps most of what is freed below.
+By default glibc starts with half of this size and raises it up to 32 MiB; it keeps most of the smaller blocks.
 """
 
 
 class MemoryTrainer(PreflightTrainer):
-    """A trainer that can look before it trains, and say how much memory it would take."""
+    """A trainer that can also check a run before training, and estimate its memory."""
 
     asked: Mapping[str, Any]
-    """Arguments of the trainer that ``fit`` would have."""
+    """Arguments of the trainer that ``fit`` would use."""
 
     def memory(
         self,
@@ -57,24 +57,24 @@ class MemoryTrainer(PreflightTrainer):
     ) -> Estimate:
         """Estimate the memory that ``fit`` would take with the same config: no weights, no training, no GPU.
 
-        An optimizer step runs without its numbers, and every tensor of it is counted: once with all prompts and
-        responses as long as their budgets, and once with those of the data, where these can be read. What is printed
-        is per process, of which there is one per device. On a CPU, glibc keeps some of what is freed, and a process
-        takes more: about a sixth, with LoRA half as much again, and with LoRA and gradient checkpointing nearly three
-        times as much (SmolLM2). With MALLOC_MMAP_THRESHOLD_=262144 in the environment of fit it does not.
+        It runs an optimizer step without computing its numbers and counts every tensor: once with all prompts and
+        responses as long as their budgets, and once with the lengths in the data, if the data can be read. All figures
+        are per process; there is one process per device. On a CPU, glibc keeps some freed memory, and a process takes
+        more: about a sixth more, with LoRA half as much again, and with LoRA and gradient checkpointing nearly three
+        times as much (SmolLM2). MALLOC_MMAP_THRESHOLD_=262144 in the environment of fit prevents that.
 
         Args:
             model: The module.
             datamodule: Its data.
-            processes: How many processes train together, if not as many as trainer.devices times trainer.num_nodes.
-            json: JSON file to write as well, with sizes in bytes.
+            processes: Number of processes that train together, if not trainer.devices times trainer.num_nodes.
+            json: JSON file to write the estimates to, with sizes in bytes.
 
         Returns:
             The estimate by the budgets.
 
         Raises:
-            DataError: If the batch size cannot be shared by so many processes.
-            PolicyError: If the number of processes cannot be known, or the precision or the strategy is not.
+            DataError: If so many processes cannot share the batch size evenly.
+            PolicyError: If the number of processes cannot be found out, or if precision or strategy is unknown.
         """
         plan = TrainerPlan.of(self.asked, processes)
         console = Console()
@@ -84,7 +84,7 @@ class MemoryTrainer(PreflightTrainer):
         except (DataError, OSError) as error:
             by_data, evaluated = None, datamodule.evaluation_batch_size
             console.print(
-                f"the data are not there, so evaluation is taken to be of full batches: {error}", highlight=False
+                f"the data cannot be read, so evaluation is assumed to have full batches: {error}", highlight=False
             )
         process = None if plan.accelerator else round(resident_memory() * 2**20)
         lengths = lengths_by_budgets(model, datamodule, plan.processes, evaluated)
@@ -132,8 +132,8 @@ def _report(
         console.print(f"- in the memory of the CPU: {_size(first.offloaded)} teacher's weights", highlight=False)
     if not plan.accelerator:
         console.print(
-            f"- glibc keeps some of what is freed, beside the above; type MALLOC_MMAP_THRESHOLD_={MMAP_THRESHOLD} "
-            "before the command that trains, and it does not",
+            f"- glibc keeps some freed memory in addition; type MALLOC_MMAP_THRESHOLD_={MMAP_THRESHOLD} before the "
+            "command that trains to prevent that",
             highlight=False,
         )
     for remedy in found:

@@ -1,4 +1,4 @@
-"""The parser of every command, which imports and allows only what is trusted."""
+"""The parser of every command; it imports and allows only trusted classes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["CommandParser"]
 
 
 class ConfigFile(ActionConfigFile):
-    """The option ``--config``, which reads before a file those that it stands on.
+    """The option ``--config``, which reads the files that a file includes before the file itself.
 
-    jsonargparse would read them by themselves, so that ``callbacks+`` in them had nothing to be added to.
+    jsonargparse would read each included file by itself, so that ``callbacks+`` in it had nothing to be added to.
     """
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Put the settings of a file over those that are there."""
+        """Override the present settings with those of a file."""
         for part in stands_on(Path(values)):
             super().__call__(parser, cfg, str(part), option_string)  # type: ignore[no-untyped-call]
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
@@ -46,7 +46,7 @@ class CommandParser(LightningArgumentParser):
         """Parse a command line.
 
         Raises:
-            SettingError: If a class is not of a trusted package, or a file asks for what only the command line may.
+            SettingError: If a class is not from a trusted package, or a file sets what only the command line may set.
         """
         self.typed = sys.argv[1:] if args is None else args
         config: Namespace = super().parse_args(args, *further, **options)
@@ -67,7 +67,7 @@ class CommandParser(LightningArgumentParser):
         return built
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong, and end."""
+        """Say what is wrong, and exit."""
         refused = import_refused(message, self.typed) if self.exit_on_error else None
         if refused is not None:
             raise refused from None

@@ -1,4 +1,4 @@
-"""The subcommand ``preflight``: a look at model and demonstrations before GPU hours are spent."""
+"""The subcommand ``preflight``: checks model and demonstrations before GPU hours are spent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["PreflightTrainer"]
 
 
 class PreflightTrainer(Trainer):
-    """A trainer that can look before it trains."""
+    """A trainer that can also check model and demonstrations before training."""
 
     def preflight(
         self,
@@ -33,21 +33,21 @@ class PreflightTrainer(Trainer):
         seed: int = 0,
         output: str | None = None,
     ) -> Preflight:
-        """Ask whether the model has the in-context ability that SDFT needs: same config as ``fit``, no training.
+        """Measure whether the model has the in-context ability that SDFT needs: same config as ``fit``, no training.
 
-        Answers training questions with and without the demonstration, and says how much the demonstration helps, how
-        far the teacher is from the base model, how often it merely copies, which prompts are over budget, and what
-        that means.
+        The model answers training questions with and without the demonstration. The report says how much the
+        demonstration helps, how far the teacher is from the base model, how often it merely copies, which prompts are
+        over budget, and what that means.
 
         Args:
             model: An SDFT module, or another distillation whose teacher sees a demonstration.
             datamodule: Its data, with demonstrations, references and a grader.
-            questions: Number of training questions asked, drawn at random.
-            seed: Seed of the choice and of sampled answers.
-            output: JSON file to write as well.
+            questions: Number of training questions to ask, drawn at random.
+            seed: Seed for the choice of questions and for sampled answers.
+            output: JSON file to write the report to.
 
         Raises:
-            DataError: If there is nothing that could be asked, shown or graded.
+            DataError: If no training question can be asked, shown with a demonstration, and graded.
         """
         if not isinstance(model, DistillationModule) or model.teacher_fields == {"prompt"}:
             raise DataError(

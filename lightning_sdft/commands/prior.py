@@ -1,4 +1,4 @@
-"""Prior tasks on a model or a checkpoint."""
+"""Evaluates a model or a checkpoint on prior tasks."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def prior(
 ) -> PriorScores:
     """Evaluate a model on public benchmarks, to see what it has forgotten (extra ``eval``).
 
-    Prompts have no chat template and, in the paper's tasks, no examples. Which metric of a task counts is in the
-    table, and the average is the unweighted mean of the tasks named under it.
+    Prompts have no chat template and, in the paper's tasks, no examples. The table shows which metric of a task counts.
+    The average is the unweighted mean of the tasks named below the table.
 
     Args:
-        model: A Hugging Face folder or hub id, a ``.gguf`` file, or ``zoo/laptop``; with a checkpoint, what gives
-            architecture and tokenizer, by default the model that the checkpoint was trained from.
+        model: A Hugging Face folder or hub id, a ``.gguf`` file, or ``zoo/laptop``. With a checkpoint it gives only
+            architecture and tokenizer; by default it is the model that the checkpoint was trained from.
         tasks: Names of tasks, separated by commas: the paper's, or others of the lm-evaluation-harness, of which the
             first metric counts, or ``<task>:<metric>``.
         checkpoint: Checkpoint file whose student is evaluated.
-        limit: Questions of each task (of each subject of MMLU) that are asked at most, the first ones.
+        limit: Ask only the first so many questions of each task (of each subject of MMLU); by default all.
         include_path: Folder of task files (YAML) of your own, for instance with local data instead of the hub's.
-        allow_code_execution: Names of tasks that may run what the model writes, on this machine and with your rights,
+        allow_code_execution: Names of tasks that may run code that the model writes, on this machine with your rights,
             such as ``[humaneval]``. Without it such tasks are refused.
         output: JSON file to write the scores to.
-        batch_tokens: Tokens that are read at once, padding included; lower it if memory runs out.
+        batch_tokens: Tokens in a batch, padding included; lower it if memory runs out.
         dtype: Precision of the weights; by default bfloat16 on an accelerator and float32 on a CPU.
         device: Where to compute, such as ``cuda:1``; by default an accelerator where there is one.
         trust_remote_code: Whether code that comes with the model may be run.
@@ -96,7 +96,7 @@ def as_json(scores: PriorScores) -> dict[str, Any]:
 
 
 def scores_table(scores: PriorScores, title: str) -> Table:
-    """A row per task and the average, and below it which tasks that is over.
+    """A row per task and the average, and below the table which tasks the average is over.
 
     Args:
         scores: The scores.

@@ -1,4 +1,4 @@
-"""Questions with answers in the reply of a chat model: how they are read, and which of them repeat others."""
+"""Reads questions and answers from the reply of a chat model, and leaves out those that repeat others."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What is in a reply.
+    """The questions in a reply.
 
     Args:
         pairs: The questions that can be used.
-        lost: Number of those that cannot, because they or their answers are missing, doubtful or perhaps cut off.
+        lost: Number of those that cannot be used: question or answer is missing, doubtful or perhaps cut off.
     """
 
     pairs: list[Pair]
@@ -99,7 +99,7 @@ class Distinct:
         self._words: dict[str, list[set[str]]] = defaultdict(list)
 
     def add(self, article: str, pairs: Sequence[Pair]) -> None:
-        """Take those of the pairs on an article that are new."""
+        """Keep those of the pairs on an article that are new."""
         for pair in pairs:
             words = plain_words(pair.question)
             text, unordered = " ".join(words), set(words)
@@ -114,7 +114,7 @@ class Distinct:
 
 
 def _overlap(words: set[str], others: set[str]) -> float:
-    """Common words as a share of all words of both."""
+    """The words in common as a share of all words of the two."""
     return len(words & others) / len(words | others)
 
 
@@ -137,7 +137,7 @@ def _without_between(lines: Sequence[str]) -> str:
 
 def _clean(text: str) -> str:
     """The text without the Markdown and the angle brackets around it."""
-    if text.count("**") % 2:  # it began before the word that marks it
+    if text.count("**") % 2:  # one of them is before "Question" or "Answer"
         text = text.removesuffix("**").removeprefix("**")
     if text.count("**") == 2 and text.startswith("**") and text.endswith("**"):
         text = text[2:-2]

@@ -34,7 +34,7 @@ article. Do not repeat the same question
 The questions should be in the following format:
 Question: <question>
 Answer: <answer>"""
-"""The prompt of [1], word for word, line breaks as printed there; the number is 100 there."""
+"""The prompt of [1], word for word, with line breaks as printed there, where the number is 100."""
 
 
 def questions(
@@ -49,32 +49,32 @@ def questions(
 ) -> None:
     """Ask a chat model for questions about articles, with answers, and leave out those that repeat another one.
 
-    The prompt is the system turn, the article the user turn. Each reply is kept in ``pairs.journal.jsonl`` before
-    anything else is done with it: run a command that was stopped once more, and it asks only for what is missing. The
-    rows ``article``, ``question``, ``answer`` are written at the end, for ``KnowledgeDataModule``: those held out to
-    ``pairs.test.jsonl``. A question that is held out stays so when more are made.
+    The prompt is the system turn, the article the user turn. Each reply is saved in ``pairs.journal.jsonl`` at once: if
+    the command was stopped, run it again, and it asks only for what is missing. At the end the rows ``article``,
+    ``question``, ``answer`` are written for ``KnowledgeDataModule``, the held-out ones to ``pairs.test.jsonl``. A
+    held-out question stays held out when later runs make more questions.
 
-    Replies are read strictly. A question without an answer, or with one of several paragraphs, is left out, and so is
-    the last one of a reply that was perhaps cut off: that has fewer questions than asked for, and does not end like a
-    sentence. A question repeats another one if it has the same words, or, within an article, if the words that both
-    have are at least the share ``similarity`` of all their words. The first one stays.
+    Replies are read strictly. A question is left out if it has no answer, or an answer of several paragraphs. So is the
+    last question of a reply that may be cut off, which means that the reply has fewer questions than asked for and does
+    not end like a sentence. A question repeats another one if it has the same words. Within an article, it also does if
+    the words that both have are at least the share ``similarity`` of all their words. The first one is kept.
 
     Args:
         articles: Folder or rows of articles, as for ``KnowledgeDataModule``.
         output: File of the rows, such as ``pairs.jsonl``; the other files are named after it.
-        chat: Who is asked, such as ``Endpoint`` with ``--chat.model`` and ``--chat.base_url``. A reply of 100 questions
-            has some 8,000 tokens and takes minutes, for which ``--chat.timeout=900`` leaves time.
+        chat: The chat model to ask, such as ``Endpoint`` with ``--chat.model`` and ``--chat.base_url``. A reply of 100
+            questions has some 8,000 tokens and takes minutes; ``--chat.timeout=900`` leaves enough time.
         per_article: Questions that each request asks for; 100 as in [1].
-        rounds: How often questions about each article are asked for; the temperature must be above 0 for more than 1.
-        held_out: Share of the questions that is held out; which ones is drawn question by question.
+        rounds: How often questions about each article are asked for; more than 1 needs a temperature above 0.
+        held_out: Share of the questions to hold out; each question is drawn by itself.
         split_seed: Seed of the choice of held-out questions.
-        similarity: Share of common words from which on two questions count as the same; 1 removes only questions of
-            the same words.
+        similarity: Share of common words from which two questions count as the same; 1 removes only questions with the
+            same words.
 
     Raises:
-        DataError: If a setting or an article cannot be used, if the file is not this command's to write, or if there
-            are no questions in the end.
-        ChatError: If the chat model cannot be used at all, or would always say the same.
+        DataError: If a setting or an article cannot be used, if an output file exists that this command did not write,
+            or if there are no questions in the end.
+        ChatError: If the chat model cannot be used at all, or would always give the same reply.
     """
     if per_article < 1 or rounds < 1 or not 0 <= held_out < 1 or not 0 < similarity <= 1:
         raise DataError(
@@ -118,7 +118,7 @@ def _replies(
     asked: Mapping[tuple[str, int], str],
     per_article: int,
 ) -> dict[str, str]:
-    """Replies by key: those in the journal, and those that are missing there."""
+    """Replies by key: those in the journal, and new ones for those missing there."""
     replies: dict[str, str] = {}
     for number, record in enumerate(journal.records(), start=1):
         where = f"{journal.path}, row {number}"
@@ -137,7 +137,7 @@ def _replies(
             replies[key] = reply
 
         if isinstance(chat, LocalChat):
-            chat.seed = first_seed + turn  # or a new process would draw the replies of the first round again
+            chat.seed = first_seed + turn  # otherwise a new process would repeat the replies of the first round
         chat.reply([_conversation(texts[name], per_article) for name in missing], keep)
     return {key: replies[key] for key in asked.values() if key in replies}
 
@@ -150,7 +150,7 @@ def _conversation(article: str, per_article: int) -> list[Message]:
 
 
 def _key(chat: ChatModel, per_article: int, article: str, turn: int) -> str:
-    """A name for a request: whatever would change the reply changes it."""
+    """A hash that identifies a request: of everything that the reply depends on."""
     content = json.dumps([chat.name, _conversation(article, per_article), turn])
     return hashlib.sha256(content.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What an evaluation found out, as a table."""
+"""The results of an evaluation as a table."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ENDS = ("_low", "_high", "_ungraded")
 
 
 def results_table(metrics: Mapping[str, float], title: str) -> Table:
-    """A row per metric with its 95% interval, and how many answers it is without, for they could not be graded.
+    """A row per metric with its 95% interval and the number of answers that could not be graded.
 
     Args:
-        metrics: What was logged; ``a_low/b``, ``a_high/b`` and ``a_ungraded/b`` belong to ``a/b``.
+        metrics: The logged metrics; ``a_low/b``, ``a_high/b`` and ``a_ungraded/b`` belong to ``a/b``.
         title: Title of the table.
     """
     beside: dict[tuple[str, str], float] = {}
@@ -38,7 +38,7 @@ def results_table(metrics: Mapping[str, float], title: str) -> Table:
 
 
 def _owners(name: str, suffix: str) -> list[str]:
-    """The names that a metric may belong to: one part of its own has the suffix, and theirs has not."""
+    """The names that a metric may belong to: its own name, without the suffix in one of its parts."""
     parts = name.split("/")
     return [
         "/".join([*parts[:index], part.removesuffix(suffix), *parts[index + 1 :]])

@@ -1,4 +1,4 @@
-"""Responses sampled from a chat model for questions whose right answer is known."""
+"""Samples responses from a chat model to questions whose right answer is known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Accepted:
 
     Args:
         response: The response.
-        number: Which sample of its question it is, counted from 1.
+        number: The number of this sample among those of its question, counted from 1.
     """
 
     response: str
@@ -33,23 +33,23 @@ class Accepted:
 
 
 class Samples:
-    """Samples of one chat model, and of others that were asked before, each kept in a journal as soon as it is there.
+    """Samples of one chat model, and of others that were asked before, each saved in a journal at once.
 
     A record of the journal holds ``key`` (a hash of the prompt), ``id`` (of the first example with this prompt),
-    ``model`` and ``response``. Examples with the same prompt share their samples. Verdicts are not kept, so that a
-    corrected grader or reference looks at what was paid for again.
+    ``model`` and ``response``. Examples with the same prompt share their samples. The journal holds no verdicts, so
+    that a corrected grader or reference can grade the samples again without paying for them again.
 
     Args:
-        chat: Who is asked.
-        graders: Say which responses are right: those that all of them accept.
+        chat: The chat model to ask.
+        graders: The graders; a response is right if all of them accept it.
         journal: File of the journal.
-        limit: How often the model is asked for each prompt, in this run and those before together.
+        limit: How often the model is asked for each prompt, in this run and earlier ones together.
 
     Attributes:
         ungraded: Ids of examples with a sample that could not be graded; they are not sampled again in this run.
 
     Raises:
-        ChatError: If several samples are asked for of a model that always says the same.
+        ChatError: If several samples are wanted from a model that always gives the same reply.
         DataError: If the journal cannot be read.
     """
 
@@ -74,31 +74,31 @@ class Samples:
                 self._add(key, model, take(record, "response", str, where))
 
     def accepted(self, examples: Sequence[Example]) -> dict[str, Accepted]:
-        """Find the first right response to each example, sampling as long as there is none.
+        """Find the first right response to each example, sampling until there is one or the limit is reached.
 
-        In each round, all prompts that are still without a right response are asked for one more sample, side by side.
+        In each round the model gives one more response to every prompt that has no right response yet, in parallel.
 
         Args:
             examples: Examples with references and unique ids.
 
         Returns:
-            Example id to response, for those that have a right one.
+            Maps an example id to its response, for examples with a right one.
 
         Raises:
-            ChatError: If the model cannot be used at all. What it replied before is kept.
+            ChatError: If the model cannot be used at all. Its earlier replies are kept.
         """
         found: dict[str, Accepted] = {}
         seen: Counter[str] = Counter()
         self._grade(examples, found, seen)
         for number in range(1, self.limit + 1):
             wanting = [example for example in examples if example.id not in found and example.id not in self.ungraded]
-            asked = {_key(example): example for example in reversed(wanting)}  # the first of several with this prompt
+            asked = {_key(example): example for example in reversed(wanting)}  # the first one with each prompt
             self._draw({key: asked[key] for key in reversed(asked) if self._asked[key] < number}, number)
             self._grade(wanting, found, seen)
         return found
 
     def never_right(self, examples: Sequence[Example]) -> list[Example]:
-        """Those of the examples without a right response that were sampled as often as asked for, all of them graded.
+        """Those of the examples without a right response whose samples have reached the limit and were all graded.
 
         The journal gets a record for each, with ``never_right``, the number of samples.
         """
@@ -125,7 +125,7 @@ class Samples:
             self._add(key, model, response)
 
         if isinstance(self.chat, LocalChat):
-            self.chat.seed = self._seed + number  # or a new process would draw the samples of the one before again
+            self.chat.seed = self._seed + number  # otherwise a new process would repeat the samples of the one before
         self.chat.reply([example.prompt for example in asked], keep)
 
     def _add(self, key: str, model: str, response: str) -> None:
@@ -133,7 +133,7 @@ class Samples:
         self._asked[key] += model == self.chat.name
 
     def _grade(self, examples: Sequence[Example], found: dict[str, Accepted], seen: Counter[str]) -> None:
-        """Look at what came since the last time, and note the first right response to each example."""
+        """Grade the responses that came since the last call, and keep the first right one for each example."""
         new = [
             (example, number, response)
             for example in examples
@@ -153,6 +153,6 @@ class Samples:
 
 
 def _key(example: Example) -> str:
-    """A name for the prompt."""
+    """A hash that identifies the prompt."""
     text = json.dumps([[turn["role"], turn["content"]] for turn in example.prompt])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Sequences of stages, and what came out of each stage."""
+"""Sequences of stages, and the results of each stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_sdft.experiments.runs.run import ACCURACY, AVERAGE, PRIOR, Outcom
 __all__ = ["BASE_STAGE", "Chain", "Stage", "best_chains", "retention"]
 
 BASE_STAGE = 0
-"""The number of what comes before the first stage: the base model."""
+"""The number of the stage before the first one: the base model."""
 
 
 @dataclass(frozen=True, order=True)
@@ -44,16 +44,16 @@ class Chain:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage and what came out of it, or why nothing did.
+    """A stage and its results, or why it failed.
 
     Args:
         chain: The sequence.
         number: Number of the stage; 0 is the base model.
-        skill: What was trained; ``None`` for the base model.
-        accuracies: Accuracy of each skill on the test split afterwards.
-        validation: Mean over skills on the validation split at the end of the stage.
-        prior: Accuracy of each prior task, test split, and their ``average``.
-        curves: Accuracy of each skill on the validation split, by the optimizer step of the stage.
+        skill: The skill that was trained; ``None`` for the base model.
+        accuracies: Accuracy on each skill after the stage, on the test split.
+        validation: Mean accuracy over skills at the end of the stage, on the validation split.
+        prior: Accuracy on each prior task, on the test split, and their ``average``.
+        curves: Accuracy on each skill by optimizer step of the stage, on the validation split.
         steps: Optimizer steps of the stage.
         seconds: Wall-clock time.
         peak_memory: Peak memory in MiB.
@@ -82,7 +82,7 @@ class Stage:
         missing = [each for each in skills if f"{ACCURACY}/{each}" not in what.metrics]
         if missing:
             logged = ", ".join(sorted(name for name in what.metrics if name.startswith(f"{ACCURACY}/")))
-            return cls(chain, number, skill, error=f"no accuracy of {missing[0]}; there is {logged}. Name skills so")
+            return cls(chain, number, skill, error=f"no accuracy of {missing[0]}, only {logged}; name skills as logged")
         tags = {f"val/accuracy/{each}": each for each in skills}
         return cls(
             chain,
@@ -98,7 +98,7 @@ class Stage:
         )
 
     def record(self) -> dict[str, Any]:
-        """The row as JSON: the same for the same run, but for ``seconds`` and ``peak_memory``."""
+        """The row as JSON; if a run is repeated, only ``seconds`` and ``peak_memory`` differ."""
         return {
             "method": self.chain.method,
             "seed": self.chain.seed,
@@ -130,9 +130,10 @@ class Stage:
 
 
 def best_chains(rows: Iterable[Stage]) -> list[list[Stage]]:
-    """Whole sequences, their base model first, each method at the learning rate that ends best on the validation split.
+    """Whole sequences, each with its base model first, of each method at its best learning rate.
 
-    Sequences with a stage that failed do not count.
+    The best learning rate is the one with the highest validation accuracy at the end. Sequences with a failed stage are
+    left out.
     """
     rows = sorted(rows, key=lambda row: row.number)
     base = {row.chain.seed: row for row in rows if row.number == BASE_STAGE and row.error is None}
@@ -150,5 +151,5 @@ def best_chains(rows: Iterable[Stage]) -> list[list[Stage]]:
 
 
 def retention(stages: Sequence[Stage], skills: Sequence[str]) -> Retention:
-    """The numbers of a whole sequence, its base model first."""
+    """The measures of a whole sequence, whose first stage is its base model."""
     return Retention.of([[stage.accuracies[skill] for skill in skills] for stage in stages])

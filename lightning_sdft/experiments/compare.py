@@ -1,4 +1,4 @@
-"""Methods against each other: what each of them learns of a new task, and what it forgets.
+"""Compares methods: what each of them learns of a new task, and what it forgets.
 
 [1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
 """
@@ -38,31 +38,32 @@ def compare(
 ) -> list[Row]:
     """Compare methods on new tasks and on what they forget: tables and pictures as in the paper.
 
-    Every method is trained on every domain with every seed and learning rate, each in an ordinary run of ``fit``. Its
-    checkpoint is the one with the best validation accuracy (of ``ModelCheckpoint`` with ``monitor: val/accuracy``),
-    and its learning rate, for each domain, the one with the best mean of that accuracy over the seeds with which all
-    rates were tried (the lower of equals); accuracies are those of the test split. The base model is evaluated too.
+    Every method is trained on every domain with every seed and learning rate, each in an ordinary run of ``fit``. The
+    checkpoint with the best validation accuracy is evaluated on the test split (``ModelCheckpoint`` with
+    ``monitor: val/accuracy`` keeps it). The table shows each method at its best learning rate for the domain: the one
+    with the best mean validation accuracy over the seeds with which all rates were tried, or the lower of two equal
+    ones. The base model is evaluated, too.
 
     Give the arguments in a file with ``--config``; see ``configs/compare``. ``--out`` then has ``results.json`` (a
     row for each run), ``table5.md``, ``pareto.png`` and ``pareto.svg`` (extra ``plot``), ``tensorboard`` with the tab
-    HParams, and a folder for each run with its configs, log and checkpoints. The same command goes on where it was:
-    finished runs are never repeated, interrupted ones go on from their last checkpoint, and those that failed are
-    tried again. Several commands may work on the same folder.
+    HParams, and a folder for each run with its configs, log and checkpoints. The same command continues where it
+    stopped: finished runs are never repeated, interrupted ones resume from their last checkpoint, and those that failed
+    are tried again. Several commands may work on the same folder.
 
     Args:
         out: Folder of the results.
-        domains: Names of the domains, which ``{domain}`` in the methods' parts stands for.
+        domains: Names of the domains; they replace ``{domain}`` in the methods' parts.
         methods: Methods by name.
         seeds: Seeds with which each method is trained.
-        learning_rates: Learning rates that are tried.
-        seeded: Settings that take the seed.
-        rate_seeds: With how many of the seeds, the first ones, all learning rates are tried. With the others each
-            method is trained at the rate that these say is best. By default all rates are tried with all seeds.
-        prior: Public benchmarks that are asked of every trained model and of the base.
-        reuse: Folders of other comparisons, whose finished runs are taken instead of repeated where all settings are
-            the same. That data and package are the same too is for you to know.
-        jobs: Runs at once; where there are as many GPUs, each has one of its own.
-        threads: Threads of each run.
+        learning_rates: Learning rates to try.
+        seeded: Settings that are set to the seed.
+        rate_seeds: Tune the learning rate on the first ``rate_seeds`` seeds; run the rest at the best rate. By default
+            all rates are tried with all seeds.
+        prior: Public benchmarks on which every trained model and the base model are evaluated.
+        reuse: Folders of other comparisons, whose finished runs are used instead of repeated if all settings are the
+            same. Make sure yourself that data and package are the same, too.
+        jobs: Number of runs at once; with at least as many GPUs, each has one of its own.
+        threads: CPU threads of each run.
         title: Title of the table and of the picture.
 
     Returns:
@@ -100,7 +101,7 @@ class _Comparison:
         perform_all(folders, self.jobs, self.threads, lambda folder, what: self._ended(self._begun[folder], what))
 
     def _begin(self, variants: Sequence[Variant]) -> list[Path]:
-        """Make the folders of runs; of those that cannot be started, what has waited for them is begun as well."""
+        """Make the folders of runs; if a run cannot start, begin the runs that waited for it as well."""
         folders: list[Path] = []
         for variant in variants:
             folder = self._make(variant)
@@ -112,7 +113,7 @@ class _Comparison:
         return folders
 
     def _make(self, variant: Variant) -> Path | Failure:
-        """The folder of a run, or why there can be none."""
+        """Make the folder of a run, or say why it cannot start."""
         folder = variant.folder(self.out / "runs")
         start = self._start(variant)
         if isinstance(start, Failure):
@@ -123,19 +124,19 @@ class _Comparison:
         except SettingError as error:
             if start is None:
                 raise
-            # Where runs that had failed came to an end, another learning rate may be best to start from.
+            # Now that runs that failed before have ended well, another learning rate may be the best to start from.
             return Failure(str(error))
         self.finished.copy(run, folder)
         return folder
 
     def _ended(self, variant: Variant, what: Outcome | Failure) -> list[Path]:
-        """Keep the row of a run, and begin what has waited for it."""
+        """Keep the row of a run, and begin the runs that waited for it."""
         self.rows.append(Row.of(variant, what))
         print(f"[{len(self.rows)}/{self.plan.size()}] {self.rows[-1]}", flush=True)
         return self._begin(self._next(variant.domain, variant.method))
 
     def _next(self, domain: str, method: str) -> list[Variant]:
-        """What can be begun when a run of a method on a domain has ended, and could not before."""
+        """The runs that can begin now that a run of a method on a domain has ended."""
         ended = sum((row.variant.domain, row.variant.method) == (domain, method) for row in self.rows)
         tried = self._on(domain, method)
         if ended < len(tried):
@@ -152,7 +153,7 @@ class _Comparison:
         return [variant for variant in self.plan.variants(method) if variant.domain == domain]
 
     def _start(self, variant: Variant) -> Path | Failure | None:
-        """The trained model that a run starts from."""
+        """The trained model that a run starts from; ``None`` for the one in its configs."""
         before = None if variant.method == BASE else self.plan.methods[variant.method].after
         if before is None:
             return None

@@ -1,4 +1,4 @@
-"""Skills learned one after another in one model: what is kept of the earlier ones.
+"""Trains one model on several skills, one after another, to see what it keeps of the earlier ones.
 
 [1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
 """
@@ -35,26 +35,26 @@ def continual(
 ) -> list[Stage]:
     """Learn skills one after another in one model, and see what is left of each (Fig. 3 of the paper).
 
-    Each stage is an ordinary run of ``fit`` that starts from the weights at the end of the one before; optimizer and
-    schedule start anew, and the teacher of SDFT is the student of that moment. All skills are evaluated during and
-    after each stage, so data modules must log the accuracy of a skill under its name (``val/accuracy/<skill>``).
+    Each stage is an ordinary run of ``fit`` that starts from the weights at the end of the stage before. Optimizer and
+    schedule start anew, and the teacher of SDFT starts from the student. All skills are evaluated during and after each
+    stage, so data modules must log the accuracy of a skill under its name (``val/accuracy/<skill>``).
 
     Give the arguments in a file with ``--config``; see ``configs/continual``. ``--out`` then has ``results.json`` (a
-    row for each stage of each sequence), ``matrix.md`` (accuracies behind every stage, average accuracy, forgetting,
+    row for each stage of each sequence), ``matrix.md`` (accuracies after every stage, average accuracy, forgetting,
     backward and forward transfer), ``curves.png`` and ``curves.svg`` (extra ``plot``), and a folder for each run. The
-    same command goes on where it was, as ``lightning-sdft compare`` does.
+    same command continues where it stopped, as ``lightning-sdft compare`` does.
 
     Args:
         out: Folder of the results.
-        skills: The skills in the order in which they are learned, which ``{domain}`` in the methods' parts stands for.
-        methods: Methods by name. Of those with several learning rates, the one with the best mean over skills on the
-            validation split at the end is shown.
+        skills: The skills in the order in which they are learned; they replace ``{domain}`` in the methods' parts.
+        methods: Methods by name. A method with several learning rates is shown at the rate with the best mean accuracy
+            over skills at the end, on the validation split.
         seeds: Seeds with which each sequence is trained.
-        learning_rates: Learning rates that are tried.
-        seeded: Settings that take the seed.
-        prior: Public benchmarks that are asked after each stage, and of the base model.
-        jobs: Runs at once; where there are as many GPUs, each has one of its own.
-        threads: Threads of each run.
+        learning_rates: Learning rates to try.
+        seeded: Settings that are set to the seed.
+        prior: Public benchmarks on which the base model, and the model after each stage, are evaluated.
+        jobs: Number of runs at once; with at least as many GPUs, each has one of its own.
+        threads: CPU threads of each run.
         title: Title of the table and of the picture.
 
     Returns:
@@ -122,7 +122,7 @@ class _Sequences:
         return chain.folder(self.out / "runs") / name
 
     def _start(self, chain: Chain, number: int) -> Path | Failure | None:
-        """The model at the end of the stage before."""
+        """The model at the end of the stage before; ``None`` for the one in the configs."""
         if number <= BASE_STAGE + 1:
             return None
         folder = self._folder(chain, number - 1)

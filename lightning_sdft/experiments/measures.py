@@ -1,7 +1,7 @@
-"""What a model that learns one skill after another keeps: numbers of the accuracy matrix.
+"""Measures what a model keeps that learns one skill after another, from the matrix of its accuracies.
 
-Row 0 of the matrix has the accuracies of the base model, row i those behind the i-th stage; column j is the j-th skill,
-which is learned in stage j + 1.
+Row 0 of the matrix has the accuracies of the base model, row i those after stage i; column j is the skill that is
+learned in stage j + 1.
 
 [1] Lopez-Paz and Ranzato, Gradient Episodic Memory for Continual Learning, 2017, https://arxiv.org/abs/1706.08840
 [2] Chaudhry et al., Riemannian Walk for Incremental Learning, 2018, https://arxiv.org/abs/1801.10112
@@ -21,13 +21,13 @@ class Retention:
     """What is left at the end, and what was lost on the way.
 
     Args:
-        average_accuracy: Mean over skills at the end.
-        forgetting: Mean over all skills but the last of their best accuracy since they were learned, until the last
-            stage, minus that at the end [2]; ``None`` for one skill.
-        backward_transfer: Mean over all skills but the last of the accuracy at the end minus that right after they were
-            learned [1]; negative where skills are forgotten.
-        forward_transfer: Mean over all skills but the first of the accuracy right before they are learned minus that of
-            the base model [1].
+        average_accuracy: Mean accuracy over skills at the end.
+        forgetting: The best accuracy of a skill, from when it was learned until before the last stage, minus its
+            accuracy at the end; mean over all skills but the last [2]. ``None`` for one skill.
+        backward_transfer: The accuracy of a skill at the end minus that right after it was learned; mean over all
+            skills but the last [1]. Negative if skills are forgotten.
+        forward_transfer: The accuracy of a skill right before it is learned minus that of the base model; mean over all
+            skills but the first [1].
     """
 
     average_accuracy: float
@@ -37,7 +37,7 @@ class Retention:
 
     @classmethod
     def of(cls, matrix: Sequence[Sequence[float]]) -> Retention:
-        """The numbers of an accuracy matrix, `(S + 1, S)`.
+        """The measures of an accuracy matrix, `(S + 1, S)`.
 
         Raises:
             ValueError: If the matrix has another shape.

@@ -1,4 +1,4 @@
-"""What is compared: methods, and the runs that each of them takes."""
+"""What a comparison consists of: methods, and the runs of each of them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Method:
     """A row of a comparison.
 
     Args:
-        parts: Configs of ``fit``, each over those before it: files, or settings in place. ``{domain}`` in a path or in
-            a value stands for the name of the domain.
-        after: The method whose trained model this one starts from: its run with the same domain and seed, at the
-            learning rate that is best for it.
-        learning_rates: Those that are tried, if not the same as for other methods.
-        checkpoint: Whose weights are evaluated: the ``best`` on the validation sets of the new task, or the ``last``.
+        parts: Configs of ``fit``, as files or inline settings; later ones override earlier ones. ``{domain}`` in a path
+            or in a value is replaced by the name of the domain.
+        after: The method whose trained model this one starts from, with the same domain and seed, and at the best
+            learning rate of that method.
+        learning_rates: Learning rates to try, if not the same as for other methods.
+        checkpoint: Which weights are evaluated: the ``best`` on the validation sets of the new task, or the ``last``.
     """
 
     parts: list[str | dict[str, Any]]
@@ -43,7 +43,7 @@ class Method:
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """Which run it is."""
+    """One of the runs: a domain, a method, a learning rate (the base model has none) and a seed."""
 
     domain: str
     method: str
@@ -63,11 +63,11 @@ class Plan:
     Args:
         domains: Names of the domains.
         methods: Methods by name.
-        seeds: Seeds of each variant.
+        seeds: Seeds with which each method is trained.
         learning_rates: Learning rates of each method that has none of its own.
-        seeded: Settings that take the seed.
-        prior: Benchmarks that every trained model and the base are asked.
-        rate_seeds: With how many of the seeds, the first ones, all learning rates are tried; ``None`` for all seeds.
+        seeded: Settings that are set to the seed.
+        prior: Benchmarks on which every trained model and the base model are evaluated.
+        rate_seeds: Number of seeds, the first ones, with which all learning rates are tried; ``None`` for all seeds.
     """
 
     domains: Sequence[str]
@@ -83,20 +83,20 @@ class Plan:
             if not values:
                 raise SettingError(f"{name} is empty; there is nothing to compare")
             if len({slug(str(value)) for value in values}) < len(values):
-                raise SettingError(f"{name}={list(values)}: two of them would share a folder")
+                raise SettingError(f"{name}={list(values)}: two of them would share a folder; give them other names")
         if self.rate_seeds is not None and self.rate_seeds < 1:
-            raise SettingError(f"rate_seeds={self.rate_seeds}: with no seed at all no learning rate is tried")
+            raise SettingError(f"rate_seeds={self.rate_seeds} must be at least 1; or leave it out")
         if BASE in self.methods:
-            raise SettingError(f"the method {BASE!r} is there by itself; give yours another name")
+            raise SettingError(f"the method {BASE!r} is always part of a comparison; give yours another name")
         for name, method in self.methods.items():
             if method.after is not None and method.after not in self.methods:
                 raise SettingError(f"methods.{name}.after={method.after!r} is none of {sorted(self.methods)}")
 
     def check(self) -> None:
-        """Look at all runs before the first of them takes its time.
+        """Check the settings of all runs before the first one starts.
 
         Raises:
-            SettingError: If methods wait for each other or have no learning rate, or a file is not there.
+            SettingError: If methods wait for each other, a method has no learning rate, or a file does not exist.
         """
         after = {name: [] if each.after is None else [each.after] for name, each in self.methods.items()}
         try:
@@ -108,17 +108,17 @@ class Plan:
                 self.run(variant)
 
     def order(self, method: str) -> int:
-        """Where a method comes in tables."""
+        """The position of a method in tables."""
         return [BASE, *self.methods].index(method)
 
     def variants(self, method: str) -> list[Variant]:
-        """The runs of a method that come first: all of them, or where its best learning rate is to be found, those."""
+        """The first runs of a method: those that find its best learning rate, or all if they need not wait for it."""
         rates: Sequence[float | None] = [None] if method == BASE else self._rates(method)
         seeds = self.seeds[: len(self.seeds) - len(self._other_seeds(method))]
         return [Variant(domain, method, rate, seed) for domain in self.domains for rate in rates for seed in seeds]
 
     def others(self, method: str, best: Mapping[str, float | None]) -> list[Variant]:
-        """The runs of a method with the other seeds.
+        """The runs of a method with the other seeds, at its best learning rate.
 
         Args:
             method: The method.
@@ -128,7 +128,7 @@ class Plan:
         return [Variant(domain, method, rate, seed) for domain, rate in best.items() if rate for seed in seeds]
 
     def size(self) -> int:
-        """How many runs there are."""
+        """The number of runs."""
         methods = (BASE, *self.methods)
         return sum(len(self.variants(each)) + len(self.domains) * len(self._other_seeds(each)) for each in methods)
 
@@ -139,7 +139,7 @@ class Plan:
             variant: Which one.
             start: Folder of the model that it starts from, if not the one in its configs.
         """
-        if variant.method == BASE:  # the model that is in the configs of a method that starts from no other
+        if variant.method == BASE:  # its model is in the configs of a method that starts from no other
             method = next(each for each in self.methods.values() if each.after is None)
         else:
             method = self.methods[variant.method]
@@ -152,7 +152,7 @@ class Plan:
         return Run(parts, variant.method != BASE, method.checkpoint, prior=self.prior, trust=trusted())
 
     def _other_seeds(self, method: str) -> Sequence[int]:
-        """Those with which a method waits for its best learning rate."""
+        """The seeds with which a method waits for its best learning rate."""
         tries = method != BASE and len(self._rates(method)) > 1
         return self.seeds[self.rate_seeds :] if tries and self.rate_seeds is not None else []
 
@@ -167,7 +167,7 @@ class Plan:
 
 
 def slug(name: str) -> str:
-    """A name as a folder.
+    """A name as the name of a folder.
 
     Example:
         >>> slug("SFT + re-invoke")

@@ -1,4 +1,4 @@
-"""Runs that a sweep may stop early."""
+"""Lets a sweep stop runs early."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["PRUNED", "PRUNING", "OptunaPruning", "connect", "hand_over"]
 
 PRUNED = "pruned"
-"""File in the folder of a run that was stopped."""
+"""File in the folder of a run that was stopped early."""
 
 PRUNING = "lightning_sdft.experiments.pruning.OptunaPruning"
 
@@ -27,23 +27,24 @@ SECONDS_OF_GRACE = 120
 
 
 def connect(out: Path) -> optuna.storages.RDBStorage:
-    """The storage of a sweep, which notices trials whose process has died."""
+    """The storage of a sweep's study, which notices trials whose process has died."""
     import optuna
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.storages.RDBStorage(
             f"sqlite:///{out / 'study.db'}",
-            engine_kwargs={"connect_args": {"timeout": SECONDS_OF_GRACE}},  # for others to end what they write
+            engine_kwargs={"connect_args": {"timeout": SECONDS_OF_GRACE}},  # wait for other writers
             heartbeat_interval=SECONDS_BETWEEN_HEARTBEATS,
             grace_period=SECONDS_OF_GRACE,
         )
 
 
 def hand_over(trial: optuna.Trial, folders: Iterable[Path]) -> None:
-    """Tell the runs of a trial, a seed each, whose they are; not in their configs, which are the same for all trials.
+    """Tell the runs of a trial, one per seed, which trial they belong to.
 
-    They report one behind the other, so that each is held against runs of its own seed.
+    A file of its own tells them, because a run's configs must not depend on the trial. Each run reports its steps in a
+    range of its own, so that it is compared only with runs of the same seed.
     """
     for index, folder in enumerate(folders):
         record = {"out": str(folder.parents[2]), "trial": trial._trial_id, "first_step": index * STEPS_APART}
@@ -51,7 +52,7 @@ def hand_over(trial: optuna.Trial, folders: Iterable[Path]) -> None:
 
 
 class OptunaPruning(Callback):
-    """Reports the validation accuracy to the sweep that a run is part of, and stops the run where that says so.
+    """Reports the validation accuracy to the sweep that a run is part of, and stops the run if the sweep says so.
 
     Args:
         folder: Folder of the run.

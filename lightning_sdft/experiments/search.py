@@ -1,4 +1,4 @@
-"""What a sweep searches, and how one of its combinations is tried."""
+"""What a sweep searches, and how it tries one combination of settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is searched, and how a combination is tried."""
+    """A search over combinations of settings, and how one of them is tried."""
 
     out: Path
     parts: Sequence[Config]
@@ -34,15 +34,15 @@ class Sweep:
     seeded: Sequence[str]
     pruning: bool
     threads: int
-    trust: Sequence[str]  # asked for once: threads of Optuna do not know what is trusted
+    trust: Sequence[str]  # read once, because Optuna's threads do not know what is trusted
 
     @property
     def space(self) -> dict[str, list[str]]:
-        """The labels of each name's values."""
+        """The labels of the values of each name."""
         return {name: list(values) for name, values in self.choices.items()}
 
     def objective(self, trial: optuna.Trial, labels: Mapping[str, str]) -> float:
-        """Mean validation accuracy of a combination."""
+        """Mean validation accuracy of a combination over the seeds."""
         import optuna
 
         configs = self.configs(labels)
@@ -68,7 +68,7 @@ class Sweep:
         return [*self.parts, *chosen]
 
     def identity(self) -> dict[str, Any]:
-        """What its results depend on, by the names of the arguments, as JSON."""
+        """Everything that the results depend on, by the names of the arguments, as JSON."""
         identity = {"grid": self.choices, "parts": self.parts, "seeds": self.seeds, "seeded": self.seeded}
         return dict(json.loads(json.dumps({**identity, "pruning": self.pruning})))
 
@@ -88,7 +88,7 @@ class Sweep:
 
 
 def choices(grid: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Settings]]:
-    """For each name of the grid, its values by a label: the settings that they stand for."""
+    """For each name of the grid, the settings that each of its values stands for, by the label of the value."""
     labelled: dict[str, dict[str, Settings]] = {}
     for name, values in grid.items():
         if not values:

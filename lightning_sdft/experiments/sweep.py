@@ -1,4 +1,4 @@
-"""The best of a grid of settings, by accuracy on the validation split.
+"""Finds the best of a grid of settings, by accuracy on the validation split.
 
 [1] Akiba et al., Optuna: A Next-generation Hyperparameter Optimization Framework, 2019, https://arxiv.org/abs/1907.10902
 """
@@ -37,25 +37,25 @@ def sweep(
 ) -> Settings:
     """Try the settings of a grid, each in ordinary runs of ``fit``, and write the best as a config (extra ``sweep``).
 
-    A trial is judged by its mean over seeds of the best validation accuracy. Give the arguments in a file with
+    A trial is judged by the mean over its seeds of the best validation accuracy. Give the arguments in a file with
     ``--config``; see ``configs/sweep``. ``--out`` then has ``best.yaml``, which ``fit`` takes, ``trials.json``,
-    Optuna's ``study.db``, and a folder for each run. The same command goes on where it was; several of them may work
-    on the same study at once, on one machine or on a shared disk.
+    Optuna's ``study.db``, and a folder for each run. The same command continues where it stopped; several of them may
+    work on the same study at once, on one machine or on a shared disk.
 
     Args:
         out: Folder of the results.
-        parts: Configs of ``fit``, each over those before it: files, or settings in place.
-        grid: Values of each setting, such as ``model.init_args.learning_rate: [5e-6, 1e-5]``. A value that is a mapping
-            is several settings at once, and the key their name: ``length: [{data.init_args.batch_size: 16,
+        parts: Configs of ``fit``, as files or inline settings; later ones override earlier ones.
+        grid: Values of each setting, such as ``model.init_args.learning_rate: [5e-6, 1e-5]``. A value may also be a
+            mapping of several settings, and the key any name for them: ``length: [{data.init_args.batch_size: 16,
             trainer.max_epochs: 2}]``.
         seeds: Seeds of each trial.
-        seeded: Settings that take the seed.
-        sampler: Which of the combinations are tried: all of the ``grid``, ``random`` ones, or by ``tpe`` those that
-            promise most.
-        trials: How many are tried by a sampler other than ``grid``.
+        seeded: Settings that are set to the seed.
+        sampler: Which combinations to try: all of the ``grid``, ``random`` ones, or the most promising ones by ``tpe``.
+        trials: Number of combinations to try with a sampler other than ``grid``.
         pruning: Whether to stop runs that are below the median of the others at the same optimizer step.
-        jobs: Trials at once. For several GPUs start a command for each, with CUDA_VISIBLE_DEVICES of its own.
-        threads: Threads of each run.
+        jobs: Number of trials at once. With several GPUs, start one command per GPU, each with its own
+            CUDA_VISIBLE_DEVICES.
+        threads: CPU threads of each run.
 
     Returns:
         The best settings.

@@ -19,16 +19,16 @@ from lightning_sdft.experiments.untried import ENDED, NothingLeftError, Untried
 __all__ = ["SETTINGS", "open_study", "text", "try_all"]
 
 SETTINGS = "settings"
-"""What a trial has chosen; one without has done nothing."""
+"""Attribute of a trial with the settings that it has chosen; a trial without it has not begun."""
 
 SECONDS_BETWEEN_LOOKS = 1
 
 
 def open_study(sweep: Sweep, sampler: Untried) -> optuna.Study:
-    """The study of a sweep, new or as earlier commands have left it.
+    """The study of a sweep: a new one, or the one that earlier commands have left.
 
     Raises:
-        SettingError: If it is of another sweep.
+        SettingError: If it belongs to another sweep.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
@@ -48,12 +48,12 @@ def open_study(sweep: Sweep, sampler: Untried) -> optuna.Study:
 
 
 def try_all(study: optuna.Study, sweep: Sweep, sampler: Untried, total: int, jobs: int) -> None:
-    """Try combinations until so many have ended, those of earlier commands and of other processes included.
+    """Try combinations until ``total`` have ended, including those of earlier commands and other processes.
 
     A combination that fails is not tried again by this command.
 
     Raises:
-        SettingError: If none has ended well.
+        SettingError: If no trial has ended well.
     """
     failures: list[str] = []
 
@@ -95,7 +95,7 @@ def try_all(study: optuna.Study, sweep: Sweep, sampler: Untried, total: int, job
         if left() > 0:
             study.optimize(objective, n_trials=left(), n_jobs=jobs, callbacks=[show], catch=(RuntimeError,))
         elif _chosen(study, TrialState.RUNNING):
-            time.sleep(SECONDS_BETWEEN_LOOKS)  # at what others try: their processes may die
+            time.sleep(SECONDS_BETWEEN_LOOKS)  # other processes are at work, and may die
         else:
             break
     if not _chosen(study, TrialState.COMPLETE):
@@ -103,7 +103,7 @@ def try_all(study: optuna.Study, sweep: Sweep, sampler: Untried, total: int, job
 
 
 def text(settings: Mapping[str, Any]) -> str:
-    """Settings as one would say them."""
+    """Settings as a short text."""
     return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in settings.items())
 
 

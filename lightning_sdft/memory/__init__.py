@@ -1,4 +1,4 @@
-"""What a run will take in memory, before anybody rents a machine for it."""
+"""Estimates the memory of a run before anybody rents a machine for it."""
 
 from lightning_sdft.memory.estimate import Estimate, estimate
 from lightning_sdft.memory.lengths import Lengths, lengths_by_budgets, lengths_by_data

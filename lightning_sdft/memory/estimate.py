@@ -1,8 +1,9 @@
-"""The memory of a run on one of its processes: what is there all the time, and what each part of a step adds to it.
+"""Estimates the memory of a run on one of its processes: what is always allocated, and what each phase of a step adds.
 
-Under ``fsdp2`` a process holds one part in `n` of all weights, gradients and states. While a block computes, its
-weights are there as a whole, and those of the next one, which is fetched at the same time, and so are embedding and
-norms; in the backward pass both blocks' gradients too. The loss reads whole heads, and generation the whole model.
+Under ``fsdp2`` a process holds one of `n` shards of all weights, gradients and optimizer states. While a block
+computes, its weights are gathered, together with those of the next block, which are prefetched, and with embedding and
+norms; in the backward pass the gradients of both blocks are whole, too. The loss gathers the heads, and generation
+gathers the whole model.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lightning_sdft.teacher import CopiedTeacher
 __all__ = ["Estimate", "estimate"]
 
 CONTEXT = 2**29
-"""What a process has on an accelerator before its first tensor: kernels, handles and buffers, about half a gigabyte."""
+"""Bytes of a process on an accelerator before its first tensor: kernels, handles and buffers, about half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Estimate:
     """Bytes on one process.
 
     Args:
-        held: What is there all the time, by name.
-        phases: The parts of an optimizer step, and of evaluation, in order.
-        offloaded: What lies in the memory of the CPU instead of the accelerator's.
+        held: What is always allocated, by name.
+        phases: The phases of an optimizer step, and evaluation, in order.
+        offloaded: What is in the memory of the CPU instead of the accelerator's.
     """
 
     held: Mapping[str, int]
@@ -39,30 +40,30 @@ class Estimate:
 
     @property
     def always(self) -> int:
-        """Bytes that are there all the time."""
+        """Bytes that are always allocated."""
         return sum(self.held.values())
 
     @property
     def largest(self) -> Phase:
-        """The part of the step that takes most."""
+        """The phase that takes most memory."""
         return max(self.phases, key=lambda phase: phase.peak)
 
     @property
     def peak(self) -> int:
-        """The most that there is at a time."""
+        """The largest number of bytes at any time."""
         return self.always + self.largest.peak
 
 
 def estimate(module: CausalLMModule, plan: TrainerPlan, lengths: Lengths, process: int | None = None) -> Estimate:
     """Estimate the memory of a run from its second optimizer step on, when there are gradients and optimizer states.
 
-    What lies free between tensors, and what an operation takes while it runs, is not in it.
+    The estimate leaves out gaps between tensors, and what an operation needs only while it runs.
 
     Args:
-        module: The module, without models; it is left as it was.
-        plan: What the trainer is asked for.
-        lengths: How many tokens are read and written.
-        process: Bytes of a process without models; on an accelerator, by default about half a gigabyte, else nothing.
+        module: The module, which has not loaded its models; it is left as it was.
+        plan: The trainer's settings.
+        lengths: The numbers of tokens that are read and written.
+        process: Bytes of a process without models; by default about half a gigabyte on an accelerator, otherwise 0.
     """
     rehearsal = rehearse(module, plan, lengths)
     weights, parts = rehearsal.weights, plan.parts
@@ -84,11 +85,11 @@ def estimate(module: CausalLMModule, plan: TrainerPlan, lengths: Lengths, proces
 
 
 def _sharded(phase: Phase, weights: Weights, parts: int) -> Phase:
-    """A part of the step where weights are cut."""
+    """A phase with sharded weights."""
     if phase.name in ("optimizer", "teacher's update"):
         return Phase(phase.name, {name: size // parts for name, size in phase.parts.items()})
     whole, blocks = weights.student + weights.adapters, 2 * weights.largest + weights.embedding
-    relative = weights.read / whole  # of a teacher's precision to the student's
+    relative = weights.read / whole  # the teacher's bytes for each of the student's
     gathered = {
         "rollouts": whole,
         "evaluation": whole,

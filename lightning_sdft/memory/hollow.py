@@ -1,9 +1,9 @@
-"""Run models without their numbers: what a step takes, known in seconds, of a model of any size, on any machine.
+"""Runs models without computing numbers, to find in seconds what a step of any model takes, on any machine.
 
-Floating-point tensors get an address and nothing behind it: the system gives memory to what is written, and nothing
-is. So do their bits, where code computes with them. All else is real: shapes, types, strides, who shares storage with
-whom, what autograd keeps, and all other integers, such as tokens, positions and masks. Shapes come from torch's
-``meta`` device, which knows those of every operation.
+A floating-point tensor gets an address, but no memory: the system provides memory only when something is written, and
+nothing is. The same goes for integers that are the bits of such a tensor. All else is real: shapes, types, strides,
+shared storage, what autograd keeps, and all other integers, such as tokens, positions and masks. Shapes come from
+torch's ``meta`` device, which knows those of every operation.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ META = torch.device("meta")
 
 
 class Hollow(TorchDispatchMode):
-    """While it is entered, no operation computes floating-point numbers; their bytes are counted all the same.
+    """While it is entered, no operation computes floating-point numbers, but the bytes of all tensors are counted.
 
-    Code that asks for numbers gets those of a run in which all is well: two tensors that should be alike are, no token
-    has the weight 0, and a number is 1. Integers that come of floating-point numbers are 0.
+    Reads of values return placeholders: allclose is True, no weight is zero, scalars are 1. Integers that are computed
+    from floating-point numbers are 0.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger()
         self._results: dict[Any, Any] = {}
-        self._storages: set[int] = set()  # that have no numbers
+        self._storages: set[int] = set()  # of tensors without numbers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do what an operation does, but for the numbers."""
+        """Run an operation without computing its numbers."""
         kwargs = kwargs or {}
         values, structure = tree_flatten((args, kwargs))
         hollow = [each for each in values if self._is_hollow(each)]
@@ -61,11 +61,11 @@ class Hollow(TorchDispatchMode):
         result = self._on_meta(func, values, structure)
         if exact and not any(map(_is_floating, tree_leaves(result))):
             result = func(*args, **kwargs)
-        bits = not all(map(_is_floating, hollow))  # of which come bits
+        bits = not all(map(_is_floating, hollow))  # integers made from bits are bits
         return tree_map_only(Tensor, partial(self._hollow, bits=bits), result)
 
     def _on_meta(self, func: Any, values: list[Any], structure: Any) -> Any:
-        """The result of an operation on the device that knows shapes alone; equal questions are asked once."""
+        """The result of an operation on the meta device, computed once for equal arguments."""
         key = (func, structure, *map(_layout, values))
         if key not in self._results:
             on_meta = [_empty(each, META) if isinstance(each, Tensor) else each for each in values]
@@ -86,7 +86,7 @@ class Hollow(TorchDispatchMode):
         return self.ledger.enter(tensor)
 
     def _is_hollow(self, value: Any) -> bool:
-        """Whether a value is a tensor of floating-point numbers, or of their bits."""
+        """Whether a value is a tensor of floating-point numbers or of their bits, which has no numbers."""
         if not isinstance(value, Tensor):
             return False
         return value.is_floating_point() or id(value.untyped_storage()) in self._storages
@@ -94,7 +94,7 @@ class Hollow(TorchDispatchMode):
 
 @cache
 def _kind(func: Any) -> Literal["function", "view", "write"]:
-    """Whether an operation makes tensors, gives its arguments another look, or writes numbers into them."""
+    """Whether an operation makes new tensors, returns views of its arguments, or writes into them."""
     aliases = [each.alias_info for each in func._schema.arguments if each.alias_info is not None]
     if any(each.is_write for each in aliases) and torch.Tag.inplace_view not in func.tags:
         return "write"
@@ -102,7 +102,7 @@ def _kind(func: Any) -> Literal["function", "view", "write"]:
 
 
 def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """What an operation returns that writes into its arguments: these."""
+    """What an operation returns that writes into its arguments: the arguments that it writes to."""
     schema = func._schema
     given = {each.name: value for each, value in zip(schema.arguments, args, strict=False)} | kwargs
     written = [given[each.name] for each in schema.arguments if each.alias_info is not None and each.name in given]
@@ -110,7 +110,7 @@ def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _places(index: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Integers that select what an index selects, which may be a mask of several dimensions."""
+    """The integer indices that select the same as an index, which may be a mask of several dimensions."""
     return index.nonzero().unbind(1) if index is not None and index.dtype == torch.bool else (index,)
 
 

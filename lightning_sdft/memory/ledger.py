@@ -1,4 +1,4 @@
-"""How many bytes the tensors take that there are at a time."""
+"""Counts the bytes of all tensors that exist at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Ledger", "Usage"]
 
 @dataclass
 class Usage:
-    """Bytes of what a stretch of code makes.
+    """Bytes that a stretch of code allocates.
 
     Args:
-        before: What was there before.
-        peak: The most that there was at a time beyond that.
-        kept: What is left of it afterwards; negative where more went than came.
+        before: Bytes allocated before it.
+        peak: The largest number of bytes at any time beyond those.
+        kept: Bytes still allocated afterwards beyond those; negative if the code freed more than it allocated.
     """
 
     before: int
@@ -28,14 +28,14 @@ class Usage:
 
 
 class Ledger:
-    """Adds up the bytes of tensors, each from when it is entered until nothing refers to its storage.
+    """Adds up the bytes of tensors, each from when it is entered until its storage is freed.
 
     torch keeps the Python object of a storage as long as the storage, so that its id is the storage's.
     """
 
     def __init__(self) -> None:
         self.now = 0
-        """Bytes of all tensors that were entered and are still there."""
+        """Bytes of all entered tensors that still exist."""
         self._peak = 0
         self._sizes: dict[int, int] = {}
 
@@ -52,7 +52,7 @@ class Ledger:
 
     @contextmanager
     def measured(self) -> Iterator[Usage]:
-        """Find out what the code inside takes."""
+        """Measure what the code inside the ``with`` block allocates."""
         usage, outer = Usage(self.now), self._peak
         self._peak = self.now
         yield usage

@@ -1,4 +1,4 @@
-"""How many tokens a step reads: the most that the budgets allow, or what there is in the data."""
+"""How many tokens a step reads: as many as the budgets allow, or as many as there are in the data."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Lengths", "lengths_by_budgets", "lengths_by_data"]
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of what one process reads and writes at once, at most.
+    """The largest numbers of tokens that one process reads and writes at once.
 
     Args:
-        student: Prompt and completion of each sequence of a micro-batch.
-        teacher: The same as the teacher reads it; empty without a teacher.
-        sampled: The prompts of an optimizer step; empty where nothing is sampled.
-        evaluated: The prompts of a batch of evaluation; empty without one.
-        completion: The longest response.
+        student: Tokens of prompt and completion, for each sequence of a micro-batch.
+        teacher: The same for the teacher's sequences; empty without a teacher.
+        sampled: Tokens of each prompt of an optimizer step; empty if nothing is sampled.
+        evaluated: Tokens of each prompt of an evaluation batch; empty without evaluation.
+        completion: Tokens of the longest response.
         micro_batches: Micro-batches in an optimizer step.
     """
 
@@ -38,13 +38,13 @@ class Lengths:
 def lengths_by_budgets(
     module: CausalLMModule, datamodule: DemonstrationDataModule, processes: int, evaluated: int
 ) -> Lengths:
-    """The most that the budgets allow: every prompt and every completion is as long as its budget.
+    """The lengths that the budgets allow: every prompt and every completion is as long as its budget.
 
     Args:
-        module: Whose budgets.
-        datamodule: Which says how many examples are read at once.
-        processes: How many processes share a step.
-        evaluated: Prompts in a batch of evaluation.
+        module: The module, which has the budgets.
+        datamodule: The data module, which has the batch sizes.
+        processes: Number of processes that share a step.
+        evaluated: Number of prompts in an evaluation batch.
     """
     group, micro = _sizes(datamodule, processes)
     prompt, completion = module.max_prompt_tokens, module.max_completion_tokens
@@ -59,14 +59,14 @@ def lengths_by_budgets(
 
 
 def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule, processes: int) -> Lengths:
-    """What there is in the data, the longest of it at the same time.
+    """The lengths in the data, with the longest examples in the same batch.
 
-    Responses that are sampled are as long as their budget, for nobody knows their length.
+    Sampled responses are assumed to be as long as their budget, because their length is not known.
 
     Args:
-        module: Which says what is read of an example.
-        datamodule: The data, which are read here.
-        processes: How many processes share a step.
+        module: The module, which decides what is read of an example.
+        datamodule: The data module, whose data are read.
+        processes: Number of processes that share a step.
 
     Raises:
         DataError: If the data cannot be read, or no training example can be trained on.
@@ -101,14 +101,14 @@ def _sizes(datamodule: DemonstrationDataModule, processes: int) -> tuple[int, in
 
 
 def _samples(module: DistillationModule) -> bool:
-    """Whether a model of this process, in its own memory, writes rollouts."""
+    """Whether a model in this process's own memory samples rollouts."""
     return module.rollout_source != "demonstration" and isinstance(module.engine, InProcessEngine)
 
 
 def _read(
     module: DistillationModule, examples: Sequence[Example]
 ) -> tuple[Sequence[TokenSequence], Sequence[TokenSequence]]:
-    """What teacher and student read of examples."""
+    """The teacher's and the student's sequences of examples."""
     if module.rollout_source == "demonstration":
         rollouts = module.sample(examples)
     else:

@@ -1,8 +1,8 @@
-"""What the fused loss takes while it is computed (:mod:`lightning_sdft.losses.fused`).
+"""The memory of the fused loss while it is computed (:mod:`lightning_sdft.losses.fused`).
 
-It is arithmetic and no rehearsal, for an accelerator works on larger chunks than a CPU and with other copies.
+It is calculated and not rehearsed, because an accelerator works on larger chunks than a CPU and makes other copies.
 
-Letters: D width, V vocabulary; n tokens of a chunk, s of a strip.
+Letters: D width, V vocabulary; n tokens of a chunk, s tokens of a strip.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lightning_sdft.losses.fused import CHUNK_ELEMENTS, STRIP_ELEMENTS
 __all__ = ["logits_memory"]
 
 STRIP_COPIES = {1: 3, 2: 6}
-"""Matrices of a strip's logits that a loss of one or of two models has at a time, about."""
+"""About how many matrices of a strip's logits exist at a time, by the number of models in the loss."""
 
 
 def logits_memory(
@@ -28,21 +28,21 @@ def logits_memory(
     products: torch.dtype | None = None,
     accelerator: bool = False,
 ) -> int:
-    """Bytes that go when the loss is there; gradients of hidden states and head stay, and are not among them.
+    """Temporary bytes freed once the loss exists; excludes gradients of hidden states and head.
 
-    There are `n V` products of each model; `V D` of each head that is not in the precision of the factors; two matrices
-    `n D`; and at a time either copies of a strip's logits `s V`, or the gradient `n V` in the precision of the factors.
-    A CPU multiplies no narrow factors into a wide result: it widens the narrowed head, and for each product both of its
-    factors.
+    They are `n V` logits of each model; a copy `V D` of each head that is not in the precision of the factors; two
+    matrices `n D`; and either the copies of a strip's logits `s V`, or the gradient `n V` in the precision of the
+    factors, whichever is larger. A CPU cannot multiply narrow factors into a wide result: it widens the narrowed head,
+    and for each product both factors.
 
     Args:
-        tokens: Tokens in the loss.
+        tokens: Number of tokens in the loss.
         width: D.
         vocabulary: V.
-        heads: Precision of each head that is read: the student's, and a teacher's that is not the same.
-        models: Models whose logits the loss takes.
+        heads: Precision of each head: the student's, and the teacher's if it has a head of its own.
+        models: Number of models whose logits are in the loss.
         products: Precision of the factors under autocast; by default that of the heads.
-        accelerator: Whether it is computed on an accelerator.
+        accelerator: Whether the loss is computed on an accelerator.
     """
     place = "accelerator" if accelerator else "cpu"
     rows = min(max(CHUNK_ELEMENTS[place] // vocabulary // 16, 1) * 16, tokens)

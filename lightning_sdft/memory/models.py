@@ -1,4 +1,4 @@
-"""The models of a module, without numbers: architecture and precision are the module's own, nothing is downloaded."""
+"""Builds the models of a module without numbers, in its own architecture and precision, and downloads nothing."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Weights:
     """Bytes of the weights of whole models.
 
     Args:
-        student: The student's, without adapters.
-        adapters: Adapters in it, the teacher's included.
-        trained: Those of both that get a gradient.
-        teacher: Weights that are the teacher's alone.
-        read: Weights that the teacher computes with, whosever they are.
+        student: The student's weights, without adapters.
+        adapters: The adapters in the student, including the teacher's.
+        trained: Those of the student and the adapters that get a gradient.
+        teacher: Weights that only the teacher has.
+        read: Weights that the teacher computes with, whether its own or the student's.
         largest: The student's largest block.
-        embedding: What is in no block of the student.
+        embedding: The student's weights outside of its blocks.
         heads: The heads that the loss reads.
     """
 
@@ -53,7 +53,7 @@ class Weights:
         heads = [module.policy.head.weight]
         if isinstance(module, DistillationModule):
             teacher = [each for each in module.teacher.parameters() if not any(each is other for other in student)]
-            read = list(module.teacher.policy.parameters())  # of a compensated one, not what rounding took
+            read = list(module.teacher.policy.parameters())  # without a compensated teacher's rounding errors
             heads.append(module.teacher.policy.head.weight)
         return cls(
             _bytes(student) - adapters,
@@ -69,15 +69,15 @@ class Weights:
 
 @contextmanager
 def loaded(module: CausalLMModule) -> Iterator[None]:
-    """Give a module its models, with random weights, and take them away again.
+    """Give a module its models, with random weights, and remove them afterwards.
 
     Args:
-        module: A module without models; with them it would have numbers.
+        module: A module that has not loaded its models; loaded ones would have numbers.
     """
     changes: dict[str, Any] = {"pretrained": False, "attention": _like(module.attention)}
     choice: Any = getattr(module, "teacher_choice", None)
     teacher_model = choice.model if isinstance(choice, CopiedTeacher) else None
-    if teacher_model is not None:  # which would be read
+    if teacher_model is not None:  # its weights would be read
         changes["teacher_choice"] = LiveTeacher()
     before = {name: getattr(module, name) for name in changes}
     verbosity = logging.get_verbosity()
@@ -100,7 +100,7 @@ def loaded(module: CausalLMModule) -> Iterator[None]:
 
 
 def _like(attention: str | None) -> str | None:
-    """An implementation of attention that runs anywhere, and keeps as much as the one asked for."""
+    """An attention implementation that runs anywhere, and keeps as much in memory as the one asked for."""
     return "sdpa" if attention is not None and attention.startswith(("flash", "flex")) else attention
 
 

@@ -1,4 +1,4 @@
-"""What the memory of a run depends on beside its module and its data: the hardware asked for, and how it is shared."""
+"""The trainer's settings that decide how much memory a run takes: its devices, its precision and its strategy."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
     "16-mixed": (torch.float32, torch.float16),
     "bf16-mixed": (torch.float32, torch.bfloat16),
 }
-"""Lightning's name of a precision to that of the weights, and that of the products under autocast."""
+"""Maps Lightning's name of a precision to the dtype of the weights and that of products under autocast."""
 
 SHORT = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
 
 
 @dataclass(frozen=True)
 class TrainerPlan:
-    """What a trainer is asked for, as far as memory depends on it.
+    """The trainer's settings that memory depends on.
 
     Args:
         accelerator: Whether the run is on an accelerator, and not on the CPU.
-        processes: Processes that train together, one per device.
-        sharing: How they share the weights: each has them all (``ddp``), or a part (``fsdp2``).
-        replicas: Groups of processes that have all the weights between them, under ``fsdp2``.
+        processes: Number of processes that train together, one per device.
+        sharing: How they share the weights: each has all of them (``ddp``), or a shard (``fsdp2``).
+        replicas: Number of groups of processes under ``fsdp2``, each of which holds all the weights.
         precision: Lightning's name of the precision.
-        teacher_follows: Whether a callback moves the teacher.
-        evaluates: Whether prompts are answered during training.
+        teacher_follows: Whether a callback updates the teacher.
+        evaluates: Whether there is evaluation during training.
     """
 
     accelerator: bool = False
@@ -54,14 +54,14 @@ class TrainerPlan:
 
     @classmethod
     def of(cls, trainer: Mapping[str, Any], processes: int | None = None) -> TrainerPlan:
-        """Read the arguments of a trainer, whose devices need not be there.
+        """Read the arguments of a trainer, whose devices this machine need not have.
 
         Args:
             trainer: Arguments of Lightning's trainer.
-            processes: How many processes, where the arguments leave it to the machine.
+            processes: Number of processes, if the arguments leave it to the machine.
 
         Raises:
-            PolicyError: If the number of processes is not given, or the precision or strategy is not known.
+            PolicyError: If the number of processes cannot be found out, or if precision or strategy is unknown.
         """
         accelerator = _is_accelerator(trainer.get("accelerator") or "auto")
         count = processes or _devices(trainer.get("devices") or "auto", accelerator) * int(
@@ -85,12 +85,12 @@ class TrainerPlan:
 
     @property
     def parts(self) -> int:
-        """Into how many parts each weight is cut."""
+        """Into how many shards each weight is split."""
         return self.processes // self.replicas if self.sharing == "fsdp2" else 1
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Make weights in the precision of the plan."""
+        """Create weights in the precision of the plan."""
         before = torch.get_default_dtype()
         torch.set_default_dtype(PRECISIONS[self.precision][0])
         try:

@@ -1,4 +1,4 @@
-"""A rehearsal of an optimizer step: its code runs without numbers, and what it takes is written down."""
+"""Rehearses an optimizer step: runs its code without numbers, and records the memory of each phase."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = ["Phase", "Rehearsal", "rehearse"]
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a step.
+    """A phase of a step.
 
     Args:
-        name: What is done.
-        parts: Bytes at its peak, beyond what is there all the time, by what they are for.
+        name: What is done in it.
+        parts: Bytes at its peak, beyond what is always allocated, by what they are for.
     """
 
     name: str
@@ -42,18 +42,18 @@ class Phase:
 
     @property
     def peak(self) -> int:
-        """Bytes at its peak, beyond what is there all the time."""
+        """Bytes at its peak, beyond what is always allocated."""
         return sum(self.parts.values())
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was written down, of a process that has whole models.
+    """What a rehearsal has recorded, for a process with whole models.
 
     Args:
         weights: The weights.
         states: Bytes of the optimizer's states.
-        phases: The parts of the step, in order.
+        phases: The phases of the step, in order.
     """
 
     weights: Weights
@@ -65,9 +65,9 @@ def rehearse(module: CausalLMModule, plan: TrainerPlan, lengths: Lengths) -> Reh
     """Take an optimizer step without numbers, on whole models.
 
     Args:
-        module: The module, without models; it is left as it was.
-        plan: What the trainer is asked for.
-        lengths: How many tokens are read and written.
+        module: The module, which has not loaded its models; it is left as it was.
+        plan: The trainer's settings.
+        lengths: The numbers of tokens that are read and written.
     """
     with plan.loading(), Hollow() as run, loaded(module):
         return _Step(module, plan, lengths, run.ledger).take()
@@ -79,18 +79,18 @@ class _Step:
         self.weights = Weights.of(module)
         self.trained = [each for each in module.policy.parameters() if each.requires_grad]
         self.phases: list[Phase] = []
-        self.held = ledger.now  # what is there all the time
+        self.held = ledger.now  # what is always allocated
 
     def take(self) -> Rehearsal:
-        """All of it."""
+        """Rehearse all phases of the step."""
         accumulates = self.lengths.micro_batches > 1 or self.plan.parts > 1
-        if accumulates:  # to gradients that are there
+        if accumulates:  # onto gradients that exist already
             for parameter in self.trained:
                 parameter.grad = torch.empty_like(parameter)
             self.held = self.ledger.now
         with self.plan.computing():
             loss = self._forward()
-        if not accumulates:  # gradients went before the backward pass, and come back in it
+        if not accumulates:  # gradients are freed before the backward pass, which allocates them again
             self.held += self.weights.trained
         with self._phase("backward", "activations and their gradients"):
             loss.backward()
@@ -111,7 +111,7 @@ class _Step:
 
     def _forward(self) -> Tensor:
         module, lengths = self.module, self.lengths
-        beside: list[Tensor] = []  # what the loss takes of the teacher
+        beside: list[Tensor] = []  # the teacher's part of the loss
         if isinstance(module, DistillationModule):
             if lengths.sampled:
                 writer = module.teacher.policy if module.rollout_source == "teacher" else module.policy
@@ -137,7 +137,7 @@ class _Step:
 
     def _optimize(self) -> tuple[torch.optim.Optimizer, int]:
         fused = self.plan.product_precision is None  # see CausalLMModule.configure_optimizers
-        foreach = self.plan.accelerator and not fused  # which torch chooses by itself
+        foreach = self.plan.accelerator and not fused  # torch's own choice
         optimizer = torch.optim.AdamW(self.trained, fused=fused, foreach=foreach)
         with self.ledger.measured() as states:
             optimizer.step()
@@ -147,7 +147,7 @@ class _Step:
         return optimizer, states.kept
 
     def _answer(self, name: str, policy: Policy, prompts: Sequence[int], sampling: Sampling) -> None:
-        """Read prompts and write the first token and the last one, between which keys and values grow."""
+        """Read prompts and write the first and the last token; keys and values grow in between."""
         texts = [[index, *[0] * (length - 1)] for index, length in enumerate(prompts)]
         with (
             self._phase(name, "activations") as parts,
@@ -166,7 +166,7 @@ class _Step:
 
     @contextmanager
     def _phase(self, name: str, rest: str) -> Iterator[dict[str, int]]:
-        """Write down what the code inside takes: the rest is what it does not say to be for something else."""
+        """Record what the code inside takes; ``rest`` names the bytes for which it names no other purpose."""
         parts: dict[str, int] = {}
         with self.ledger.measured() as usage:
             yield parts
@@ -175,7 +175,7 @@ class _Step:
 
 
 class _LossGradients(torch.autograd.Function):
-    """What the fused loss keeps for the backward pass, without the loss."""
+    """Keeps what the fused loss keeps for the backward pass, without computing the loss."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -200,7 +200,7 @@ def _sequences(lengths: Sequence[tuple[int, int]]) -> list[TokenSequence]:
 
 
 def _grow(state: DecodingState, count: int) -> None:
-    """Take so many more tokens for read."""
+    """Let keys and values grow as if ``count`` more tokens had been read."""
     for layer in state.layers:
         batch, heads, _, width = layer.key_buffer.shape
         new = (batch, heads, count, width)

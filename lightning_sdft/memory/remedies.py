@@ -1,4 +1,4 @@
-"""What would let a run take less memory, and how much less."""
+"""Finds settings with which a run would take less memory, and how much it would take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_sdft.teacher import CopiedTeacher
 __all__ = ["Remedy", "remedies"]
 
 DEVICES = 8
-"""Devices of a common machine, among which the weights could be cut."""
+"""Number of devices of a common machine, over which the weights could be sharded."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Remedy:
 
     Args:
         settings: The settings as the command line takes them.
-        peak: What the run would take then, in bytes per process.
+        peak: Peak memory of the run with them, in bytes per process.
     """
 
     settings: str
@@ -38,16 +38,16 @@ class Remedy:
 def remedies(
     module: CausalLMModule, datamodule: DemonstrationDataModule, plan: TrainerPlan, evaluated: int, now: Estimate
 ) -> list[Remedy]:
-    """Changes by which the run would take less, those that help most first.
+    """Changes of settings with which the run would take less memory, those that help most first.
 
-    Each is tried by itself. All but an adapter and another precision leave what is learned as it is.
+    Each is tried by itself. None but an adapter and another precision changes what is learned.
 
     Args:
-        module: The module, without models; it is left as it was.
+        module: The module, which has not loaded its models; it is left as it was.
         datamodule: Its data.
-        plan: What the trainer is asked for.
-        evaluated: Prompts in a batch of evaluation.
-        now: The estimate by the budgets as things are.
+        plan: The trainer's settings.
+        evaluated: Number of prompts in an evaluation batch.
+        now: The estimate by the budgets with the present settings.
     """
     found = []
     for settings, changes, other in _changes(module, datamodule, plan, evaluated):
@@ -63,7 +63,7 @@ def remedies(
 def _changes(
     module: CausalLMModule, datamodule: DemonstrationDataModule, plan: TrainerPlan, evaluated: int
 ) -> Iterator[tuple[str, dict[str, Any], TrainerPlan]]:
-    """Settings, the attributes of module and data module that they set, and the plan with them."""
+    """Yield settings, the attributes of module and data module that they set, and the plan with them."""
     group = datamodule.group_size(plan.processes)
     if (datamodule.micro_batch_size or group) > 1:
         yield "data.micro_batch_size=1", {"micro_batch_size": 1}, plan
@@ -92,7 +92,7 @@ def _changes(
 
 @contextmanager
 def _changed(owner: object, changes: dict[str, Any]) -> Iterator[None]:
-    """Set those attributes that an object has, and set them back."""
+    """Set those of the attributes that an object has, and restore them afterwards."""
     before = {name: getattr(owner, name) for name in changes if hasattr(owner, name)}
     for name in before:
         setattr(owner, name, changes[name])

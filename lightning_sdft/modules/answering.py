@@ -1,4 +1,4 @@
-"""Validation, test and prediction: a policy that answers greedily and is graded."""
+"""Validation, test and prediction: the policy answers greedily, and graders check the answers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Answering"]
 
 
 class Answering:
-    """The part of a module that is evaluated.
+    """The part of a module that answers prompts greedily and has the answers graded.
 
-    Sharded weights are gathered once for an evaluation, of which processes may have different shares.
+    Sharded weights are gathered once per evaluation, because processes may have different numbers of batches.
 
     Args:
         tokenizer: The policy's tokenizer.
@@ -31,11 +31,11 @@ class Answering:
         self._gathered = ExitStack()
 
     def begin(self, policy: Policy) -> None:
-        """Gather the weights where they are sharded."""
+        """Gather the weights if they are sharded."""
         self._gathered.enter_context(unsharded(policy))
 
     def end(self) -> None:
-        """Cut the weights again, before they may be saved."""
+        """Shard the weights again; a checkpoint may be saved next."""
         self._gathered.close()
 
     def respond(self, policy: Policy, examples: Sequence[Example]) -> list[Rollout]:
@@ -46,13 +46,13 @@ class Answering:
     def grade(
         self, policy: Policy, examples: Sequence[Example], graded: GradedSets, index: int
     ) -> dict[str, list[Rollout]]:
-        """Answer examples of a set, and count how many answers are right.
+        """Answer examples of a set, and count the right answers.
 
         Args:
-            policy: Who answers.
+            policy: The policy that answers.
             examples: The examples.
-            graded: The sets, which keep the counts.
-            index: Which of the sets the examples are of.
+            graded: The evaluation sets, which keep the counts.
+            index: Number of the set that the examples are from.
 
         Returns:
             The answers as ``rollouts``, for callbacks.
@@ -65,9 +65,9 @@ class Answering:
     def predict(
         self, policy: Policy, examples: Sequence[Example], graded: GradedSets, index: int
     ) -> list[dict[str, Any]]:
-        """Answer examples of a set: a record each with the verdicts on its answer, for a line of JSON.
+        """Answer examples of a set: one record per example with its verdicts, to be written as a line of JSON.
 
-        Arguments as of :meth:`grade`.
+        The arguments are those of :meth:`grade`.
         """
         rollouts = self.respond(policy, examples)
         responses = self._texts(rollouts)

@@ -1,4 +1,4 @@
-"""What all methods share: the policy, its optimizer, checks before training, and what is logged of a step."""
+"""What all methods share: the policy, its optimizer, checks before training, and the logging of each step."""
 
 from __future__ import annotations
 
@@ -53,28 +53,28 @@ __all__ = ["CausalLMModule"]
 
 
 class CausalLMModule(LightningModule):
-    """A policy that is trained and evaluated; a subclass says by which loss.
+    """Trains and evaluates a policy; a subclass defines the loss.
 
     Args:
         model: Where training starts: a Hugging Face folder or hub id, a ``.gguf`` file, or ``zoo/laptop``.
         pretrained: Whether to start from the model's weights; otherwise from random ones.
-        lora: Train an adapter instead of the model (extra ``lora``); learning rates are then some ten times higher.
-            Checkpoints hold the adapter alone.
-        learning_rate: Peak learning rate of AdamW. Under ``bf16-true`` the weights are bfloat16, and a step below 1/512
-            of a weight rounds to nothing: of the laptop model 6% of the weights move in 50 steps at 1e-5, under
-            ``bf16-mixed``, which keeps them in float32, all.
+        lora: Train an adapter instead of the model (extra ``lora``), at about ten times the learning rate. Checkpoints
+            hold only the adapter.
+        learning_rate: Peak learning rate of AdamW. Under ``bf16-true`` the weights are bfloat16, and an update below
+            1/512 of a weight rounds to nothing: 50 steps at 1e-5 change only 6% of the laptop model's weights. Under
+            ``bf16-mixed``, which keeps the weights in float32, they change all.
         weight_decay: Weight decay of AdamW.
         warmup_steps: Optimizer steps of linear warm-up, after which the rate falls to 0 along a cosine.
-        max_prompt_tokens: Budget of a prompt. Prompts are never cut.
-        max_completion_tokens: Budget of a demonstration, and length at which responses are truncated.
-        over_budget: What to do about training examples over a budget: ``error`` stops before training and names them,
-            ``drop`` leaves them out with a warning that counts them.
+        max_prompt_tokens: Token budget of a prompt. Prompts are never truncated.
+        max_completion_tokens: Token budget of a demonstration, and the length at which answers are truncated.
+        over_budget: What to do about training examples over a budget: ``error`` stops before training and names the
+            first, ``drop`` leaves them out and warns how many there were.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
-        attention: Implementation of attention, as transformers names it; by default the best the model has.
+        attention: Attention implementation, as transformers names it; by default the best one that the model supports.
         trust_remote_code: Whether code that comes with the model may be run.
 
     Raises:
-        ValueError: If there is an adapter to train and random weights to train it on, which nobody could restore.
+        ValueError: If ``lora`` is given without ``pretrained``: checkpoints would not hold the random weights under it.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class CausalLMModule(LightningModule):
         self.model = model
         self.pretrained = pretrained
         self.lora = lora
-        self.strict_loading = lora is None  # Lightning's, in checkpoints; load_state_dict is strict about adapters
+        self.strict_loading = lora is None  # for Lightning; load_state_dict below checks the adapter
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
@@ -152,30 +152,30 @@ class CausalLMModule(LightningModule):
             add_adapter(self.policy.model, self.lora, source=self.model)
 
     def shard_models(self, mesh: DeviceMesh) -> None:
-        """Cut the weights, each process keeping a part."""
+        """Shard the weights: each process keeps a part of them."""
         shard_(self.policy, mesh)
 
     def check_policy(self) -> None:
-        """Refuse a model that cannot read what the arguments ask for."""
+        """Refuse a model that cannot do what the arguments ask for."""
         check_length(self.model, self.policy.max_tokens, self.longest_sequence)
 
     @property
     def longest_sequence(self) -> int:
-        """The longest sequence in tokens that the budgets allow."""
+        """Number of tokens in the longest sequence that the budgets allow."""
         return self.max_prompt_tokens + self.max_completion_tokens
 
     def configure_callbacks(self) -> list[Callback]:
-        """Those that make a run go on exactly where it was, however it ended, and the one that watches its steps."""
+        """The callbacks that make a run resume exactly, however it ended, and the one that logs its steps."""
         return [ExactResume(), Preemption(), StepLog()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW on what is trained, with linear warm-up and cosine decay."""
+        """AdamW on the trainable parameters, with linear warm-up and cosine decay."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         warn_of_rounding(trained, self.learning_rate)
         # Lightning's mixed precision refuses to clip the gradients of a fused optimizer.
         fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
         optimizer = adamw(trained, self.learning_rate, self.weight_decay, fused)
-        # The number of steps is read late: here it would discard the restored position of the data.
+        # The number of steps is read inside the lambda: read here, it would discard the data's restored position.
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: warmup_and_cosine(step, self.warmup_steps, self.trainer.estimated_stepping_batches),
@@ -198,36 +198,36 @@ class CausalLMModule(LightningModule):
         return None if example.demonstration else "demonstration"
 
     def training_problem(self, example: Example) -> str | None:
-        """Why an example does not fit a budget of training, or ``None``."""
+        """Why an example does not fit the token budgets of training, or ``None``."""
         return self.prompt_problem(example)
 
     # Training
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Check the examples of a loader without data module, which nobody could check before."""
+        """Check the examples of a loader without data module, which could not be checked before training."""
         examples = trained_examples(batch)
         if getattr(self.trainer, "datamodule", None) is None:
             check_complete(examples, self.missing, type(self).__name__)
             check_budgets(examples, self.training_problem)
 
     def tokens_of_step(self, lengths: Sequence[int], skip_tokens: int = 0) -> float:
-        """Tokens that count in an optimizer step, per process on average.
+        """Number of tokens in the loss of an optimizer step, averaged over the processes.
 
         Args:
-            lengths: Completion tokens of each example of this process.
-            skip_tokens: Leading completion tokens that do not count.
+            lengths: Completion tokens of each example on this process.
+            skip_tokens: Number of leading completion tokens left out of the loss.
         """
         (total,) = sums_over_processes([counted_tokens(lengths, skip_tokens)], self.device)
         return total / process_count()
 
     def finish_step(self, batch: MicroBatch, result: HeadLoss, weights: Tensor, names: dict[str, str]) -> Tensor:
-        """Check the loss, and log the means over the optimizer step when its last micro-batch has come.
+        """Check the loss, and at the last micro-batch log the means over the optimizer step.
 
         Args:
             batch: The micro-batch.
-            result: Its loss.
+            result: Its loss and diagnostics.
             weights: Token weights of the loss, `(N,)`.
-            names: Diagnostic to the name under which its mean over weighted tokens is logged.
+            names: Maps a diagnostic to the name under which its mean over the tokens in the loss is logged.
         """
         check_finite("loss", result.loss.detach(), self.global_step, [item.example for item in batch.items])
         self.means.add_loss(result, weights, names)
@@ -237,7 +237,7 @@ class CausalLMModule(LightningModule):
         return result.loss
 
     def on_validation_start(self) -> None:
-        """Gather the weights where they are sharded."""
+        """Gather the weights if they are sharded."""
         self.answering.begin(self.policy)
 
     on_test_start = on_predict_start = on_validation_start
@@ -249,52 +249,52 @@ class CausalLMModule(LightningModule):
     test_step = validation_step
 
     def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Answer greedily: one record per example with its verdicts."""
+        """Answer greedily, and return one record per example with the verdicts on its answer."""
         return self.answering.predict(self.policy, batch.examples, self.graded, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracies, their means, and lengths; see :meth:`GradedSets.accuracies`."""
+        """Log accuracies, their averages, and answer lengths; see :meth:`GradedSets.accuracies`."""
         self.answering.end()
         self.graded.log(self.log, "val/accuracy", "prior", "val/length")
 
     def on_test_epoch_end(self) -> None:
-        """Log accuracies under ``test/accuracy`` and ``test/prior``, mean tokens under ``test/length``."""
+        """Log accuracies as ``test/accuracy`` and ``test/prior``, and mean answer lengths as ``test/length``."""
         self.answering.end()
         self.graded.log(self.log, "test/accuracy", "test/prior", "test/length")
 
     def on_predict_epoch_end(self) -> None:
-        """End the evaluation."""
+        """Shard the weights again."""
         self.answering.end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which method the checkpoint is of."""
+        """Record which method the checkpoint is from."""
         checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model, self.lora)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another method or adapter, or one that training cannot go on from."""
+        """Refuse a checkpoint of another method or adapter, or one that training cannot resume from."""
         check_method(checkpoint, type(self).__name__, self.lora)
         if self._trainer is not None:
             check_resumable(checkpoint, self._trainer)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
-        """Lightning's, but the checkpoint is data; ``trust_remote_code``, and trust in packages, must be given anew."""
+        """Load as Lightning does, but run no code from the checkpoint: give ``trust_remote_code`` and trust again."""
         options = {"trust_remote_code": False, **options, "weights_only": True}
         with trusting(), only_data(checkpoint_path):
             return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The state, of a module with an adapter without the models it started from."""
+        """The state; with an adapter, it leaves out the weights of the models that training started from."""
         state = super().state_dict(*args, **kwargs)
         return state if self.lora is None else adapters_alone(state, self.policy)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a state, of a module with an adapter one that has all its adapters, and nothing of the models.
+        """Load a state; with an adapter, it must hold all the adapter's weights and no others.
 
         Raises:
-            CheckpointError: If it has not, or has more.
+            CheckpointError: If it lacks adapter weights, or holds other weights.
         """
-        if self.lora is None or not hasattr(self, "policy"):  # as in the process that launches others
+        if self.lora is None or not hasattr(self, "policy"):  # no models, as in a launching process
             return super().load_state_dict(state_dict, strict, assign)
         check_adapters(state_dict, self.policy)
         return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])

@@ -1,6 +1,6 @@
-"""What stops a run: examples that lack something or do not fit a budget, and a loss that is not finite.
+"""Checks that stop a run: examples that lack something or exceed a token budget, and a loss that is not finite.
 
-And what makes one pointless: weights too coarse for the learning rate.
+A run whose weights are too coarse for the learning rate gets a warning.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OverBudget = Literal["error", "drop"]
 SAMPLE = " (lightning-sdft demonstrate samples demonstrations from another model)"
 
 Problem = Callable[[Example], str | None]
-"""Says what is wrong with an example, or ``None``."""
+"""Returns what is wrong with an example, or ``None``."""
 
 
 class NonFiniteLossError(Refusal, RuntimeError):
@@ -52,10 +52,10 @@ class NonFiniteLossError(Refusal, RuntimeError):
 
 
 def trained_examples(batch: object) -> Sequence[Example]:
-    """The examples of a training batch, which must know its optimizer step.
+    """The examples of a training batch, which must be a :class:`MicroBatch`, for that knows its optimizer step.
 
     Raises:
-        DataError: If it is none of the package's data modules, nor of a loader with the right collate function.
+        DataError: If it is not: it is neither from a data module of this package nor collated by ``MicroBatch.of``.
     """
     if not isinstance(batch, MicroBatch):
         raise DataError(
@@ -81,10 +81,10 @@ def check_complete(examples: Sequence[Example], missing: Problem, method: str) -
 
 
 def check_budgets(examples: Sequence[Example], problem: Problem) -> None:
-    """Refuse examples that do not fit a token budget: nothing is ever cut.
+    """Refuse examples over a token budget, for nothing is ever truncated.
 
     Raises:
-        DataError: If there are any; the message counts them and names the first with its lengths.
+        DataError: If there are any; the message says how many, and names the first with its length.
     """
     found = [(example.id, reason) for example in examples if (reason := problem(example)) is not None]
     if found:
@@ -96,7 +96,7 @@ def check_budgets(examples: Sequence[Example], problem: Problem) -> None:
 
 
 def drop_or_refuse(datamodule: DemonstrationDataModule, problem: Problem, over_budget: OverBudget) -> None:
-    """Leave out training examples over a budget with a warning that counts them, or refuse them.
+    """Leave out training examples over a budget and warn how many there were, or refuse them.
 
     Raises:
         DataError: If there are any and ``over_budget`` is ``error``.
@@ -115,11 +115,11 @@ def check_length(name: str, limit: int | None, longest: int) -> None:
 
     Args:
         name: The model.
-        limit: Tokens of the longest sequence that it can read, where it has a limit.
-        longest: Tokens of the longest sequence that the budgets allow.
+        limit: Number of tokens in the longest sequence that the model can read, if it has a limit.
+        longest: Number of tokens in the longest sequence that the budgets allow.
 
     Raises:
-        PolicyError: If the model reads less.
+        PolicyError: If ``longest`` is over the limit.
     """
     if limit is not None and longest > limit:
         raise PolicyError(
@@ -129,7 +129,7 @@ def check_length(name: str, limit: int | None, longest: int) -> None:
 
 
 def check_finite(what: str, value: Tensor, step: int, examples: Sequence[Example]) -> None:
-    """Refuse a loss or a norm of the gradient that is infinite or not a number.
+    """Refuse a loss or gradient norm that is infinite or not a number.
 
     Raises:
         NonFiniteLossError: If it is; the message names the examples.
@@ -139,19 +139,19 @@ def check_finite(what: str, value: Tensor, step: int, examples: Sequence[Example
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The norm of the gradient of all parameters together, of sharded ones over all processes."""
+    """The norm of the gradient of all parameters together; for sharded ones, over all processes."""
     norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def immovable_share(weights: Sequence[Tensor], step: float) -> float:
-    """Share of the weights to which a step of this size adds nothing in their precision."""
+    """Share of the weights that stay the same when ``step`` is added to them in their own precision."""
     immovable = sum(int((weight.detach() + step == weight.detach()).sum()) for weight in weights)
     return immovable / sum(weight.numel() for weight in weights)
 
 
 def warn_of_rounding(weights: Sequence[Tensor], learning_rate: float) -> None:
-    """Warn where most weights are too coarse to move: a step of AdamW is at most about the learning rate."""
+    """Warn if most weights are too coarse to move: AdamW moves a weight by about the learning rate at most."""
     narrow = [weight for weight in weights if weight.itemsize < torch.float32.itemsize]
     if not learning_rate or not narrow:
         return

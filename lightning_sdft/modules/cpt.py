@@ -1,4 +1,4 @@
-"""Continued pretraining on raw text, the baseline that reads articles as they are."""
+"""Continued pretraining on raw text, the baseline that trains on the articles as they are."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ __all__ = ["CPTModule"]
 class CPTModule(SFTModule):
     """CPT: `- sum_t log p(x_t | x_<t)` on the tokens of a text x, without chat template.
 
-    The text is the example's demonstration; its prompt is not read. Texts begin with the token that the tokenizer puts
-    before plain text, where it does so, and end in its end-of-sequence token. The first token is never predicted.
+    The text is the example's demonstration; its prompt is not used. A text begins with the beginning-of-sequence token,
+    if the tokenizer puts one before plain text, and ends with the end-of-sequence token. The first token is never
+    predicted.
 
-    A text of more than ``max_completion_tokens`` is over budget: with ``KnowledgeDataModule`` and
-    ``train_on=articles``, long articles come in passages of at most ``passage_length`` characters, each a text of its
-    own. ``max_prompt_tokens`` holds for evaluation, where questions are asked in the chat template. Other arguments:
-    see :class:`SFTModule`.
+    A text with more than ``max_completion_tokens`` tokens to predict is over budget. With ``KnowledgeDataModule`` and
+    ``train_on=articles``, long articles are split into passages of at most ``passage_length`` characters, each a text
+    of its own. ``max_prompt_tokens`` applies only to evaluation, which asks questions in the chat template. The other
+    arguments are those of :class:`SFTModule`.
     """
 
     def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
-        """Texts, of which the first token is the prompt and all others are the completion."""
+        """The texts as sequences: the first token is the prompt, and all others are the completion."""
         tokens = [self._tokens(example) for example in examples]
         return [TokenSequence(text[:1], text[1:]) for text in tokens]
 
@@ -37,7 +38,7 @@ class CPTModule(SFTModule):
         if length > self.max_completion_tokens:
             return (
                 f"its text has {length} tokens to predict, max_completion_tokens={self.max_completion_tokens} "
-                "(passages are shorter with a lower data.passage_length)"
+                "(lower data.passage_length makes passages shorter)"
             )
         return None
 
@@ -46,7 +47,7 @@ class CPTModule(SFTModule):
         return self.completion_problem(example)
 
     def _tokens(self, example: Example) -> list[int]:
-        """The text as the tokenizer writes plain text, with one token that ends it."""
+        """The tokens of the text without chat template, with one end-of-sequence token at the end."""
         tokenizer = self.tokenizer.hugging_face
         tokens: list[int] = tokenizer(example.demonstration or "")["input_ids"]
         end = tokenizer.eos_token_id

@@ -15,10 +15,10 @@ __all__ = ["DFTModule"]
 
 
 class DFTModule(SFTModule):
-    """DFT [1]: SFT with each token's loss times its own probability, without gradient through it.
+    """DFT [1]: SFT with each token's loss multiplied by the token's probability, without gradient through it.
 
-    Watch ``train/nll`` rather than ``train/loss``, which falls towards 0 early and is no perplexity.
-    Arguments as of :class:`SFTModule`.
+    Watch ``train/nll`` rather than ``train/loss``, which falls towards 0 early and is no log-perplexity.
+    The arguments are those of :class:`SFTModule`.
     """
 
     def loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> HeadLoss:

@@ -1,4 +1,4 @@
-"""On-policy distillation: rollout, teacher, divergence. Every on- and off-policy variant is a choice of arguments.
+"""On-policy distillation: rollout, teacher, divergence. The arguments choose among all on- and off-policy variants.
 
 [1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
 [2] Agarwal et al., On-Policy Distillation of Language Models, 2023, https://arxiv.org/abs/2306.13649
@@ -39,41 +39,41 @@ DIAGNOSTICS = {
     "teacher_entropy": "teacher/entropy",
     "student_entropy": "student/entropy",
 }
-"""What the loss says of each token, and under which name its mean is logged."""
+"""Maps each per-token diagnostic of the loss to the name under which its mean is logged."""
 
 
 class DistillationModule(CausalLMModule):
-    """Pulls the student towards the teacher's next-token distribution on rollouts.
+    """Pulls the student towards the teacher's next-token distributions on rollouts.
 
-    Four axes are independent: who writes the rollouts, the divergence, the teacher, and what only the teacher sees.
-    A copied teacher stands still unless the callback :class:`EMATeacher` moves it.
+    Four choices are independent: who writes the rollouts, the divergence, the teacher, and what only the teacher sees.
+    A copied teacher stays frozen unless the callback :class:`EMATeacher` updates it.
 
     Args:
         model: See :class:`CausalLMModule`.
-        rollout_source: Who writes the completions trained on: the ``student`` (on-policy), the ``teacher``
-            (off-policy distillation), or the expert of the ``demonstration``.
-        divergence: What is minimised: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``, or ``TopK`` of one of
-            these.
-        teacher: Whose distribution it is: ``CopiedTeacher`` (default), a copy of the student as it is when training
+        rollout_source: Where the completions come from: the ``student`` (on-policy) or the ``teacher`` (off-policy
+            distillation) samples them, or they are each example's ``demonstration``.
+        divergence: The divergence to minimise: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``, or ``TopK``
+            of one of these.
+        teacher: Which model is the teacher: ``CopiedTeacher`` (default), a copy of the student as it is when training
             starts, or of another model; ``LiveTeacher``, the student as it is at every step; ``BaseTeacher``, the model
             without the adapter of ``lora``.
         privileged_context: What only the teacher sees: the example's ``demonstration``, its ``article``, ``both``, or
             ``none``.
-        teacher_template: How the teacher's user turn is made of ``{prompt}``, ``{demonstration}`` and ``{context}``
-            (the article); by default as in the code of [1].
-        max_teacher_prompt_tokens: Budget of the teacher's prompt. It is never cut.
-        skip_tokens: Leading completion tokens that do not count in the loss, so that a preamble by which the teacher
-            refers to the demonstration is not learned.
+        teacher_template: Template of the teacher's user turn, with ``{prompt}``, ``{demonstration}`` and ``{context}``
+            (the article); by default the one in the code of [1].
+        max_teacher_prompt_tokens: Token budget of the teacher's prompt, which is never truncated.
+        skip_tokens: Number of leading completion tokens left out of the loss, so that the student does not learn a
+            preamble in which the teacher refers to the demonstration.
         sampling: How rollouts are sampled.
-        engine: Who samples the student's rollouts: by default the student itself, in its own precision;
+        engine: What samples the student's rollouts: by default the student itself, in its own precision;
             ``VLLMEngine`` is vLLM in this process, ``VLLMServer`` a vLLM server.
-        importance: Truncated importance weights of tokens that an engine sampled which is not exactly the student.
-        reduction: ``sequence`` takes the mean over a rollout's tokens, then over rollouts; ``token`` the mean over all
-            tokens of an optimizer step.
+        importance: Truncated importance weights, used for tokens from an engine that is not exactly the student.
+        reduction: ``sequence`` takes the mean over a rollout's tokens, then over rollouts; ``token`` takes the mean
+            over all tokens of an optimizer step.
         **kwargs: See :class:`CausalLMModule`.
 
     Raises:
-        ValueError: If there cannot be such a teacher.
+        ValueError: If the teacher or the engine does not go with the other arguments.
     """
 
     teacher: Teacher
@@ -137,9 +137,9 @@ class DistillationModule(CausalLMModule):
     # The parts of a step
 
     def fill(self, group: Group) -> None:
-        """Sample completions of a whole group at once, and put them behind what student and teacher see.
+        """Sample completions for a whole group at once, and append them to the student's and the teacher's prompts.
 
-        The first micro-batch of an optimizer step does it for all.
+        The first micro-batch of an optimizer step does this for all of them.
         """
         if group.items:
             return
@@ -148,16 +148,17 @@ class DistillationModule(CausalLMModule):
         student = self.student_sequences(group.examples, rollouts)
         teacher = self.teacher_sequences(group.examples, rollouts)
         tokens = self.tokens_of_step([len(rollout.completion) for rollout in rollouts], self.skip_tokens)
-        # Sorted by what the teacher reads, the longest that is read.
+        # Sorts by the teacher's sequences, which are the longer ones.
         group.fill(list(map(Item, group.examples, student, teacher, rollouts)), tokens)
         self._log_rollouts(rollouts)
 
     def sample(self, examples: Sequence[Example]) -> list[Rollout]:
-        """One completion per example, by whom ``rollout_source`` says."""
+        """One completion per example, from ``rollout_source``."""
         if self.rollout_source == "demonstration":
             return [self._demonstrated(example) for example in examples]
-        # Of the whole optimizer step, of which this process has every n-th example: so a rollout does not depend on how
-        # many processes there are, and all of them stay at the same place of the same stream of random numbers.
+        # Each process draws the seeds of the whole optimizer step and uses those of its own examples, every n-th one.
+        # So rollouts do not depend on the number of processes, and all processes stay at the same point of the same
+        # random stream.
         seeds = draw_seeds(len(examples) * process_count())[process_index() :: process_count()]
         if self.rollout_source == "teacher":
             shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
@@ -173,14 +174,14 @@ class DistillationModule(CausalLMModule):
         )
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
-        """The rollouts behind what the student sees."""
+        """The student's prompts, followed by the rollouts."""
         if self.rollout_source == "student":
             return list(rollouts)
         prompts = self.tokenizer.encode_all([example.prompt for example in examples])
         return _continued(prompts, rollouts)
 
     def teacher_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
-        """The same rollouts behind what the teacher sees."""
+        """The teacher's prompts, followed by the same rollouts."""
         shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
         return _continued(shown, rollouts)
 
@@ -201,7 +202,7 @@ class DistillationModule(CausalLMModule):
         return weights.to(self.device)
 
     def importance_weights(self, batch: MicroBatch, student_hidden: Tensor) -> Tensor | None:
-        """Importance weights of the tokens of a micro-batch, `(N,)`; ``None`` where the student itself has sampled."""
+        """Importance weights of the tokens of a micro-batch, `(N,)`; ``None`` if the student itself sampled them."""
         if self.engine.exact:
             return None
         student, sampler = score_rollouts(batch.rollouts, student_hidden, self.policy.head, self.sampling)
@@ -228,19 +229,19 @@ class DistillationModule(CausalLMModule):
         super().load_models()
         self.teacher = self.teacher_choice.build(self.policy, self.lora, self.attention, self.trust_remote_code)
         if isinstance(self.teacher, OffloadedTeacher):
-            # DDP would refuse weights on two kinds of device. It need not make these alike: the student's are.
+            # DDP refuses weights on two kinds of device. It need not synchronise the teacher's, only the student's.
             names = [f"teacher.{name}" for name, _ in self.teacher.named_parameters(remove_duplicate=False)]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def shard_models(self, mesh: DeviceMesh) -> None:
-        """Cut the weights of student and teacher alike, so that the EMA combines parts."""
+        """Shard student and teacher in the same way, so that the EMA can combine their shards."""
         super().shard_models(mesh)
         self.teacher.shard_(mesh)
         if isinstance(self.teacher, FullTeacher):
             check_alike(self.teacher.policy, self.policy)
 
     def on_fit_start(self) -> None:
-        """Start the teacher from the student as it is now, unless training goes on from a checkpoint."""
+        """Start the teacher from the student's weights, unless training resumes from a checkpoint."""
         if self.trainer.ckpt_path is None and self.teacher_choice.model is None:
             self.teacher.start_from(self.policy)
         moves = any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
@@ -250,7 +251,7 @@ class DistillationModule(CausalLMModule):
             self.engine.start(self.policy, self.max_prompt_tokens + self.max_completion_tokens)
 
     def teardown(self, stage: str) -> None:
-        """Let the engine go."""
+        """Stop the engine."""
         self.engine.stop()
 
     @property

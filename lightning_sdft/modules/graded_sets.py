@@ -1,4 +1,4 @@
-"""Answers to the sets of a data module, graded."""
+"""Grades answers to the evaluation sets of a data module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["GradedSets"]
 
 
 class GradedSets(nn.Module):
-    """The evaluation sets in the order of their loaders, with their graders, which move between devices with it."""
+    """The evaluation sets in the order of their loaders; their graders move between devices with this module."""
 
     def __init__(self, sets: Sequence[EvaluationSet] = ()) -> None:
         super().__init__()
@@ -27,13 +27,13 @@ class GradedSets(nn.Module):
         self.tokens = nn.ModuleList(MeanMetric() for _ in sets)
         for each in sets:
             for grader in each.graders.values():
-                grader.reset()  # an earlier run left counts, perhaps tensors of inference mode, which fit cannot change
+                grader.reset()  # counts of an earlier run may be inference tensors, which fit cannot change
 
     def of(self, index: int) -> dict[str, Grader]:
         """The graders of a set by metric name.
 
         Raises:
-            DataError: If there is no such set, for no data module was given.
+            DataError: If there is no such set because no data module was given.
         """
         if index >= len(self.sets):
             raise DataError("evaluation needs a data module that says how answers are graded (pass datamodule=...)")
@@ -53,14 +53,14 @@ class GradedSets(nn.Module):
     def verdicts(
         self, index: int, examples: Sequence[Example], responses: Sequence[str]
     ) -> list[dict[str, bool | None]]:
-        """What each grader of a set says of each response."""
+        """The verdict of each grader of a set on each response."""
         references = [example.reference for example in examples]
         graders = self.of(index)
         given = [grader.grade_all(responses, references) for grader in graders.values()]
         return [dict(zip(graders, each, strict=True)) for each in zip(*given, strict=True)]
 
     def lengths(self, name: str) -> dict[str, float]:
-        """Mean tokens of responses since the last call, of each set of new skills, as ``<name>/<set>``."""
+        """Mean response length in tokens since the last call, for each set of new skills, as ``<name>/<set>``."""
         means = {}
         for evaluation_set, tokens in zip(self.sets, self.tokens, strict=True):
             assert isinstance(tokens, MeanMetric)
@@ -70,13 +70,13 @@ class GradedSets(nn.Module):
         return means
 
     def log(self, log: Callable[..., None], new: str, prior: str, length: str) -> None:
-        """Log accuracies since the last call, their means, and the mean tokens of answers.
+        """Log accuracies since the last call, their averages, and mean answer lengths in tokens.
 
         Args:
-            log: How a module logs.
+            log: The ``log`` method of the module.
             new: See :meth:`accuracies`.
             prior: See :meth:`accuracies`.
-            length: Prefix of the mean tokens.
+            length: Prefix of the names of the mean lengths.
         """
         each, averages = self.accuracies(new, prior)
         for name, value in (each | self.lengths(length)).items():
@@ -87,15 +87,15 @@ class GradedSets(nn.Module):
     def accuracies(self, new: str, prior: str) -> tuple[dict[str, float], dict[str, float]]:
         """Accuracies since the last call, of each set and on average, with their 95% intervals.
 
-        Beside ``val/accuracy/science`` stand ``val/accuracy_low/science`` and ``val/accuracy_high/science``, and, where
-        responses could not be graded, their number as ``val/accuracy_ungraded/science``.
+        The interval of ``val/accuracy/science`` is ``val/accuracy_low/science`` and ``val/accuracy_high/science``. If
+        responses could not be graded, ``val/accuracy_ungraded/science`` is their number.
 
         Args:
             new: Name of the average over new skills, and prefix of their names.
             prior: Prefix of the names of prior skills and of their average, ``<prior>/average``.
 
         Returns:
-            Accuracies of each grader, and the averages of the leading graders.
+            The accuracy of each grader, and the averages over the graders that are named like their set.
         """
         each: dict[str, float] = {}
         leading: dict[str, list[Tensor]] = {new: [], prior: []}
@@ -113,7 +113,7 @@ class GradedSets(nn.Module):
 
 
 def _read(grader: Grader) -> tuple[Tensor, int]:
-    """The verdicts of all processes as ones and zeros `(Q,)`, and the number of responses without one."""
+    """The verdicts of all processes as ones and zeros `(Q,)`, and the number of responses without verdict."""
     with grader.sync_context():
         correct, graded, ungraded = (int(count) for count in (grader.correct, grader.graded, grader.ungraded))
     grader.reset()

@@ -1,4 +1,4 @@
-"""The optimizer of all methods: AdamW, with a learning rate that rises and falls."""
+"""The optimizer of all methods: AdamW, with linear warm-up and cosine decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["adamw", "warmup_and_cosine"]
 
 
 def adamw(trained: Iterable[Parameter], learning_rate: float, weight_decay: float, fused: bool) -> AdamW:
-    """AdamW on what is trained.
+    """AdamW on the trainable parameters.
 
     Args:
-        trained: The parameters.
-        learning_rate: The peak of the learning rate.
+        trained: The trainable parameters.
+        learning_rate: Peak learning rate.
         weight_decay: Decoupled weight decay.
-        fused: Whether a step is one kernel: several times faster on a CPU, and without temporary tensors of the size
-            of the parameters.
+        fused: Whether a step is one fused kernel: several times faster on a CPU, and without temporary tensors as
+            large as the parameters.
     """
     return AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
 
@@ -28,9 +28,9 @@ def warmup_and_cosine(step: int, warmup_steps: int, total: float) -> float:
     """The learning rate at a step as a share of its peak.
 
     Args:
-        step: Optimizer steps done.
-        warmup_steps: Steps in which it rises along a line.
-        total: Steps in all, at the end of which it has fallen to 0 along a cosine.
+        step: Optimizer steps taken so far.
+        warmup_steps: Steps of linear warm-up.
+        total: Total number of steps, after which the rate has fallen to 0 along a cosine.
     """
     if step <= warmup_steps:
         return (step + 1) / (warmup_steps + 1)

@@ -1,4 +1,4 @@
-"""Re-invocation: bring back what fine-tuning made a model forget.
+"""Re-invocation: brings back what fine-tuning made a model forget.
 
 [1] Lu and Thinking Machines Lab, On-Policy Distillation, 2025, https://thinkingmachines.ai/blog/on-policy-distillation/
 [2] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
@@ -18,34 +18,34 @@ __all__ = ["ReinvokeModule"]
 class ReinvokeModule(DistillationModule):
     """Re-invocation [1], a baseline of [2]: after fine-tuning, on-policy distillation from the base model.
 
-    The student answers general prompts, and reverse KL pulls it towards what the base model, which sees nothing more,
-    would have said. Give it prompts by :class:`GeneralDataModule`.
+    The student answers general prompts, and reverse KL pulls it towards the next-token distributions of the base model,
+    which sees the same prompts. The prompts may come from :class:`GeneralDataModule`.
 
     Args:
         model: The fine-tuned model, such as a folder written by ``lightning-sdft export``.
-        teacher: The base model that fine-tuning began with, as :class:`CopiedTeacher` with that ``model``. It stands
-            still.
-        divergence: What is minimised; ``ReverseKL`` by default, as in [1].
+        teacher: The base model that fine-tuning started from, as :class:`CopiedTeacher` with that ``model``. It stays
+            frozen.
+        divergence: The divergence to minimise; by default ``ReverseKL``, as in [1].
         **kwargs: See :class:`DistillationModule`.
 
     Raises:
-        ValueError: If there is no base model.
+        ValueError: If ``teacher`` names no model.
     """
 
     def __init__(self, model: str, teacher: CopiedTeacher, divergence: Divergence | None = None, **kwargs: Any) -> None:
         if not teacher.model:
-            raise ValueError("re-invocation needs the base model; give it by teacher=CopiedTeacher(model=...)")
+            raise ValueError("re-invocation needs the base model; give it as teacher=CopiedTeacher(model=...)")
         super().__init__(model, teacher=teacher, divergence=divergence or ReverseKL(), **kwargs)
 
     def on_fit_start(self) -> None:
-        """Refuse a callback that would move the base model.
+        """Refuse a callback that would change the base model.
 
         Raises:
             ValueError: If there is one.
         """
         if any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError(
-                "EMATeacher would move the base model towards the student, which has forgotten; re-invocation needs it "
-                "as it was: take the callback out of trainer.callbacks"
+                "EMATeacher would move the base model towards the student, which has forgotten; re-invocation needs "
+                "the base model unchanged: take EMATeacher out of trainer.callbacks"
             )
         super().on_fit_start()

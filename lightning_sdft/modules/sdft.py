@@ -13,17 +13,17 @@ __all__ = ["SDFTModule"]
 
 
 class SDFTModule(DistillationModule):
-    """SDFT [1]: the teacher is the model itself, shown an expert demonstration for the very prompt.
+    """SDFT [1]: the teacher is the model itself, which also sees an expert demonstration for the prompt.
 
     The student answers on its own; forward KL pulls it towards the teacher's next-token distributions on that answer.
-    Add the callback :class:`EMATeacher`, by which the teacher follows the student at rate 0.01; without it the teacher
-    stays as it is when training starts.
+    Add the callback :class:`EMATeacher`, which makes the teacher follow the student at rate 0.01; without it the
+    teacher stays as it is when training starts.
 
     Args:
         model: See :class:`CausalLMModule`.
         privileged_context: What only the teacher sees: the example's ``demonstration``, its ``article``, or ``both``.
-        skip_tokens: Leading completion tokens that do not count in the loss, so that a preamble by which the teacher
-            refers to the demonstration is not learned.
+        skip_tokens: Number of leading completion tokens left out of the loss, so that the student does not learn a
+            preamble in which the teacher refers to the demonstration.
         **kwargs: See :class:`DistillationModule`.
     """
 

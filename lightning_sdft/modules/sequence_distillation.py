@@ -1,4 +1,4 @@
-"""SFT on what the teacher writes, the plainest way to learn from a teacher.
+"""SFT on the teacher's answers, the simplest way to learn from a teacher.
 
 [1] Kim and Rush, Sequence-Level Knowledge Distillation, 2016, https://arxiv.org/abs/1606.07947
 [2] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
@@ -20,20 +20,20 @@ __all__ = ["SequenceDistillationModule"]
 class SequenceDistillationModule(DistillationModule):
     """Sequence-level distillation [1]: cross-entropy on the teacher's answers, sampled anew each time.
 
-    What remains of SDFT if the student neither answers itself nor sees the teacher's distributions: the third curve of
-    Fig. 6 in [2]. For the second, off-policy distillation, take DistillationModule with ``rollout_source: teacher``.
+    This is what remains of SDFT if the student neither answers itself nor sees the teacher's distributions: the third
+    curve of Fig. 6 in [2]. The second curve, off-policy distillation, is DistillationModule with
+    ``rollout_source: teacher``.
 
     Args:
         model: See :class:`CausalLMModule`.
-        **kwargs: See :class:`DistillationModule`, without ``rollout_source``, and without ``divergence``, for there is
-            none.
+        **kwargs: See :class:`DistillationModule`. ``rollout_source`` cannot be given, and ``divergence`` is not used.
     """
 
     def __init__(self, model: str, **kwargs: Any) -> None:
         super().__init__(model, rollout_source="teacher", **kwargs)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
-        """Raise the likelihood of what the teacher has written."""
+        """Raise the likelihood of the teacher's answers."""
         self.fill(batch.group)
         weights = self.weights(batch)
         with self.clock.phase("student"):

@@ -20,12 +20,12 @@ class SFTModule(CausalLMModule):
 
     Args:
         model: See :class:`CausalLMModule`.
-        reduction: ``token`` takes the mean over all demonstration tokens of an optimizer step, ``sequence`` the mean
-            over each demonstration's tokens, then over demonstrations.
-        packing: Whether the sequences of a micro-batch lie one behind the other in one row, each attending to itself,
-            which saves the padding; the loss stays the same. Meant for ``attention`` of ``flash_attention_2`` or
-            ``flex_attention``: with others, its time and memory grow with the square of the row. A model that cannot
-            keep the sequences of a row apart is refused.
+        reduction: ``token`` takes the mean over all demonstration tokens of an optimizer step, ``sequence`` takes the
+            mean over each demonstration's tokens, then over demonstrations.
+        packing: Whether to pack the sequences of a micro-batch into one row, each attending only to itself, which saves
+            the padding; the loss stays the same. Meant for ``attention`` of ``flash_attention_2`` or
+            ``flex_attention``: with others, time and memory grow with the square of the row's length. A model that
+            cannot keep the sequences of a row apart is refused.
         **kwargs: See :class:`CausalLMModule`.
     """
 
@@ -48,12 +48,12 @@ class SFTModule(CausalLMModule):
         return cross_entropy(hidden, self.policy.head, targets, weights)
 
     def fill(self, group: Group) -> None:
-        """Encode the demonstrations of a group, unless that is done."""
+        """Encode the demonstrations of a group, unless that is done already."""
         if group.items:
             return
         sequences = self.demonstrations(group.examples)
         tokens = self.tokens_of_step([len(sequence.completion) for sequence in sequences])
-        # Packed sequences have no padding to save, and no micro-batch should have all the long ones.
+        # Packing leaves no padding to save by sorting, which would only put all long sequences into one micro-batch.
         group.fill(list(map(Item, group.examples, sequences)), tokens, by_length=not self.packing)
 
     def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
@@ -74,7 +74,7 @@ class SFTModule(CausalLMModule):
         return weights.to(self.device)
 
     def check_policy(self) -> None:
-        """Refuse a model that cannot read what the arguments ask for."""
+        """Refuse a model that cannot do what the arguments ask for."""
         super().check_policy()
         if self.packing:
             self.policy.check_packing()

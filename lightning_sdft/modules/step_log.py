@@ -1,4 +1,4 @@
-"""What is watched of each optimizer step beside its loss: the gradient, the time of its phases, and memory."""
+"""What is logged of each optimizer step beside its loss: the gradient norm, the time of its phases, and memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HasClock(Protocol):
 class StepLog(Callback):
     """Logs ``train/gradient_norm``, ``time/<phase>`` and ``memory/peak``, and stops a step that would destroy weights.
 
-    Modules of this package bring it along.
+    The modules of this package add it to the trainer's callbacks.
     """
 
     def __init__(self) -> None:
@@ -35,15 +35,15 @@ class StepLog(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
-        """Keep the examples of the step, to name them in an error."""
+        """Keep the examples of the step, so that an error can name them."""
         self._examples = batch.group.examples
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Time the backward pass."""
+        """Start timing the backward pass."""
         cast(HasClock, pl_module).clock.start("backward")
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Time the backward pass."""
+        """Stop timing the backward pass."""
         cast(HasClock, pl_module).clock.stop("backward")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -54,13 +54,13 @@ class StepLog(Callback):
         """
         norm = gradient_norm(pl_module.parameters())
         pl_module.log("train/gradient_norm", norm, batch_size=1)
-        if getattr(trainer.precision_plugin, "scaler", None) is None:  # which leaves out such steps itself
+        if getattr(trainer.precision_plugin, "scaler", None) is None:  # a scaler skips such steps
             check_finite("gradient", norm, trainer.global_step, self._examples)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: MicroBatch, batch_idx: int
     ) -> None:
-        """Log time and memory of the optimizer steps that are written."""
+        """Log time and memory at every ``log_every_n_steps``-th optimizer step."""
         if not batch.is_last:
             return
         phases = cast(HasClock, pl_module).clock.read()

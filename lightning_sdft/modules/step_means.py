@@ -15,23 +15,23 @@ __all__ = ["StepMeans"]
 
 
 class StepMeans:
-    """Collects weighted values under names until they are read; every process has the same names."""
+    """Collects weighted values by name until they are read; all processes must use the same names."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def add(self, name: str, mean: Tensor | float, weight: float = 1.0) -> None:
-        """Count a value with a weight; one of weight 0 only says that there is the name."""
+        """Add a value with a weight; weight 0 only registers the name."""
         self._sums[name][0] += float(mean) * weight if weight else 0.0
         self._sums[name][1] += weight
 
     def add_loss(self, result: HeadLoss, weights: Tensor, names: Mapping[str, str]) -> None:
-        """Count the loss of a micro-batch, and its diagnostics over the tokens that count.
+        """Add the loss of a micro-batch, and its diagnostics over the tokens whose weight is not 0.
 
         Args:
             result: The loss.
             weights: Token weights of the loss, `(N,)`.
-            names: Diagnostic to the name of its mean.
+            names: Maps a diagnostic to the name of its mean.
         """
         self.add("train/loss", result.loss.detach())
         counted = weights > 0
@@ -40,10 +40,10 @@ class StepMeans:
             self.add(name, values.mean(), float(counted.sum()))
 
     def read(self, device: torch.device) -> dict[str, float]:
-        """The means since the last reading, over all processes; without names whose weights are all 0.
+        """The means since the last call, over all processes; names whose weights are all 0 are left out.
 
         Args:
-            device: Where this process computes.
+            device: The device of this process.
         """
         sums = sums_over_processes([value for pair in self._sums.values() for value in pair], device)
         totals = dict(zip(self._sums, zip(sums[::2], sums[1::2], strict=True), strict=True))

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and how much memory it takes."""
+"""How long each phase of a training step takes, and how much memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["PhaseClock", "peak_memory", "resident_memory"]
 
 
 class PhaseClock:
-    """Adds up the wall-clock seconds of named phases until they are read; ``listener`` hears each phase begin."""
+    """Adds up the wall-clock seconds of named phases until they are read; ``listener`` is called at each start."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -35,7 +35,7 @@ class PhaseClock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
+        """Time the code inside the ``with`` block."""
         self.start(name)
         try:
             yield
@@ -43,20 +43,20 @@ class PhaseClock:
             self.stop(name)
 
     def read(self) -> dict[str, float]:
-        """The seconds of each phase since the last reading."""
+        """The seconds of each phase since the last call."""
         seconds, self.seconds = dict(self.seconds), defaultdict(float)
         return seconds
 
 
 def peak_memory() -> float:
-    """Peak memory so far in MiB: of the accelerator where there is one, else of the process."""
+    """Peak memory so far in MiB: of the accelerator if there is one, otherwise of the process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     return _peak_of_process()
 
 
 def resident_memory() -> float:
-    """Memory of the process at present in MiB; the peak so far where the system does not say."""
+    """Present memory of the process in MiB; its peak so far if the system does not report the present memory."""
     status = Path("/proc/self/statm")
     return (
         int(status.read_text().split()[1]) * resource.getpagesize() / 2**20 if status.exists() else _peak_of_process()
@@ -70,5 +70,5 @@ def _peak_of_process() -> float:
 
 def _now() -> float:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()  # kernels run behind: without it their time would be booked on a later phase
+        torch.cuda.synchronize()  # kernels run asynchronously: their time would count for a later phase
     return time.perf_counter()

@@ -109,7 +109,7 @@ def test_without_data_there_are_the_budgets(capsys: pytest.CaptureFixture[str], 
     _, record = ask("smollm2_sft", model, *budgets, "--data.init_args.train=none.json")
     assert "by_data" not in record
     printed = " ".join(capsys.readouterr().out.split())
-    assert "the data are not there, so evaluation is taken to be of full batches: " in printed
+    assert "the data cannot be read, so evaluation is assumed to have full batches: " in printed
     assert "none.json" in printed
 
 

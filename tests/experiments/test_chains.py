@@ -86,4 +86,4 @@ def test_stage_that_failed_says_why(tmp_path: Path) -> None:
     killed = Stage.of(Chain(BASE, None, 3), 0, None, SKILLS, Failure("killed by SIGKILL"), tmp_path)
     assert str(killed) == "base, seed 3: FAILED: killed by SIGKILL"
     unnamed = Stage.of(Chain("SFT", 1e-5, 3), 1, "a", SKILLS, outcome(accuracy_a=0.5, accuracy_c=0.5), tmp_path)
-    assert unnamed.error == "no accuracy of b; there is test/accuracy/a, test/accuracy/c. Name skills so"
+    assert unnamed.error == "no accuracy of b, only test/accuracy/a, test/accuracy/c; name skills as logged"

@@ -1,1 +1,1 @@
-"""What an experiment says: rows, tables and pictures of what came out of its runs."""
+"""The report of an experiment: rows, tables and pictures of the results of its runs."""

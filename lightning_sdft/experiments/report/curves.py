@@ -1,4 +1,4 @@
-"""The picture of skills learned one after another (extra ``plot``)."""
+"""Draws the accuracy of skills that are learned one after another (extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["curves_picture"]
 def curves_picture(
     sequences: Sequence[Sequence[Stage]], methods: Sequence[str], skills: Sequence[str], title: str, out: Path
 ) -> list[str]:
-    """Accuracy of each skill on the validation split over all optimizer steps, a panel per method, with 95% bands.
+    """Draw the validation accuracy of each skill over all optimizer steps, a panel per method, with 95% bands.
 
     Args:
-        sequences: Whole sequences, their base model first.
+        sequences: Whole sequences, each with its base model first.
         methods: Methods in their order.
         skills: Skills in the order in which they are learned.
         title: Title of the picture.
@@ -65,7 +65,7 @@ def _draw(panel: Any, sequences: Sequence[Sequence[Stage]], skill: str, color: s
 
 
 def _curve(stages: Sequence[Stage], skill: str) -> dict[int, float]:
-    """The curve of a whole sequence; the base model's accuracy, of the test split, is its beginning."""
+    """The curve of a whole sequence, which begins with the base model's accuracy on the test split."""
     curve, before = {0: stages[0].accuracies[skill]}, 0
     for stage in stages[1:]:
         curve |= {before + step: value for step, value in stage.curves.get(skill, {}).items()}

@@ -1,4 +1,4 @@
-"""How sure a mean over seeds is.
+"""Confidence intervals of means over seeds.
 
 [1] Student, The Probable Error of a Mean, 1908, https://doi.org/10.2307/2331554
 """
@@ -12,7 +12,7 @@ from statistics import NormalDist, mean, stdev
 __all__ = ["Mean"]
 
 QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""97.5% quantiles of Student's distribution with 1 to 10 degrees of freedom; beyond, an expansion is good to 0.003."""
+"""97.5% quantiles of Student's distribution with 1 to 10 degrees of freedom; above, an expansion errs by 0.003."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Mean:
         return cls(mean(values), quantile(len(values) - 1) * stdev(values) / len(values) ** 0.5)
 
     def band(self) -> tuple[float, float]:
-        """The ends of the interval, cut where a share ends: at 0 and 1.
+        """The ends of the interval, limited to values from 0 to 1.
 
         Example:
             >>> Mean(0.95, 0.1).band()
@@ -40,7 +40,7 @@ class Mean:
         return max(self.value - width, 0.0), min(self.value + width, 1.0)
 
     def percent(self) -> str:
-        """In percent, as the paper prints it.
+        """Mean and half-width in percent, as the paper prints them.
 
         Example:
             >>> Mean.of([0.70, 0.72, 0.71]).percent()

@@ -1,4 +1,4 @@
-"""The pictures of a comparison (extra ``plot``)."""
+"""Draws the pictures of a comparison (extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb
 def pareto_picture(
     rows: Sequence[Row], methods: Sequence[str], domains: Sequence[str], title: str, out: Path
 ) -> list[str]:
-    """What is learned against what is kept, a panel per domain: every learning rate, the chosen one with intervals.
+    """Draw what is learned against what is kept, a panel per domain; the best learning rates have intervals.
 
     Args:
         rows: The runs.
@@ -67,10 +67,10 @@ def pareto_picture(
 def pass_at_k_picture(
     rows: Sequence[Row], methods: Sequence[str], domains: Sequence[str], title: str, out: Path
 ) -> list[str]:
-    """How often one of k sampled answers is right, a panel per domain, with 95% bands over seeds.
+    """Draw how often one of k sampled answers is right, a panel per domain, with 95% bands over seeds.
 
     Args:
-        rows: The runs, of which the callback ``PassAtK`` has logged it.
+        rows: The runs, in which the callback ``PassAtK`` has logged it.
         methods: Methods in their order.
         domains: Domains in their order.
         title: Title of the picture.
@@ -113,12 +113,12 @@ def save_picture(figure: Any, out: Path, name: str) -> list[str]:
 
 
 def _columns(labels: Sequence[str], width: float) -> int:
-    """How many columns of a legend fit into a picture: about 0.08 inches a letter, and half an inch for the sign."""
+    """How many columns of a legend fit into a picture: about 0.08 inches a letter, and half an inch for the mark."""
     return max(1, min(len(labels), int(width / (0.5 + 0.08 * max(map(len, labels))))))
 
 
 def _draw_method(panel: Any, rows: Sequence[Row], domain: str, method: str, color: str) -> None:
-    """A small point for each learning rate, and the chosen one as a large one with its intervals."""
+    """Draw a small point for each learning rate, and a large one with intervals for the best rate."""
     best = best_rate(rows, domain, method)
     rates = sorted(
         {
@@ -149,7 +149,7 @@ def _is(row: Row, domain: str, method: str, rate: float | None) -> bool:
 
 
 def _point(rows: Sequence[Row]) -> tuple[Mean, Mean] | None:
-    """Means over seeds of prior average and new task."""
+    """The means over seeds of the prior average and of the new task."""
     pairs = [
         (row.prior_average, row.new_task_accuracy)
         for row in rows
@@ -162,10 +162,10 @@ def _point(rows: Sequence[Row]) -> tuple[Mean, Mean] | None:
 
 
 def _pass_at_k(row: Row) -> dict[int, float]:
-    """Pass@k by k of the new task: of the set that is called like the domain, or else of the first."""
+    """Pass@k by k on the new task: of the set that is named like the domain, or else of the first set."""
     curves: dict[str, dict[int, float]] = {}
     for name, value in (row.metrics or {}).items():
         match = re.fullmatch(r"test/pass_at_(\d+)/(.+)", name)
-        if match is not None and f"{ACCURACY}/{match[2]}" in (row.metrics or {}):  # prior tasks are elsewhere
+        if match is not None and f"{ACCURACY}/{match[2]}" in (row.metrics or {}):  # prior tasks have another prefix
             curves.setdefault(match[2], {})[int(match[1])] = value
     return curves.get(row.variant.domain) or next(iter(curves.values()), {})

@@ -1,4 +1,4 @@
-"""What came out of the runs of an experiment, a row each."""
+"""The results of the runs of an experiment, one row per run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Row", "best_rate", "chosen", "records", "write_hyperparameters"]
 
 @dataclass(frozen=True)
 class Row:
-    """A run and what came out of it, or why nothing did.
+    """A run and its results, or why it failed.
 
     Args:
-        variant: Which run.
+        variant: Which run it is.
         validation_accuracy: New-task accuracy on the validation split, by which learning rates are chosen.
-        metrics: What its test says, by name.
+        metrics: Metrics of the test split, by name.
         seconds: Wall-clock time.
         peak_memory: Peak memory in MiB.
         error: Why it failed.
@@ -67,7 +67,7 @@ class Row:
         return self.prior.get(AVERAGE)
 
     def record(self) -> dict[str, Any]:
-        """The row as JSON: the same for the same run, but for ``seconds`` and ``peak_memory``."""
+        """The row as JSON; if a run is repeated, only ``seconds`` and ``peak_memory`` differ."""
         prior = {name: value for name, value in self.prior.items() if name != AVERAGE}
         return {
             "method": self.variant.method,
@@ -96,10 +96,10 @@ class Row:
 
 
 def best_rate(rows: Iterable[Row], domain: str, method: str) -> float | None:
-    """The learning rate of a method with the best mean validation accuracy; the lower of equals.
+    """The learning rate of a method with the best mean validation accuracy; of equal ones, the lowest.
 
-    Rates are compared on the seeds that all of them have, if there are such. Runs that failed do not count; ``None`` if
-    all did, if nothing was trained, or if several rates were tried and nothing was validated.
+    Rates are compared on the seeds that all of them have, if there are any. Runs that failed do not count. ``None`` if
+    all runs failed, if nothing was trained, or if several rates were tried and nothing was validated.
     """
     accuracies: dict[float, dict[int, float]] = {}
     for row in rows:
@@ -134,7 +134,7 @@ def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def write_hyperparameters(rows: Iterable[Row], folder: Path) -> None:
-    """Show rows in TensorBoard's tab HParams, in place of what is there."""
+    """Write rows to TensorBoard's tab HParams, and remove earlier ones."""
     rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:
         for row in rows:

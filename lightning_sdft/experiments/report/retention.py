@@ -1,4 +1,4 @@
-"""The table of skills learned one after another, as Markdown."""
+"""The table of skills that are learned one after another, as Markdown."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def retention_table(
     skills: Sequence[str],
     title: str = "",
 ) -> str:
-    """Accuracies behind every stage, and what they come to.
+    """The accuracies after every stage, and the measures computed from them.
 
     Args:
-        sequences: Whole sequences, their base model first.
+        sequences: Whole sequences, each with its base model first.
         rows: All stages, also of sequences that are not shown.
         methods: Methods in their order.
         skills: Skills in the order in which they are learned.
@@ -45,7 +45,7 @@ def retention_table(
 def _matrix(method: str, sequences: Sequence[Sequence[Stage]], skills: Sequence[str]) -> list[str]:
     rate = sequences[0][-1].chain.learning_rate
     lines = [f"## {method}", "", f"Learning rate {rate:g}, {len(sequences)} seeds.", ""]
-    lines += [f"| behind | {' | '.join(skills)} | prior tasks |", f"|---|{'---|' * (len(skills) + 1)}"]
+    lines += [f"| after | {' | '.join(skills)} | prior tasks |", f"|---|{'---|' * (len(skills) + 1)}"]
     for stages in zip(*sequences, strict=True):
         cells = [Mean.of([stage.accuracies[skill] for stage in stages]).percent() for skill in skills]
         prior = [stage.prior[AVERAGE] for stage in stages if AVERAGE in stage.prior]

@@ -28,7 +28,7 @@ def comparison_table(rows: Sequence[Row], methods: Sequence[str], domains: Seque
     pairs = [(domain, method) for domain in domains for method in methods]
     unknown = [f"{method} on {domain}" for domain, method in pairs if _unvalidated(rows, domain, method)]
     if unknown:
-        lines += ["No learning rate could be chosen, for there is no `val/accuracy`; give the data a validation split"]
+        lines += ["No learning rate could be chosen without `val/accuracy`; give the data a validation split"]
         lines += ["or the method one learning rate:", "", *(f"- {each}" for each in unknown), ""]
     failed = [row for row in rows if row.error is not None]
     if failed:
@@ -57,7 +57,7 @@ def _domain_table(rows: Sequence[Row], methods: Sequence[str], domain: str) -> l
 
 
 def _unvalidated(rows: Sequence[Row], domain: str, method: str) -> bool:
-    """Whether there are results to choose from, and nothing to choose by."""
+    """Whether there are results, but no validation accuracy to choose a learning rate by."""
     found = [row for row in rows if (row.variant.domain, row.method) == (domain, method) and row.error is None]
     return bool(found) and best_rate(found, domain, method) is None
 

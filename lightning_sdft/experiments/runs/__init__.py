@@ -1,1 +1,1 @@
-"""One run of an experiment: what it is, the process that performs it, and how several run side by side."""
+"""One run of an experiment: its settings, the process that performs it, and how several run in parallel."""

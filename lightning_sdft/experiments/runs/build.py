@@ -1,4 +1,4 @@
-"""Trainer, module and data module of configs, as ``fit`` builds them."""
+"""Builds trainer, module and data module from configs, as ``fit`` does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["build"]
 
 
 def build(parts: Sequence[Config], folder: Path) -> SDFTCLI:
-    """Parse configs, each over those before it, and build what they name.
+    """Parse configs, of which later ones override earlier ones, and build what they name.
 
     Args:
         parts: The configs.
-        folder: Where they are kept, in files that ``fit --config 0.yaml --config 1.yaml ...`` takes.
+        folder: Folder to keep them in, as files that ``fit --config 0.yaml --config 1.yaml ...`` takes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = []

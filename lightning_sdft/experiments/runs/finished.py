@@ -1,4 +1,4 @@
-"""Runs that other experiments have performed."""
+"""Reuses runs that other experiments have performed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Finished:
     """Runs that have ended well, in the folders of other experiments.
 
     Args:
-        folders: Folders of experiments, or folders that have several.
+        folders: Folders of experiments, or folders that contain several.
 
     Raises:
-        SettingError: If one of them is not there.
+        SettingError: If one of them does not exist.
     """
 
     def __init__(self, folders: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ class Finished:
                     self._outcomes.setdefault(Run.read(file.parent).identity(), outcome)
 
     def copy(self, run: Run, folder: Path) -> None:
-        """Put the outcome of the same run into a folder, if it has none; checkpoints and curves stay where they are."""
+        """Copy the outcome of the same run to a folder that has none; checkpoints and curves stay where they are."""
         outcome = self._outcomes.get(run.identity())
         if outcome is not None and Outcome.read(folder) is None:
             outcome.write(folder)

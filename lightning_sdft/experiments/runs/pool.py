@@ -23,7 +23,7 @@ from lightning_sdft.experiments.runs.run import Outcome
 __all__ = ["Failure", "check_jobs", "perform_all"]
 
 ERROR = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")
-"""How the last words of a process begin, which may take several lines."""
+"""The beginning of the error message that a process ends with, which may have several lines."""
 
 LONGEST_REASON = 500
 
@@ -33,7 +33,7 @@ class Failure(str):
 
 
 def check_jobs(jobs: int, threads: int) -> None:
-    """Refuse numbers with which nothing would run.
+    """Refuse numbers of jobs or threads with which nothing would run.
 
     Raises:
         SettingError: If one of them is not positive.
@@ -45,22 +45,22 @@ def check_jobs(jobs: int, threads: int) -> None:
 def perform_all(
     folders: Sequence[Path], jobs: int, threads: int, done: Callable[[Path, Outcome | Failure], Iterable[Path] | None]
 ) -> None:
-    """Perform the runs in folders that have none yet.
+    """Perform the runs in folders that have no outcome yet.
 
-    A run that fails, or is killed, leaves the others alone. Where there are as many GPUs as jobs, each job has one.
+    If a run fails or is killed, the others go on. With at least as many GPUs as jobs, each job has one of its own.
 
     Args:
         folders: Folders of runs.
-        jobs: Runs at once.
-        threads: Threads of each; results may depend on their number in the last bit.
-        done: Called after each run, and at once for those that were done before; returns folders of runs that have
-            waited for it.
+        jobs: Number of runs at once.
+        threads: CPU threads of each run; results may depend on their number in the last bit.
+        done: Called after each run, and at once for those that have an outcome already; returns folders of runs that
+            waited for this one.
 
     Raises:
         SettingError: If ``jobs`` or ``threads`` is not positive.
     """
     check_jobs(jobs, threads)
-    # Processes are copies of one that has done the imports, seconds of which each run would have to pay for.
+    # Each process is forked from one that has done the imports, which would cost every run several seconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning_sdft.cli"])
     slots: SimpleQueue[int] = SimpleQueue()
@@ -92,13 +92,13 @@ def perform_all(
                         waiting.extend(done(folder, found) or ())
                 for future in wait(started, return_when=FIRST_COMPLETED).done:
                     waiting.extend(done(started.pop(future), future.result()) or ())
-        except BaseException:  # such as Ctrl-C, which has ended the runs in progress: start no more
+        except BaseException:  # such as Ctrl-C, which has ended the present runs: start no others
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _perform(folder: str, threads: int, gpu: int | None) -> None:
-    """In the process of a run: as if it had been started from a command line, which is what ``ddp`` repeats."""
+    """Perform a run in this process, as if started from a command line, which ``ddp`` repeats for other processes."""
     log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())

@@ -1,4 +1,4 @@
-"""One run of an experiment: its configs, where they are kept, and what came out."""
+"""One run of an experiment: its configs, its folder, and its outcome."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ Config = dict[str, Any]
 ACCURACY = "test/accuracy"
 PRIOR = "test/prior/"
 AVERAGE = "average"
-"""Names of metrics: accuracy on the new task, prefix of prior tasks, and their average behind it."""
+"""Names of metrics: accuracy on the new task, the prefix of prior tasks, and their average under that prefix."""
 
 
 @dataclass(frozen=True)
 class PriorBenchmarks:
-    """Public benchmarks of what a model could do before (extra ``eval``); see ``lightning-sdft prior --help``.
+    """Public benchmarks of what a model could do before training (extra ``eval``); see ``lightning-sdft prior --help``.
 
     Args:
         tasks: Names of tasks.
-        limit: Questions of each task that are asked at most, the first ones.
+        limit: Ask only the first so many questions of each task; by default all.
         include_path: Folder of task files of your own.
-        allow_code_execution: Tasks that may run what the model writes.
+        allow_code_execution: Tasks that may run code that the model writes.
     """
 
     tasks: list[str]
@@ -61,15 +61,15 @@ class PriorBenchmarks:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is: everything that its result depends on.
+    """The settings of a run: everything that its result depends on.
 
     Args:
-        parts: Configs of ``fit``, each over those before it.
+        parts: Configs of ``fit``; later ones override earlier ones.
         train: Whether to train; otherwise the model is evaluated as it is.
-        checkpoint: Whose weights are evaluated: the ``best`` on the validation sets, or the ``last``.
-        evaluate_also: Configs of further data, a list of parts each, whose sets are evaluated as well.
-        prior: Benchmarks that the trained model is asked.
-        trust: Packages of one's own whose classes the configs may name.
+        checkpoint: Which weights are evaluated: the ``best`` on the validation sets, or the ``last``.
+        evaluate_also: Further data whose sets are evaluated as well, each as a list of configs.
+        prior: Benchmarks on which the trained model is evaluated.
+        trust: Packages of your own whose classes the configs may name.
     """
 
     parts: Sequence[Config]
@@ -80,14 +80,14 @@ class Run:
     trust: Sequence[str] = ()
 
     def identity(self) -> str:
-        """Equal for runs that come to the same; whom one trusts changes no result."""
+        """A text that is equal for runs with the same result; ``trust`` does not change the result."""
         return json.dumps({**asdict(self), "trust": []}, sort_keys=True)
 
     def write(self, folder: Path) -> None:
         """Make the folder of this run.
 
         Raises:
-            SettingError: If another run has left its result there, or checkpoints, from which this one would go on.
+            SettingError: If another run has left its outcome there, or checkpoints, from which this one would resume.
         """
         file = folder / "run.json"
         if file.exists() and Run.read(folder).identity() != self.identity() and _has_left(folder):
@@ -103,7 +103,7 @@ class Run:
         """The run of a folder.
 
         Raises:
-            SettingError: If another version of this package has written it, which knew other settings.
+            SettingError: If another version of this package, with other settings, has written it.
         """
         content = json.loads((folder / "run.json").read_text())
         prior = content.pop("prior", None)
@@ -118,14 +118,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of a run.
+    """The results of a run.
 
     Args:
         validation_accuracy: New-task accuracy on the validation split, of the weights that are evaluated.
-        metrics: What the test split and the prior benchmarks say, by name.
+        metrics: Metrics of the test split and of the prior benchmarks, by name.
         steps: Optimizer steps taken.
         checkpoint: File of the weights that were evaluated.
-        seconds: Wall-clock time of training and evaluation, without what an interrupted predecessor took.
+        seconds: Wall-clock time of training and evaluation, without that of an interrupted attempt before.
         peak_memory: Peak memory in MiB: of the accelerator, or of the process.
     """
 
@@ -137,7 +137,7 @@ class Outcome:
     peak_memory: float
 
     def write(self, folder: Path) -> None:
-        """Put it beside the run."""
+        """Write the outcome to the folder of the run."""
         _replace(folder / "outcome.json", json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
@@ -149,21 +149,21 @@ class Outcome:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Wait until no other process is at this run, be it of an experiment that was killed or of one beside this."""
+    """Wait until no other process works on this run, be it of an experiment that was killed or of another one."""
     with (folder / ".lock").open("w") as file:
         flock(file, LOCK_EX)
         yield
 
 
 def read_parts(parts: Sequence[str | Config], **names: str) -> list[Config]:
-    """Configs from files, or as they are given.
+    """Read configs from files, and take others as they are given.
 
     Args:
-        parts: Paths of config files, and configs.
-        names: What to put for ``{name}`` in paths and in the values of configs.
+        parts: Paths of config files, or configs.
+        names: What replaces ``{name}`` in paths and in the values of configs.
 
     Raises:
-        SettingError: If a file is not there or is no config.
+        SettingError: If a file does not exist or is no config.
 
     Example:
         >>> read_parts([{"data": {"init_args": {"skill": "{domain}"}}}], domain="double")
@@ -176,7 +176,7 @@ def read_parts(parts: Sequence[str | Config], **names: str) -> list[Config]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: jsonargparse makes namespaces of mappings with a ``class_path``, wherever they are."""
+    """A value as JSON has it: jsonargparse turns every mapping with a ``class_path`` into a namespace."""
     if isinstance(value, Namespace | Mapping):
         return {name: plain(each) for name, each in (vars(value) if isinstance(value, Namespace) else value).items()}
     return [plain(each) for each in value] if isinstance(value, list) else value
@@ -195,7 +195,7 @@ def nested(setting: str, value: Any) -> Config:
 
 
 def read_curves(folder: Path) -> dict[str, dict[int, float]]:
-    """What a run has logged to TensorBoard: name to step to value. Of a step that was repeated, the last value."""
+    """The values that a run has logged to TensorBoard, by name and step; of a repeated step, the last value."""
     curves: dict[str, dict[int, float]] = {}
     for file in sorted(folder.glob("tensorboard/events.*"), key=lambda path: path.stat().st_mtime_ns):
         for event in EventFileLoader(str(file)).Load():
@@ -210,7 +210,7 @@ def _has_left(folder: Path) -> bool:
 
 
 def _read(path: Path) -> list[Config]:
-    """A config file, behind those that it stands on."""
+    """The configs of the files that a config file includes, and then its own."""
     configs = []
     for file in (*stands_on(path), path):
         try:
@@ -226,7 +226,7 @@ def _read(path: Path) -> list[Config]:
 
 
 def _named(text: str, names: Mapping[str, str]) -> str:
-    """A text with names put in; other braces, such as those of prompt templates and file names, stay."""
+    """A text with names filled in; other braces, such as those of prompt templates and file names, stay."""
     return re.sub(r"\{(\w+)\}", lambda found: names.get(found[1], found[0]), text)
 
 
@@ -239,7 +239,7 @@ def _substituted(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write a file that is whole or not there."""
+    """Write a file so that it is either whole or does not exist."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         unfinished.write_text(text, encoding="utf-8")

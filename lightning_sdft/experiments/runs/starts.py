@@ -1,4 +1,4 @@
-"""Trained models that other runs start from."""
+"""Exports trained models that other runs start from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["exported"]
 
 
 def exported(folder: Path, outcome: Outcome) -> Path:
-    """The evaluated model of a run as a Hugging Face folder, which is written when it is first asked for."""
+    """The evaluated model of a run as a Hugging Face folder, which the first call writes."""
     found = folder / "export"
     with claimed(folder):
         if not found.exists():

@@ -26,7 +26,7 @@ __all__ = ["perform"]
 
 
 def perform(folder: Path) -> None:
-    """Train and evaluate, going on where an interrupted predecessor was, unless that has been done."""
+    """Train and evaluate, resuming an interrupted attempt, unless the run has an outcome already."""
     with claimed(folder):
         if Outcome.read(folder) is None:
             run = Run.read(folder)
@@ -77,14 +77,14 @@ def _best(trainer: Any) -> ModelCheckpoint | None:
 
 
 def _end(trainer: Any) -> str:
-    """A checkpoint of the weights at the end of training."""
+    """Save a checkpoint of the weights at the end of training, and return its path."""
     file = str(Path(trainer.loggers[0].log_dir) / "end.ckpt")
     trainer.save_checkpoint(file, weights_only=True)
     return file
 
 
 def _prior(run: Run, module: Any, own: Mapping[str, float]) -> dict[str, float]:
-    """Scores of the benchmarks, and their average with the prior tasks that the data itself asks."""
+    """The scores of the benchmarks, and their average together with the prior tasks of the data module."""
     if run.prior is None:
         return {}
     suite = PriorSuite(run.prior.tasks, run.prior.include_path, run.prior.allow_code_execution)

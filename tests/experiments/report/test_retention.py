@@ -14,7 +14,7 @@ Percent, mean over seeds ± half of the 95% interval.
 
 Learning rate 1e-05, 2 seeds.
 
-| behind | a | b | prior tasks |
+| after | a | b | prior tasks |
 |---|---|---|---|
 | nothing (base) | 50.0 ± 0.0 | 25.0 ± 0.0 | 75.0 ± 0.0 |
 | a | 100.0 ± 0.0 | 50.0 ± 0.0 | 75.0 ± 0.0 |
