@@ -1,4 +1,4 @@
-"""Chat models that are asked: to judge answers, to write demonstrations, to write questions."""
+"""Chat models, which judge answers, write demonstrations and write questions."""
 
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.endpoint import Endpoint

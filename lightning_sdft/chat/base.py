@@ -1,4 +1,4 @@
-"""What all chat models share: they reply to conversations."""
+"""The interface of all chat models: they reply to conversations."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["ChatModel"]
 
 
 class ChatModel(ABC):
-    """A model that is asked and replies with text.
+    """A model that replies to conversations with text.
 
     Attributes:
-        name: Whose replies these are, for caches and journals: the model name of an endpoint, or the folder of a local
-            model.
+        name: Name under which caches and journals store the replies: the model name of an endpoint, or the folder of a
+            local model.
     """
 
     name: str
@@ -30,14 +30,14 @@ class ChatModel(ABC):
         """Whether the same conversation always gets the same reply, as at temperature 0."""
 
     def check_varied(self, what: str, setting: str) -> None:
-        """Refuse to ask the same several times if the replies are the same.
+        """Refuse to ask for several replies to the same conversation if they would all be equal.
 
         Args:
-            what: What is asked for, for the error.
-            setting: The setting that asks for several.
+            what: What is asked for, for the error message.
+            setting: The setting that asks for several replies.
 
         Raises:
-            ChatError: If the replies are the same.
+            ChatError: If the replies would be equal.
         """
         if self.always_same:
             raise ChatError(f"at temperature 0 {what} are all the same; set chat.temperature to 1, or {setting} to 1")
@@ -49,13 +49,13 @@ class ChatModel(ABC):
         """Reply to conversations, each of which ends in a user turn.
 
         Args:
-            conversations: The conversations; equal ones are asked each for itself.
-            on_reply: Called by the calling thread with the number of the conversation, from 0, and the reply, as soon
-                as it is there, so that it can be kept before the others arrive.
+            conversations: The conversations; the model is asked separately for each, even if some are equal.
+            on_reply: Called in the calling thread with the index of the conversation, from 0, and the reply, as soon as
+                it arrives, so that it can be stored before the others arrive.
 
         Returns:
-            The replies in the order of the conversations; ``None`` where none came after all retries.
+            The replies in the order of the conversations; ``None`` for a conversation without reply after all retries.
 
         Raises:
-            ChatError: If the model cannot be used at all. Replies that came before were passed to ``on_reply``.
+            ChatError: If the model cannot be used at all. Earlier replies have then been passed to ``on_reply``.
         """

@@ -1,4 +1,4 @@
-"""A chat model behind a server that speaks OpenAI's chat completions: OpenAI's own, or vLLM on one's own machine."""
+"""A chat model on a server with OpenAI's chat completions API: OpenAI's own, or vLLM on your machine."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ __all__ = ["Endpoint"]
 log = logging.getLogger(__name__)
 
 NO_SERVER = {"ConnectError", "LocalProtocolError", "UnsupportedProtocol"}
-"""Errors of the HTTP client that mean that no server was reached, not that one failed."""
+"""Errors of the HTTP client that mean that it did not reach a server, rather than that the server failed."""
 
 ABOUT_CONVERSATION = {400, 413, 422}
-"""Status codes that say something about one conversation; other refusals (401, 404...) concern them all."""
+"""Status codes that concern only one conversation; other refusals (401, 404...) concern all of them."""
 
 PASSING = {408, 409, 429}
 """Status codes below 500 that the client retries."""
 
 
 class _NoReplyError(Exception):
-    """There is no reply to one conversation; the message says why."""
+    """One conversation got no reply; the message says why."""
 
 
 class _ServerError(_NoReplyError):
-    """That is because the server failed, and not because of what it was asked."""
+    """One conversation got no reply because the server failed, not because of what it was asked."""
 
 
 class Endpoint(ChatModel):
-    """A model of an OpenAI-compatible server, asked side by side (extra ``judge``).
+    """A model on an OpenAI-compatible server, with concurrent requests (extra ``judge``).
 
-    Refused connections, time-outs and the status codes 408, 409, 429 and 5xx are retried with back-off, the first time
-    after half a second, or when the server says (``Retry-After``, up to two minutes); so is a reply that is no chat
-    completion. After that, and where the server refuses one conversation (400, 413, 422), there is no reply, and a
-    warning says how often that happened. An empty text is a reply; a refusal without text is none.
+    Refused connections, time-outs, the status codes 408, 409, 429 and 5xx, and replies that are not chat completions
+    are retried with back-off. The first retry comes after half a second, or when the server says (``Retry-After``, up
+    to two minutes). A conversation gets no reply if all retries fail, or if the server refuses it (400, 413, 422); a
+    warning gives the number of such conversations. An empty text counts as a reply, a refusal without text does not.
 
     Args:
-        model: Name of the model, as the server knows it.
-        base_url: Where the server is, such as ``http://localhost:8000/v1``; by default OpenAI's.
-        api_key_variable: Environment variable that holds the key. It is read when the server is asked, and kept
-            nowhere. A server given by ``base_url`` may do without.
-        temperature: By default the server's; many reasoning models refuse any other.
-        max_tokens: Longest reply in tokens, hidden reasoning included (``max_completion_tokens``); by default the
-            server's limit.
-        concurrency: Conversations that are in the server's hands at once.
+        model: Name of the model on the server.
+        base_url: Address of the server, such as ``http://localhost:8000/v1``; by default OpenAI's.
+        api_key_variable: Name of the environment variable that holds the API key. It is read when the server is asked,
+            and never stored. A server given by ``base_url`` may need no key.
+        temperature: Sampling temperature; by default the server's. Many reasoning models refuse any other.
+        max_tokens: Maximum number of tokens per reply, including hidden reasoning (``max_completion_tokens``); by
+            default the server's limit.
+        concurrency: Maximum number of concurrent requests.
         timeout: Seconds to wait for a connection, and for the next byte, before a request counts as failed.
-        retries: How often a failed request is sent again.
+        retries: Maximum number of retries of a failed request.
 
     Raises:
-        ValueError: If a number is out of range, or if a secret is where only the name of its variable may be.
+        ValueError: If a number is out of range, or if a setting contains a secret.
     """
 
     def __init__(
@@ -79,14 +79,15 @@ class Endpoint(ChatModel):
     ) -> None:
         if concurrency < 1 or retries < 0 or not timeout > 0:
             raise ValueError(f"concurrency={concurrency} must be >= 1, retries={retries} >= 0, timeout={timeout} > 0")
-        # What is in a setting is in configs, checkpoints and logs. So neither value is repeated here.
+        # Settings end up in configs, checkpoints and logs, so they must not contain secrets. The errors do not repeat
+        # the values, because they may be secrets.
         if not api_key_variable.isidentifier():
             raise ValueError("api_key_variable must be the name of an environment variable, and not the key itself")
         address = urlsplit(base_url or "")
         if "@" in address.netloc or address.query:
             raise ValueError(
-                "base_url must not hold a password or a key, for settings are logged and saved; put the key into the "
-                f"environment variable {api_key_variable}"
+                "base_url must not hold a password or a key, because settings are logged and saved; put the key into "
+                f"the environment variable {api_key_variable}"
             )
         self.name = model
         self.base_url = base_url
@@ -108,9 +109,9 @@ class Endpoint(ChatModel):
         """Reply to conversations; see :meth:`ChatModel.reply`.
 
         Raises:
-            ChatError: If the server refuses the key, the model or a setting, if there is no server, or if it has
-                failed on many conversations in a row (32, or twice the concurrency if that is more), if the extra is
-                not installed, or if there is no key.
+            ChatError: If the server refuses the key, the model or a setting, if it cannot be reached, if it failed on
+                many conversations in a row (32, or twice the concurrency if that is more), if the extra is not
+                installed, or if there is no key.
         """
         replies: list[str | None] = [None] * len(conversations)
         if not conversations:
@@ -130,10 +131,10 @@ class Endpoint(ChatModel):
     def _arriving(
         self, conversations: Sequence[Sequence[Message]], pool: Executor, ask: Callable[[Sequence[Message]], str]
     ) -> Iterator[tuple[int, str]]:
-        """Number and text of each reply as it arrives.
+        """Yield the index and text of each reply as it arrives.
 
-        The next conversation is begun when a reply has been handed on, so that a killed process loses no more replies
-        than the concurrency.
+        A new request is sent only after a reply has been yielded, so a killed process loses at most ``concurrency``
+        replies.
         """
         waiting = enumerate(conversations)
         pending: dict[Future[str], int] = {}
@@ -141,7 +142,7 @@ class Endpoint(ChatModel):
         in_a_row, patience = 0, max(32, 2 * self.concurrency)
         fatal: ChatError | None = None
         while True:
-            if fatal is None:  # otherwise replies still arrive, which are paid for
+            if fatal is None:  # otherwise only wait for the pending replies, which are already paid for
                 begun = islice(waiting, self.concurrency - len(pending))
                 pending |= {pool.submit(ask, conversation): index for index, conversation in begun}
             if not pending:
@@ -193,11 +194,11 @@ class Endpoint(ChatModel):
         return key or None
 
     def _without_key(self, text: str) -> str:
-        """What somebody else says, which may repeat the key that it was sent."""
+        """Mask the API key in a server's message, which may repeat it."""
         return text.replace(self._key() or "\0", "***")
 
     def _ask(self, client: OpenAI, conversation: Sequence[Message]) -> str:
-        """The reply to one conversation."""
+        """Ask for the reply to one conversation, with retries for replies that are not chat completions."""
         settings: dict[str, Any] = {"model": self.name}
         if self.temperature is not None:
             settings["temperature"] = self.temperature
@@ -206,14 +207,14 @@ class Endpoint(ChatModel):
         messages = [{"role": turn["role"], "content": _encodable(turn["content"])} for turn in conversation]
         for attempt in range(self.retries + 1):
             if attempt:
-                time.sleep(min(0.5 * 2 ** (attempt - 1), 8.0))  # as the client does between the failures it knows
+                time.sleep(min(0.5 * 2 ** (attempt - 1), 8.0))  # the same back-off as the client's own
             text = _text(self._send(client, messages, settings))
             if text is not None:
                 return text
         raise _ServerError("a reply that is no chat completion")
 
     def _send(self, client: OpenAI, messages: Any, settings: dict[str, Any]) -> Any:
-        """What the client makes of the server's reply; ``None`` if that is no JSON."""
+        """Send a request and return the client's parsed reply; ``None`` if it is not JSON."""
         from openai import APIConnectionError, APIStatusError
 
         try:
@@ -229,12 +230,12 @@ class Endpoint(ChatModel):
             return None
 
     def _refused(self, error: APIStatusError, settings: dict[str, Any]) -> Exception:
-        """What a status code means, for all conversations or for one."""
+        """The exception for an error status; a ``ChatError`` if the error concerns all conversations."""
         said = self._without_key(error.message)[:500]
         if error.param in settings:
             return ChatError(f"{self._server} refuses {error.param}={settings[error.param]!r}: {said}; change it")
         if error.code == "insufficient_quota":
-            return ChatError(f"{self._server} has no quota left for this key: {said}; add credit and go on")
+            return ChatError(f"{self._server} has no quota left for this key: {said}; add credit and run it again")
         if error.status_code in ABOUT_CONVERSATION:
             return _NoReplyError(said)
         if error.status_code in PASSING or error.status_code >= 500:
@@ -245,11 +246,11 @@ class Endpoint(ChatModel):
 
 
 def _text(completion: Any) -> str | None:
-    """The text of a chat completion; ``None`` if it is none."""
+    """The text of a chat completion; ``None`` if the object is not a chat completion."""
     try:
         choice = completion.choices[0]
         content, refusal = choice.message.content, choice.message.refusal
-    except (AttributeError, IndexError, TypeError):  # whatever the server sent, the client makes something of it
+    except (AttributeError, IndexError, TypeError):  # the client does not validate what the server sent
         return None
     if content is None:
         raise _NoReplyError(f"no text (finish_reason={choice.finish_reason}, refusal={refusal!r})")
@@ -257,5 +258,5 @@ def _text(completion: Any) -> str | None:
 
 
 def _encodable(text: str) -> str:
-    """The text with ``?`` for halves of surrogate pairs, which cannot be sent."""
+    """The text with unpaired surrogates replaced by ``?``, because they cannot be encoded."""
     return text.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""A file to which records are appended, so that nothing that was paid for is lost."""
+"""An append-only file of records, so that no reply that was paid for is lost."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """A file of JSON objects, one a line, to which lines are only ever added.
+    """An append-only file of JSON objects, one per line.
 
-    A record is on the disk when ``append`` returns. A process that is killed while it writes leaves a last line without
-    an end: that line is left out in reading and cut off by the next ``append``. One process at a time may write.
+    A record is on disk when ``append`` returns. A process that is killed while writing leaves an incomplete last line;
+    reading skips that line, and the next ``append`` removes it. Only one process at a time may write.
 
     Args:
-        path: The file; it and its folder are made by the first record.
+        path: The file; it and its folder are created with the first record.
 
     Attributes:
-        torn: Number of torn lines that were left out or cut off so far, 0 or 1 for each process that was killed.
+        torn: Number of incomplete lines that were skipped or removed so far, at most one per killed process.
 
     Example:
         >>> import tempfile
@@ -42,10 +42,10 @@ class Journal:
         self.torn = 0
 
     def records(self) -> list[dict[str, Any]]:
-        """All records, in the order in which they were appended; none if there is no file.
+        """All records in the order in which they were appended; an empty list if there is no file.
 
         Raises:
-            DataError: If a line other than a torn last one is no JSON object.
+            DataError: If a line is not a JSON object, except for an incomplete last line.
         """
         if not self.path.exists():
             return []
@@ -56,15 +56,15 @@ class Journal:
         return records
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record to the disk.
+        """Write a record to disk.
 
         Args:
-            record: What JSON can say, with a ``key`` that tells what it is about.
+            record: A mapping that JSON can represent, with a ``key`` that identifies it.
         """
         self.extend([record])
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write several records to the disk at once, which takes less time than one after another."""
+        """Write several records to disk at once, which is faster than one after another."""
         content = b"".join(_line(record) for record in records)
         if not content:
             return
@@ -99,16 +99,16 @@ class Journal:
 
 
 def process_journal(folder: Path, name: str) -> Journal:
-    """The journal ``name`` that this process writes in a folder.
+    """The journal that this process writes in a folder.
 
-    It is ``<name>.jsonl``, or, where several processes train together, ``<name>.rank<n>.jsonl``.
+    Its file is ``<name>.jsonl``, or ``<name>.rank<n>.jsonl`` in a distributed run.
     """
     together = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
     return Journal(folder / (f"{name}.rank{distributed.get_rank()}.jsonl" if together else f"{name}.jsonl"))
 
 
 def process_records(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The records of the journals ``name`` in a folder, of all processes that ever wrote there."""
+    """The records of all journals of this name in a folder, from all processes that ever wrote there."""
     for path in [folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.rank*.jsonl"))]:
         yield from Journal(path).records()
 
@@ -116,5 +116,5 @@ def process_records(folder: Path, name: str) -> Iterator[dict[str, Any]]:
 def _line(record: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair, which a cut reply may end in, is ASCII if escaped
+    except UnicodeEncodeError:  # a cut-off reply may end in an unpaired surrogate, which can only be written escaped
         return json.dumps(record).encode() + b"\n"

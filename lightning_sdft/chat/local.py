@@ -1,4 +1,4 @@
-"""A chat model in this process: a policy that generates."""
+"""A chat model that runs in this process: a policy that generates."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ log = logging.getLogger(__name__)
 
 
 class LocalChat(ChatModel):
-    """A model in this process. It is loaded when it is first asked, in bfloat16 onto the GPU where there is one.
+    """A model that runs in this process. It is loaded on first use: in bfloat16 on the GPU if there is one.
 
-    With a temperature above 0, the same conversation gets another reply each time. Which one depends on the seed, on
-    the conversation and on how often this object was asked it, and not on other conversations.
+    With a temperature above 0, the same conversation gets another reply each time. The reply depends on the seed, the
+    conversation and how often this object was asked it before, but not on other conversations.
 
     Args:
         model: A Hugging Face folder or hub id, a ``.gguf`` file, ``zoo/laptop``, or a policy.
-        max_tokens: Replies are cut off at this length. A conversation that leaves the model no room for so many tokens
-            gets no reply, and a warning says how many those were.
-        temperature: Logits are divided by it; 0 takes the most probable token.
-        top_p: Draw only from the most probable tokens that together have this probability.
-        batch_size: Conversations replied to at once.
-        seed: Seed of the draws.
+        max_tokens: Maximum number of tokens per reply. If a conversation is so long that this number does not fit into
+            the model's context, it gets no reply; a warning gives the number of such conversations.
+        temperature: Sampling temperature; 0 decodes greedily.
+        top_p: Sample only from the most probable tokens whose probabilities add up to this value.
+        batch_size: Number of conversations that are replied to at once.
+        seed: Seed for sampling.
 
     Raises:
         ValueError: If a number is out of range.
@@ -68,10 +68,10 @@ class LocalChat(ChatModel):
 
     @property
     def policy(self) -> Policy:
-        """The model, loaded if need be.
+        """The model, loaded on first access.
 
         Raises:
-            ChatError: If there is no such model.
+            ChatError: If the model cannot be loaded.
         """
         if self._policy is None:
             with _inference_precision() as device:
@@ -123,11 +123,11 @@ class LocalChat(ChatModel):
         return replies
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave a model that was loaded by its name out of copies, which load it themselves if they are asked."""
+        """Leave a model that was given by name out of copies, which load it themselves on first use."""
         return {**self.__dict__, "_policy": None if self._loads else self._policy}
 
     def _seed(self, conversation: Sequence[Message]) -> int:
-        """Seed of the next reply to a conversation."""
+        """Seed for the next reply to a conversation."""
         text = json.dumps([[turn["role"], turn["content"]] for turn in conversation])
         occurrence = self._asked[text]
         self._asked[text] += 1
@@ -137,7 +137,7 @@ class LocalChat(ChatModel):
 
 @contextmanager
 def _inference_precision() -> Iterator[torch.device]:
-    """The device to compute on, with torch's default dtype set to what suits it."""
+    """The device for inference, with torch's default dtype set for it: bfloat16 on a GPU."""
     before = torch.get_default_dtype()
     on_gpu = torch.cuda.is_available()
     try:

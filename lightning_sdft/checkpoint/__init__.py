@@ -1,4 +1,4 @@
-"""Checkpoints: whether they are whole, which method they are of, how a run goes on from one, and a policy of one."""
+"""Checkpoints: checking that they are intact and of the right method, resuming from one, and loading its policy."""
 
 from lightning_sdft.checkpoint.adapters import adapters_alone, check_adapters
 from lightning_sdft.checkpoint.exact_resume import ExactResume

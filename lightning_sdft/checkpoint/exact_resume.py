@@ -1,4 +1,4 @@
-"""What exact resume needs and Lightning leaves out: generators, and a state between two optimizer steps, always."""
+"""What exact resume needs beyond Lightning: generator states, and a state that is always between optimizer steps."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ __all__ = ["ExactResume"]
 
 
 class ExactResume(Callback):
-    """Makes a run that goes on from a checkpoint equal to one that was never interrupted, bit for bit.
+    """Makes a resumed run equal, bit for bit, to a run that was never interrupted.
 
-    A checkpoint may be written at any time: after an error, on a signal, during validation. Weights and optimizer are
-    then as the last optimizer step left them, while loops, data and generators have moved on. So their state is taken
-    at the end of each step, and goes into whatever checkpoint is written before the next one ends. A validation that
-    was due and had not ended is run when training goes on (unless ``max_steps`` is reached, for then nothing is run).
+    A checkpoint may be written at any time: after an error, on a signal, during validation. The weights and the
+    optimizer are then as the last optimizer step left them, while the loops, the data loader and the random number
+    generators have moved on. So we record their state at the end of each optimizer step, and every checkpoint that is
+    written before the end of the next step contains that state. A validation that was due and had not finished is run
+    after resuming (unless ``max_steps`` is reached, because then nothing is run).
 
-    With another number of processes, training goes on with the same examples in the same order, and with the generator
-    of the first process in each. Losses are then equal up to rounding.
+    With another number of processes, training resumes with the same examples in the same order, and every process gets
+    the generator state of the first one. Losses are then equal up to rounding.
     """
 
     def __init__(self) -> None:
-        self._loops: dict[str, Any] | None = None  # of Lightning, as the last optimizer step left them
-        self._validation_due = False  # since then
-        self._generators: dict[str, Any] | None = None  # before what is running: a step or a validation
-        self._logged: dict[str, float] = {}  # of the last step, behind whose end loggers get it
+        self._loops: dict[str, Any] | None = None  # state of Lightning's loops at the end of the last optimizer step
+        self._validation_due = False  # whether a validation was due at that time and has not finished
+        self._generators: dict[str, Any] | None = None  # states before the running step or validation
+        self._logged: dict[str, float] = {}  # metrics of the last step, which loggers get after its end
         self._restored: dict[str, Any] | None = None
         self._accumulated = 1
         self._last_step = 0
@@ -42,44 +43,44 @@ class ExactResume(Callback):
     # The state at the end of a step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep the generators if a step begins; this hook runs for every micro-batch."""
+        """Record the generators' states at the first micro-batch of an optimizer step."""
         self._generators = self._generators or _generators()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """From here to the end of the step, student, teacher and optimizer are not of one step."""
+        """Note that until the end of the step, student, teacher and optimizer do not belong to the same step."""
         self._stepping = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loops if the optimizer has just stepped."""
+        """Record the state of the loops if the optimizer has just stepped."""
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
         self._loops = trainer.fit_loop.state_dict()
         epoch = trainer.fit_loop.epoch_loop
         fetcher = trainer.fit_loop._data_fetcher
-        self._validation_due = epoch._should_check_val_fx(fetcher)  # type: ignore[arg-type]  # it is there in training
+        self._validation_due = epoch._should_check_val_fx(fetcher)  # type: ignore[arg-type]  # not None in training
         self._logged = _metrics_to_log(trainer)
         self._generators = None
         self._stepping = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the generators, and forget that it had been begun before, as a restored loop says."""
+        """Record the generators' states, and undo that a restored loop counts this validation as already begun."""
         self._generators = _generators()
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say that it is not due any more."""
+        """Note that the validation is no longer due."""
         self._validation_due = False
         self._generators = None
 
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """The generators of each process, what the loops are to be read with, and what loggers may not have got."""
+        """The generator states of all processes, and what :meth:`on_load_checkpoint` and the loggers need."""
         generators = self._generators or _generators()
         ranks = [generators]
         if torch.distributed.is_initialized():
@@ -89,12 +90,12 @@ class ExactResume(Callback):
         return {"ranks": ranks, **state}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say where the loops were at the end of the last step."""
+        """Save the state that the loops had at the end of the last optimizer step."""
         if self._loops is not None:
             checkpoint["loops"]["fit_loop"] = deepcopy(self._loops)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Count micro-batches as this run does, and have a validation run that was due."""
+        """Convert the counts of micro-batches to this run's micro-batch size, and start a validation that was due."""
         state, loops = checkpoint["callbacks"].get(self.state_key), checkpoint["loops"]["fit_loop"]
         if state is None:
             return
@@ -104,12 +105,12 @@ class ExactResume(Callback):
             _begin_validation(loops)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the generators, behind everything that draws from them on the way here (iterators of loaders)."""
+        """Restore the generators, after everything that draws from them before training (iterators of loaders)."""
         self._last_step = trainer.global_step
         self._accumulated = trainer.accumulate_grad_batches
         epochs = trainer.fit_loop.epoch_progress.current
         if epochs.processed == epochs.started:  # type: ignore[attr-defined]  # typed as its base class
-            # Behind the last step of an epoch, Lightning would not count the next one, and take it for this at its end.
+            # After the last step of an epoch, Lightning would not count the next epoch as a new one.
             trainer.fit_loop.reset_restart_stage()
         if self._restored is not None:
             ranks = self._restored["ranks"]
@@ -118,14 +119,14 @@ class ExactResume(Callback):
             self._logged = self._restored["logged"]
             self._restored = None
             _restart_curves(trainer)
-            # Again, for the run may have ended before they got there.
+            # Log the last step's metrics again, because the run may have ended before the loggers got them.
             trainer._logger_connector.log_metrics(self._logged)  # type: ignore[arg-type]  # it takes numbers as well
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep ModelCheckpoint from saving what is not whole, or where one process would wait for others that do not.
+        """Keep ModelCheckpoint from saving an inconsistent state, and from waiting for processes that do not save.
 
-        An optimizer step that was interrupted is not whole. An error in one of several processes is not known to the
-        others; SIGTERM is, for they agree upon it.
+        The state is inconsistent if an optimizer step was interrupted. If one of several processes has an error, the
+        others do not know of it and do not save; SIGTERM is different, because the processes agree on it.
         """
         whole = self._loops is not None and not self._stepping
         together = trainer.world_size == 1 or isinstance(exception, SIGTERMException)
@@ -136,7 +137,7 @@ class ExactResume(Callback):
 
 
 def _generators() -> dict[str, Any]:
-    """The states of torch's generators in this process."""
+    """The states of this process's torch generators."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -150,7 +151,7 @@ def _restore(state: dict[str, Any]) -> None:
 
 
 def _metrics_to_log(trainer: Trainer) -> dict[str, float]:
-    """What Lightning logs of an optimizer step when all callbacks have had their turn, if it logs this one."""
+    """The metrics that Lightning logs for an optimizer step after all callbacks have run, if it logs this step."""
     connector = trainer._logger_connector
     if not connector.should_update_logs:
         return {}
@@ -158,7 +159,7 @@ def _metrics_to_log(trainer: Trainer) -> dict[str, float]:
 
 
 def _restart_curves(trainer: Trainer) -> None:
-    """Have TensorBoard forget what the interrupted run logged behind the checkpoint, if it is the same curve."""
+    """Make TensorBoard discard what the interrupted run logged after the checkpoint, if it logs to the same folder."""
     start = Event(step=trainer.global_step + 1, session_log=SessionLog(status=SessionLog.START))
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
@@ -166,7 +167,7 @@ def _restart_curves(trainer: Trainer) -> None:
 
 
 def _count_micro_batches(loops: dict[str, Any], before: int, now: int) -> None:
-    """Let counters of micro-batches count larger or smaller ones."""
+    """Convert counters of micro-batches from ``before`` per optimizer step to ``now`` per optimizer step."""
     for counters in (loops["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
         ready = counters["ready"]
         for name, count in counters.items():
@@ -174,7 +175,7 @@ def _count_micro_batches(loops: dict[str, Any], before: int, now: int) -> None:
 
 
 def _begin_validation(loops: dict[str, Any]) -> None:
-    """From loops that end a step with the validation behind them, make loops that have just begun it."""
+    """Change the state of loops that have finished a step so that they have just begun the validation after it."""
     for counters in (loops["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
         counters["completed"] = counters["processed"]
     validation = loops["epoch_loop.val_loop.batch_progress"]

@@ -1,4 +1,4 @@
-"""Checkpoint files: each is written whole or not at all, compared with its checksums, and read as data."""
+"""Checkpoint files: they are written atomically, verified by their checksums, and read with ``weights_only=True``."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ __all__ = ["CheckedCheckpointIO", "check_whole", "load_checkpoint", "use_checked
 
 
 def use_checked_files(strategy: Strategy) -> None:
-    """Let a strategy write checkpoint files whole and read them as data."""
+    """Make a strategy write checkpoint files atomically, verify them, and read them with ``weights_only=True``."""
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = CheckedCheckpointIO()
 
 
 def check_whole(path: str | Path) -> None:
-    """Refuse a checkpoint that is not what was written: a truncated file, a changed bit, a missing shard.
+    """Refuse an incomplete or damaged checkpoint: a truncated file, a changed bit, a missing shard.
 
-    A file is read to its end and compared with the checksums in it (a third of a second per gigabyte, beside the disk);
-    once, as long as it does not change. Of a folder of parts, their sizes are compared with what its index says.
+    A file is read completely and compared with the checksums in it, which takes a third of a second per gigabyte plus
+    the time to read from disk. A file that has not changed is not read again. For a sharded checkpoint, the sizes of
+    the shards are compared with those in its index.
 
     Raises:
-        CheckpointError: If there is no such checkpoint, or it is not whole.
+        CheckpointError: If there is no such checkpoint, or it is incomplete or damaged.
     """
     path = Path(path)
     check_checkpoint_file(path)
@@ -44,7 +45,7 @@ def check_whole(path: str | Path) -> None:
 
 @lru_cache
 def _changed_record(path: Path, version: tuple[int, int]) -> str | None:
-    """What does not have its checksum, in a version of a file."""
+    """The first record in a file whose checksum is wrong, as text; cached for each version of the file."""
     try:
         with zipfile.ZipFile(path) as file:
             name = file.testzip()
@@ -54,24 +55,24 @@ def _changed_record(path: Path, version: tuple[int, int]) -> str | None:
 
 
 class CheckedCheckpointIO(TorchCheckpointIO):
-    """Lightning's reading and writing of checkpoint files, but a file is whole or it is not there.
+    """Lightning's plugin for checkpoint files, but files are written atomically and verified before reading.
 
-    A local file is written beside its place, without a copy of the checkpoint in memory, and takes its place when it is
-    on the disk. One that is not whole is refused by its name.
+    A local file is first written under a temporary name in the same folder, without a copy of the checkpoint in memory,
+    and renamed once it is on disk. Reading an incomplete or damaged file raises an error that names it.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the checkpoint.
 
         Raises:
-            CheckpointError: If the disk does not take it; what was there before is as it was.
+            CheckpointError: If it cannot be written; an earlier file of that name is then unchanged.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Lightning takes whatever has hpc_ckpt_ in its name for a checkpoint.
+        # Lightning treats every file with hpc_ckpt_ in its name as a checkpoint.
         unfinished = path.with_name(f".{path.name.removeprefix('hpc_')}.unfinished")
         try:
             with unfinished.open("wb") as file:
@@ -80,19 +81,20 @@ class CheckedCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
             _sync_folder(path.parent)
-        except (OSError, RuntimeError) as error:  # torch's writer raises the latter for what the system refuses
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for failed writes
             raise CheckpointError(
                 f"the checkpoint {str(path)!r} could not be written ({error}); make room or choose another folder. "
-                "Checkpoints that were there before are good"
+                "Earlier checkpoints are unchanged"
             ) from error
         finally:
             unfinished.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Check the file, where it is a local one, and read it as data; of a folder of parts, weights alone.
+        """Verify a local file and read it with ``weights_only=True``; from a sharded checkpoint, read only the weights.
 
         Raises:
-            CheckpointError: If there is no such file, or it is torn, holds more than data, or is not Lightning's.
+            CheckpointError: If there is no such file, or if it is damaged, contains objects that ``weights_only=True``
+                refuses, or was not written by Lightning.
         """
         checkpoint = self._read(path, *args, **kwargs)
         check_lightnings(checkpoint, path)
@@ -108,7 +110,7 @@ class CheckedCheckpointIO(TorchCheckpointIO):
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
+    """Flush a folder's entries to disk, so that a renamed file survives a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -117,10 +119,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint as data, running no code from it; of a folder of parts, all but the optimizer states.
+    """Read a checkpoint without running code from it; from a sharded one, everything except the optimizer states.
 
     Raises:
-        CheckpointError: If there is no such file, or it is torn or holds more than data.
+        CheckpointError: If there is no such file, or if it is damaged or contains objects that ``weights_only=True``
+            refuses.
     """
     if is_sharded(path):
         return read_sharded(path)
@@ -129,7 +132,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         version = _version(path)
         with reading(path):
             checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        # It is opened twice, for names and for numbers, and a run that is still going on may have put another between.
+        # torch opens the file twice, for the names and for the numbers. A run in progress may have replaced it between.
         if _version(path) == version:
             return checkpoint
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: which method and which model it is of, and with which adapter."""
+"""The metadata in a checkpoint: the method and the adapter it was written with, and the model training started from."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from lightning_sdft.policy.lora import LoRA
 __all__ = ["KEY", "check_method", "check_resumable", "describe_method", "described_lora"]
 
 KEY = "lightning_sdft"
-"""Where a checkpoint says it."""
+"""Key of the metadata in a checkpoint."""
 
 
 def describe_method(method: str, model: str, lora: LoRA | None = None) -> dict[str, Any]:
-    """What a checkpoint says about itself: the method's class, the model training started from, our version, LoRA."""
+    """The metadata to save: the method's class, the model training started from, this package's version, and LoRA."""
     about = {"method": method, "model": model, "version": version("lightning-sdft")}
     return about if lora is None else {**about, "lora": asdict(lora)}
 
 
 def check_method(checkpoint: dict[str, Any], method: str, lora: LoRA | None = None) -> None:
-    """Refuse to go on with a checkpoint of another method, or of another adapter.
+    """Refuse to resume from a checkpoint that was written with another method or adapter.
 
     Raises:
-        CheckpointError: If the checkpoint is of another method or adapter, or not of this package.
+        CheckpointError: If the method or the adapter differs, or if this package did not write the checkpoint.
     """
     about = checkpoint.get(KEY, {})
     saved = about.get("method")
     if saved != method:
         raise CheckpointError(
-            f"the checkpoint was written by {saved or 'something other than lightning_sdft'}, not by {method}; go on "
+            f"the checkpoint was written by {saved or 'something other than lightning_sdft'}, not by {method}; resume "
             f"with that method, or export the checkpoint to a Hugging Face folder and start {method} from it "
             "(model=FOLDER)"
         )
@@ -42,19 +42,19 @@ def check_method(checkpoint: dict[str, Any], method: str, lora: LoRA | None = No
     if settings[0] != settings[1]:
         raise CheckpointError(
             f"the checkpoint was written with lora={described_lora(about)}, and is to be read with lora={lora}, "
-            "where its weights would mean something else; set lora as it was"
+            "where its weights would have another meaning; set lora as it was"
         )
 
 
 def check_resumable(checkpoint: dict[str, Any], trainer: Trainer) -> None:
-    """Refuse to go on training with a checkpoint that has the weights, but not the states beside them.
+    """Refuse to resume training from a checkpoint that has the weights, but not the optimizer or scheduler states.
 
     Args:
-        checkpoint: As it was read.
-        trainer: Who has read it; one that does not train needs the weights alone.
+        checkpoint: The checkpoint that was read.
+        trainer: The trainer that read it; if it does not train, it needs only the weights.
 
     Raises:
-        CheckpointError: If a state is missing that training needs.
+        CheckpointError: If a state that training needs is missing.
     """
     if trainer.state.fn != TrainerFn.FITTING:
         return
@@ -62,13 +62,13 @@ def check_resumable(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     missing = [name for name in (*lightnings, "lr_schedulers") if name not in checkpoint]
     if missing:
         raise CheckpointError(
-            f"training cannot go on from the checkpoint {str(trainer.ckpt_path)!r}: of it, {' and '.join(missing)} "
-            "cannot be had here. With a folder of parts go on with trainer.strategy=fsdp2, which a single process can "
-            "do too; with weights alone (save_weights_only) start anew: export them to a Hugging Face folder "
-            "(model=FOLDER)"
+            f"training cannot go on from the checkpoint {str(trainer.ckpt_path)!r}: {' and '.join(missing)} could not "
+            "be read from it. If it is a sharded checkpoint, go on with trainer.strategy=fsdp2, which works with a "
+            "single process too; if it has only weights (save_weights_only), export them to a Hugging Face folder and "
+            "start a new run from that (model=FOLDER)"
         )
 
 
 def described_lora(about: dict[str, Any]) -> LoRA | None:
-    """The adapter of a checkpoint, of what it says about itself."""
+    """The adapter's settings in a checkpoint's metadata; ``None`` without an adapter."""
     return LoRA(**about["lora"]) if "lora" in about else None

@@ -1,4 +1,4 @@
-"""A policy with the weights of a checkpoint, as it is exported and evaluated."""
+"""Loading a policy with the weights of a checkpoint, for export and evaluation."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def load_policy(
     weights: Literal["student", "teacher"] = "student",
     trust_remote_code: bool = False,
 ) -> Policy:
-    """A pretrained model, or one with the weights of a checkpoint.
+    """Load a pretrained model, or a model with the weights of a checkpoint.
 
     Args:
-        model: Model that gives architecture and tokenizer; by default the one that the checkpoint was trained from.
-        checkpoint: The checkpoint file; without one, the model has its own weights.
-        weights: Whose weights to take from the checkpoint.
+        model: Model for the architecture and the tokenizer; by default the one that training started from.
+        checkpoint: The checkpoint file; without one, the model keeps its pretrained weights.
+        weights: Whether to load the student's or the teacher's weights from the checkpoint.
         trust_remote_code: Whether code that comes with the model may be run.
 
     Raises:
-        CheckpointError: If neither is given, or if the file is torn, not a checkpoint of this package, or lacks the
-            weights asked for.
+        CheckpointError: If neither a model nor a checkpoint is given, or if the checkpoint is damaged, was not written
+            by this package, or lacks the requested weights.
     """
     if checkpoint is None:
         if model is None:
@@ -41,7 +41,7 @@ def load_policy(
         return Policy.load(model, trust_remote_code=trust_remote_code)
     content = load_checkpoint(checkpoint)
     if KEY not in content:
-        raise CheckpointError(f"{checkpoint!r} is not a checkpoint of lightning_sdft")
+        raise CheckpointError(f"{checkpoint!r} is not a checkpoint of lightning_sdft; give one that is")
     lora, source = described_lora(content[KEY]), model or content[KEY]["model"]
     if lora is None:
         state = _below(content["state_dict"], {STUDENT: "policy.", TEACHER: "teacher.policy."}[weights])
@@ -62,5 +62,5 @@ def load_policy(
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries whose name begins with a prefix, without it."""
+    """The entries whose name begins with a prefix, renamed without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What a signal asks for is done between two optimizer steps, by all processes together."""
+"""Handling signals between two optimizer steps, on all processes together."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ __all__ = ["Preemption"]
 
 
 class Preemption(Callback):
-    """Ends a run on SIGTERM, and has SLURM requeue it on the signal for that, without losing a step.
+    """Ends a run on SIGTERM, and lets SLURM requeue it on SIGUSR1, without losing an optimizer step.
 
-    On SIGTERM the running optimizer step is finished, and ``ModelCheckpoint(save_on_exception=True)`` writes a
-    checkpoint. The command line then exits with 143, as a process does that SIGTERM ends. One process also leaves a
-    validation, which is run when training goes on; several finish theirs first.
+    On SIGTERM, the running optimizer step is finished, and ``ModelCheckpoint(save_on_exception=True)`` writes a
+    checkpoint. The command line then exits with code 143, like any process ended by SIGTERM. A single process also
+    interrupts a running validation, which is run after resuming; several processes finish theirs first.
 
-    Under SLURM, with ``SLURMEnvironment(auto_requeue=True)``, its signal (SIGUSR1, from ``sbatch --signal``) has
-    Lightning write ``hpc_ckpt_N.ckpt`` and requeue the job when the step is finished. Training goes on until SLURM ends
-    it.
+    Under SLURM, with ``SLURMEnvironment(auto_requeue=True)``, SIGUSR1 (from ``sbatch --signal``) makes Lightning write
+    ``hpc_ckpt_N.ckpt`` and requeue the job after the running optimizer step. Training continues until SLURM ends the
+    job.
 
-    Lightning would do either at once, in the middle of an optimizer step, where processes that communicate do not meet.
+    Without this callback, Lightning would do either at once, in the middle of an optimizer step, where processes that
+    communicate would wait for each other.
     """
 
     def __init__(self) -> None:
@@ -31,13 +32,13 @@ class Preemption(Callback):
         self._requeue_signal: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put notes in the place of what Lightning does on signals."""
+        """Replace Lightning's signal handlers by ones that only note the signal."""
         connector = trainer._signal_connector
         for name in ("_sigterm_notifier_fn", "_slurm_sigusr_handler_fn"):
-            vars(connector).pop(name, None)  # of an earlier run
+            vars(connector).pop(name, None)  # set by an earlier run
         if stage == "fit":
             self._requeue = connector._slurm_sigusr_handler_fn
-            # There is no hook for either.
+            # Lightning has no hook for either of these handlers.
             connector._sigterm_notifier_fn = self._note_stop  # type: ignore[method-assign]
             connector._slurm_sigusr_handler_fn = self._note_requeue  # type: ignore[method-assign]
 
@@ -48,17 +49,17 @@ class Preemption(Callback):
         self._requeue_signal = signum
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Agree upon what to do before a step begins, and do it.
+        """Before an optimizer step, let all processes agree on what the signals ask for, and do it.
 
         Raises:
-            SIGTERMException: If a process was asked to end.
+            SIGTERMException: If any process has received SIGTERM.
         """
         if batch_idx % trainer.accumulate_grad_batches:
             return
         requeue, stop = self._any(trainer, self._requeue_signal or 0, int(self._stop))
         if requeue:
             self._requeue_signal = None
-            self._requeue(requeue, None)  # type: ignore[arg-type]  # it does not look at the frame
+            self._requeue(requeue, None)  # type: ignore[arg-type]  # the handler ignores the frame
         if stop:
             raise SIGTERMException
 
@@ -71,17 +72,17 @@ class Preemption(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Leave the validation if this is the only process.
+        """Interrupt the validation on SIGTERM if this is the only process.
 
         Raises:
-            SIGTERMException: If it was asked to end.
+            SIGTERMException: If this process has received SIGTERM.
         """
         if self._stop and trainer.world_size == 1:
             raise SIGTERMException
 
     @staticmethod
     def _any(trainer: Trainer, *notes: int) -> list[int]:
-        """The largest of each note over all processes."""
+        """The maximum of each value over all processes."""
         if trainer.world_size == 1:
             return list(notes)
         largest = torch.tensor(notes, device=trainer.strategy.root_device)

@@ -1,4 +1,4 @@
-"""Where a run goes on: the newest whole checkpoint that it or its predecessors have written."""
+"""Finding the checkpoint to resume from: the newest intact one that this run or its predecessors have written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["checkpoints", "continue_run", "last_checkpoint", "newest_whole"]
 
 
 def checkpoints(trainer: Trainer) -> list[Path]:
-    """All checkpoints that runs of this trainer's settings have written, of every version of its logger."""
+    """All checkpoints written by runs with this trainer's settings, under any version of its logger."""
     folders: set[Path] = set()
     for callback in trainer.checkpoint_callbacks:
         given = getattr(callback, "dirpath", None)
@@ -30,11 +30,12 @@ def checkpoints(trainer: Trainer) -> list[Path]:
 
 
 def newest_whole(paths: Iterable[Path], to_train: bool = False) -> Path | None:
-    """The checkpoint that was written last, without those that are not whole, which a warning names.
+    """The newest checkpoint that is intact; a warning names the damaged ones that are skipped.
 
     Args:
         paths: The checkpoints.
-        to_train: Whether training is to go on from it, so that weights alone (``save_weights_only``) are not enough.
+        to_train: Whether training is to resume from it; then checkpoints with only weights (``save_weights_only``) are
+            skipped too.
     """
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path), reverse=True):
         try:
@@ -47,23 +48,25 @@ def newest_whole(paths: Iterable[Path], to_train: bool = False) -> Path | None:
 
 
 def last_checkpoint(trainer: Trainer) -> Path:
-    """The newest whole checkpoint, to evaluate.
+    """The newest intact checkpoint, for evaluation.
 
     Raises:
         CheckpointError: If there is none.
     """
     path = newest_whole(checkpoints(trainer))
     if path is None:
-        raise CheckpointError("ckpt_path=last, but runs with this logger and these folders left no whole checkpoint")
+        raise CheckpointError(
+            "ckpt_path=last, but runs with this logger and these folders left no whole checkpoint; give the path of one"
+        )
     return path
 
 
 def continue_run(trainer: Trainer) -> Path | None:
-    """Find the checkpoint to go on from, and let the logger go on in its version.
+    """Find the checkpoint to resume from, and let the logger continue in the version that it belongs to.
 
     Returns:
-        The newest whole checkpoint, or ``None`` if there is none, so that the same command starts a run and goes on
-        with it. Those of weights alone do not count.
+        The newest intact checkpoint, or ``None`` if there is none, so that the same command starts and resumes a run.
+        Checkpoints with only weights do not count.
     """
     path = newest_whole(checkpoints(trainer), to_train=True)
     if path is None:
@@ -78,16 +81,16 @@ def continue_run(trainer: Trainer) -> Path | None:
 
 
 def _has_weights_alone(path: Path) -> bool:
-    """Whether it was written with ``save_weights_only``; folders of parts never are."""
+    """Whether a checkpoint was written with ``save_weights_only``; sharded checkpoints never are."""
     try:
         content = {} if path.is_dir() else load_checkpoint(path)
     except CheckpointError:
-        return False  # and is refused by its name where it is read
+        return False  # reading it later raises an error that names it
     return "state_dict" in content and "optimizer_states" not in content
 
 
 def _version_of(path: Path, logger: Logger | None) -> str | None:
-    """The logger's version that wrote a checkpoint; of one that SLURM asked for, the one that was written to last."""
+    """The logger's version that a checkpoint belongs to; for SLURM's checkpoints, the version last written to."""
     if not isinstance(logger, TensorBoardLogger):
         return None
     root = Path(logger.root_dir)
@@ -99,7 +102,7 @@ def _version_of(path: Path, logger: Logger | None) -> str | None:
 
 
 def _default_folders(trainer: Trainer) -> set[Path]:
-    """Where ModelCheckpoint writes without a folder of its own."""
+    """The folders where ModelCheckpoint writes if it has no ``dirpath``."""
     if not trainer.loggers:
         return {Path(trainer.default_root_dir) / "checkpoints"}
     logger = trainer.loggers[0]
@@ -111,5 +114,5 @@ def _default_folders(trainer: Trainer) -> set[Path]:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether it is a file or a folder with a name for good, and no link to another one (such as ``last.ckpt``)."""
+    """Whether a path is a finished checkpoint: not a temporary file, and not a link to another one (``last.ckpt``)."""
     return path.suffix == ModelCheckpoint.FILE_EXTENSION and not path.name.startswith(".") and not path.is_symlink()

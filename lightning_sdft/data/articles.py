@@ -1,4 +1,4 @@
-"""Articles that a model is to learn from: where they are read from, and how long ones are cut into passages."""
+"""Articles that a model learns from: reading them, and cutting long ones into passages."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ __all__ = ["passages", "read_articles"]
 SUFFIXES = (".md", ".txt")
 
 BREAKS = ("\n\n", "\n", ". ", " ")
-"""Where a text is cut, the best places first."""
+"""Strings that a text may be cut after, the most preferred first."""
 
 
 def read_articles(source: str) -> dict[str, str]:
-    """Read articles.
+    """Read articles from a folder of text files or from a table.
 
     Args:
-        source: A folder of ``.txt`` and ``.md`` files, whose names without suffix are the ids of the articles, or rows
-            with the columns ``article`` (the id) and ``text``: see :func:`~lightning_sdft.data.tables.read_rows`.
-            Names that begin with ``zoo/events`` are in this package.
+        source: A folder of ``.txt`` and ``.md`` files, where each file name without its suffix is the article's id, or
+            a table with the columns ``article`` (the id) and ``text``: see
+            :func:`~lightning_sdft.data.tables.read_rows`. Names that begin with ``zoo/events`` refer to files in this
+            package.
 
     Returns:
-        Id to text; blanks at its ends are left out.
+        A dictionary from id to text; white space at either end of the text is removed.
 
     Raises:
-        DataError: If an article cannot be read, is empty, or has the id of another one.
+        DataError: If an article cannot be read or is empty, or if two articles have the same id.
     """
     path = Path(zoo.file(source)).expanduser()
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else []
@@ -43,14 +44,14 @@ def read_articles(source: str) -> dict[str, str]:
 
 
 def passages(text: str, size: int) -> list[str]:
-    """Cut a text into passages, which joined together are the text.
+    """Cut a text into passages; joining them gives the text again.
 
-    A cut is made behind a paragraph, else a line, a sentence or a word, and within a word only if there is none of
-    these in the second half of a passage.
+    A passage ends after a paragraph if possible, otherwise after a line, a sentence or a word. A word is cut only if
+    none of these ends in the second half of the passage.
 
     Args:
         text: The text.
-        size: Length in characters that no passage exceeds.
+        size: Maximum length of a passage in characters.
 
     Example:
         >>> passages("One two. Three four five.", 12)
@@ -80,5 +81,5 @@ def _add(articles: dict[str, str], name: str, text: str, where: str) -> None:
     if not text.strip():
         raise DataError(f"{where}: the article is empty; write it or remove it")
     if name in articles:
-        raise DataError(f"{where}: there is an article {name!r} before; give each an id of its own")
+        raise DataError(f"{where}: an earlier article has the same id {name!r}; give each article its own id")
     articles[name] = text.strip()

@@ -1,4 +1,4 @@
-"""What all data modules share: splits of examples, generation groups for training, graded sets for evaluation."""
+"""What all data modules share: splits of examples, generation groups for training, and graded evaluation sets."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Examples whose answers are graded together.
+    """Examples whose answers are graded and averaged together.
 
     Args:
         examples: The examples; each has a reference.
-        graders: Metric name to grader. Several graders may look at the same answers; the first one leads.
-        prior: Whether this is a skill the base model had before, so that a loss of accuracy is forgetting.
+        graders: A dictionary from metric name to grader. Several graders may grade the same answers; the first one
+            gives the set its name.
+        prior: Whether the base model had this skill before training, so that a drop in accuracy means forgetting.
     """
 
     examples: Sequence[Example]
@@ -41,13 +42,13 @@ class EvaluationSet:
 
     @property
     def name(self) -> str:
-        """Name of the leading metric."""
+        """Name of the set, which is the name of its first metric."""
         return next(iter(self.graders))
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a data module loads.
+    """The training examples and evaluation sets that a data module loads.
 
     Args:
         train: Examples to train on.
@@ -61,15 +62,15 @@ class Splits:
 
 
 class DemonstrationDataModule(LightningDataModule):
-    """Base of the data modules: a subclass loads its splits, this class checks and serves them.
+    """Base class of the data modules: a subclass loads the splits; this class checks them and makes the loaders.
 
     Args:
-        batch_size: Prompts per optimizer step, over all processes together.
-        micro_batch_size: Prompts per forward and backward pass on one process; ``None`` takes the whole step at once.
-            The trainer is told how many micro-batches a step has.
+        batch_size: Prompts per optimizer step, summed over all processes.
+        micro_batch_size: Prompts per forward and backward pass on one process; ``None`` uses all of the process's
+            prompts at once. ``trainer.accumulate_grad_batches`` is set to match.
         evaluation_batch_size: Prompts answered at once in evaluation.
-        workers: Loading processes per training process.
-        shuffle_seed: Seed of the order of training examples.
+        workers: Number of ``DataLoader`` workers per training process.
+        shuffle_seed: Seed for shuffling the training examples.
     """
 
     def __init__(
@@ -83,28 +84,28 @@ class DemonstrationDataModule(LightningDataModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
-            del self.hparams[name]  # a checkpoint is loaded as data, and an object in it would refuse to be
+            del self.hparams[name]  # checkpoints are loaded with weights_only=True, which rejects other objects
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.workers = workers
         self.shuffle_seed = shuffle_seed
         self._splits: Splits | None = None
-        self._told = False  # the trainer, how many micro-batches a step has
+        self._told = False  # whether we have set trainer.accumulate_grad_batches
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
-        """Lightning's, but the checkpoint is data, and names only classes of trusted packages."""
+        """Load as Lightning does, but with ``weights_only=True`` and only classes of trusted packages."""
         with trusting():
             return super().load_from_checkpoint(checkpoint_path, *args, **{**options, "weights_only": True})
 
     @abstractmethod
     def load(self) -> Splits:
-        """Read the data; called once per process, before anything else is asked for."""
+        """Read the data; called once per process, when the splits are first needed."""
 
     @property
     def splits(self) -> Splits:
-        """The loaded splits, checked."""
+        """The splits, loaded and checked on first access."""
         if self._splits is None:
             self._splits = self.load()
             _check_ids("train", self._splits.train)
@@ -116,32 +117,32 @@ class DemonstrationDataModule(LightningDataModule):
         return self._splits
 
     def setup(self, stage: str) -> None:
-        """Load and check the data, and the settings that must agree, before anything expensive happens."""
+        """Load and check the data and the batch sizes before anything expensive happens."""
         if stage == "fit":
             if not self.splits.train:
                 raise DataError(f"{type(self).__name__}: the train split has no examples")
             self._tell_trainer()
 
     def teardown(self, stage: str) -> None:
-        """Let the trainer be told again, for it may be used with other data."""
+        """Reset ``accumulate_grad_batches`` if we set it, because the trainer may be reused with other data."""
         if self._told and self.trainer is not None:
             self.trainer.accumulate_grad_batches = 1
         self._told = False
 
     def filter_train(self, keep: Callable[[Example], bool]) -> int:
-        """Leave out training examples that do not pass, and return how many those were."""
+        """Drop the training examples for which ``keep`` is false, and return how many were dropped."""
         splits = self.splits
         kept = [example for example in splits.train if keep(example)]
         self._splits = Splits(kept, splits.validation, splits.test)
         return len(splits.train) - len(kept)
 
     def evaluate_also(self, other: DemonstrationDataModule) -> None:
-        """Evaluate on the sets of another data module as well, where they have names that are new."""
+        """Also evaluate on another data module's sets, except those whose name this one already has."""
         own, others = self.splits, other.splits
         self._splits = Splits(own.train, _joined(own.validation, others.validation), _joined(own.test, others.test))
 
     def train_dataloader(self) -> GroupLoader:
-        """Micro-batches of generation groups, shuffled, this process's share."""
+        """This process's share of the shuffled generation groups, in micro-batches."""
         replicas = self._share()
         group_size = self.group_size(replicas["num_replicas"])
         examples = self.splits.train
@@ -163,7 +164,7 @@ class DemonstrationDataModule(LightningDataModule):
         return GroupLoader(examples, group_size, self.micro_batch_size or group_size, sampler, self.workers)
 
     def _share(self) -> dict[str, int]:
-        """How many processes share the data, and which of them this is."""
+        """The number of processes that share the data, and the rank of this one."""
         alone = {"num_replicas": 1, "rank": 0}
         return alone if self.trainer is None else self.trainer.distributed_sampler_kwargs or alone
 
@@ -171,7 +172,8 @@ class DemonstrationDataModule(LightningDataModule):
         """Prompts per optimizer step on one process.
 
         Raises:
-            DataError: If they cannot be shared evenly by processes, or not be cut into micro-batches.
+            DataError: If ``batch_size`` is not divisible by the number of processes, or a process's share is not
+                divisible by ``micro_batch_size``.
         """
         if self.batch_size % processes:
             raise DataError(f"data.batch_size={self.batch_size} cannot be shared by {processes} processes evenly")
@@ -185,7 +187,7 @@ class DemonstrationDataModule(LightningDataModule):
         return group_size
 
     def _tell_trainer(self) -> None:
-        """Have the trainer accumulate over the micro-batches of a step, if it was not told to accumulate otherwise."""
+        """Set ``trainer.accumulate_grad_batches`` to the micro-batches per optimizer step, unless the user set it."""
         processes = self._share()["num_replicas"]
         group_size = self.group_size(processes)
         micro_batch_size = self.micro_batch_size or group_size
@@ -222,13 +224,13 @@ class DemonstrationDataModule(LightningDataModule):
                 sampler=self._evaluation_sampler(evaluation_set),
                 num_workers=self.workers,
                 collate_fn=MicroBatch.of,
-                generator=torch.Generator(),  # as in GroupLoader: evaluation draws nothing from training's
+                generator=torch.Generator(),  # as in GroupLoader: evaluation leaves the global generator unchanged
             )
             for evaluation_set in sets
         ]
 
     def _evaluation_sampler(self, evaluation_set: EvaluationSet) -> UnrepeatedDistributedSampler | None:
-        """This process's share: Lightning's own sampler would ask some questions twice, and count them twice."""
+        """A sampler of this process's share; Lightning's own repeats examples to fill up, which would count twice."""
         share = self._share()
         if share["num_replicas"] == 1:
             return None

@@ -1,4 +1,4 @@
-"""General prompts, for distillation that keeps or brings back what a model can do.
+"""General prompts, for distillation that preserves or restores a model's abilities.
 
 [1] Lambert et al., Tulu 3: Pushing Frontiers in Open Language Model Post-Training, 2024,
     https://arxiv.org/abs/2411.15124
@@ -24,21 +24,22 @@ __all__ = ["TULU", "GeneralDataModule"]
 log = logging.getLogger(__name__)
 
 TULU = "allenai/tulu-3-sft-mixture"
-"""The prompts that re-invocation was introduced with [1]."""
+"""Tulu 3 [1], the data set with which re-invocation was introduced."""
 
 
 class GeneralDataModule(DemonstrationDataModule):
-    """Conversations up to their last user turn, whose answer is left to the model.
+    """Conversations without demonstrations: each ends with a user turn, which the model answers itself.
 
-    Rows have a column ``messages`` or ``conversation`` (``role`` and ``content`` each; what follows the last user turn
-    is left out) or ``prompt`` (text, or messages). Of rows with the same conversation the first is taken.
+    Rows have a column ``messages`` or ``conversation`` (a list of messages with ``role`` and ``content``; whatever
+    follows the last user turn is dropped) or a column ``prompt`` (a text or a list of messages). If several rows have
+    the same conversation, only the first is used.
 
     Args:
         source: File, folder or hub id of the rows; see :func:`~lightning_sdft.data.tables.read_rows`.
-        prompts: Number of rows drawn from the source; ``None`` takes all, of which Tulu 3 has 939,000.
-        evaluation: Data whose validation and test sets are evaluated: the task that was learned before, or others that
-            must not be forgotten. Its training rows are not used.
-        sample_seed: Seed of the draw.
+        prompts: Number of rows sampled from the source; ``None`` uses all (Tulu 3 has 939,000).
+        evaluation: Data module whose validation and test sets are evaluated: the task that was learned before, or
+            other tasks that must not be forgotten. Its training rows are not used.
+        sample_seed: Seed for sampling the rows.
         on_bad_row: See :class:`RowDataModule`.
         **kwargs: See :class:`DemonstrationDataModule`.
 
@@ -67,7 +68,7 @@ class GeneralDataModule(DemonstrationDataModule):
         self.on_bad_row = on_bad_row
 
     def load(self) -> Splits:
-        """Read the prompts, and the sets of the data to evaluate on."""
+        """Read the prompts and the evaluation sets."""
         examples = self._examples()
         if self.evaluation is None:
             return Splits(examples)
@@ -97,7 +98,7 @@ class GeneralDataModule(DemonstrationDataModule):
 def _up_to_last_user_turn(messages: list[Message], where: str) -> list[Message]:
     last = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=None)
     if last is None:
-        raise DataError(f"{where}: no user turn; give one")
+        raise DataError(f"{where}: no user turn; add one, or leave the row out")
     return messages[: last + 1]
 
 

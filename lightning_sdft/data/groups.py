@@ -1,8 +1,9 @@
-"""Generation groups: the examples of one optimizer step, delivered in micro-batches that know their group.
+"""Generation groups: the examples of one optimizer step, delivered in micro-batches that refer to their group.
 
-On-policy training samples once for all prompts of an optimizer step (one large decoding batch) and trains on them in
-micro-batches (small activations). So the loader draws a whole group and hands it out piece by piece. The first
-micro-batch that is trained on fills the group with what is read of its examples, and each micro-batch takes its share.
+On-policy training samples completions for all prompts of an optimizer step at once (one large decoding batch) and then
+trains on them in micro-batches (small activations). So the loader loads a whole group and yields it one micro-batch at
+a time. The training step of the first micro-batch fills the group with the token sequences of all its examples; every
+micro-batch then uses its share of them.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ __all__ = ["Group", "GroupLoader", "Item", "MicroBatch"]
 
 @dataclass(frozen=True)
 class Item:
-    """An example of an optimizer step with what is read of it.
+    """An example with the token sequences that the models read for it.
 
     Args:
         example: The example.
-        student: What the student reads, and is trained on.
-        teacher: What the teacher reads, where there is one.
-        rollout: The completion as it was sampled, where one was.
+        student: The student's sequence: prompt and the completion it is trained on.
+        teacher: The teacher's sequence, if there is a teacher.
+        rollout: The sampled completion, if the method samples.
     """
 
     example: Example
@@ -38,20 +39,20 @@ class Item:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest sequence that is read of it."""
+        """Number of tokens of the longer of the two sequences."""
         return max(len(self.student), 0 if self.teacher is None else len(self.teacher))
 
 
 class Group:
-    """The examples of one optimizer step on this process, and what is read of them once it is filled.
+    """The examples of one optimizer step on this process and, once filled, their token sequences.
 
     Args:
-        examples: The examples, in the order of the loader.
-        micro_batches: How many micro-batches share it.
+        examples: The examples, in the loader's order.
+        micro_batches: Number of micro-batches that the group is divided into.
 
     Attributes:
-        items: The examples with what is read of them; empty until :meth:`fill`.
-        tokens: Completion tokens that count in the optimizer step, per process on average.
+        items: The examples with their token sequences; empty until :meth:`fill`.
+        tokens: Number of completion tokens that count in the optimizer step's loss, averaged over processes.
     """
 
     def __init__(self, examples: Sequence[Example], micro_batches: int = 1) -> None:
@@ -61,13 +62,16 @@ class Group:
         self.tokens = 0.0
 
     def fill(self, items: Sequence[Item], tokens: float, by_length: bool = True) -> None:
-        """Keep what is read of the examples.
+        """Store the examples' token sequences.
+
+        Lengths are known only after sampling, so the items are sorted here and not by the loader.
 
         Args:
-            items: An item of each example.
+            items: One item per example.
             tokens: See the attribute.
-            by_length: Whether the longest come first, so that a micro-batch has sequences of like length and little
-                padding. Items of the same length keep their order, and so do those of a single micro-batch.
+            by_length: Whether to sort the items, longest first, so that each micro-batch has sequences of similar
+                length and little padding. Items of equal length keep their order. A group of a single micro-batch is
+                not sorted.
         """
         sorts = by_length and self.micro_batches > 1
         self.items = tuple(sorted(items, key=lambda item: -item.length) if sorts else items)
@@ -75,23 +79,23 @@ class Group:
 
     @property
     def completion_lengths(self) -> list[int]:
-        """Completion tokens of each item."""
+        """Number of completion tokens of each item."""
         return [len(item.student.completion) for item in self.items]
 
     @property
     def rollouts(self) -> list[Rollout]:
-        """The completions that were sampled."""
+        """The sampled completions."""
         return [item.rollout for item in self.items if item.rollout is not None]
 
 
 class MicroBatch:
-    """A share of a group, which is read at once.
+    """The share of a group that goes through one forward and backward pass.
 
-    Neither a sequence nor a dataclass: Lightning takes those apart, to cast the tensors in them.
+    This class is neither a sequence nor a dataclass, because Lightning takes those apart to cast the tensors in them.
 
     Args:
-        group: The group, which all of its micro-batches have in common.
-        index: Which of the group's micro-batches this is, from 0.
+        group: The group; all of its micro-batches refer to the same object.
+        index: Which of the group's micro-batches this is, counted from 0.
     """
 
     def __init__(self, group: Group, index: int = 0) -> None:
@@ -100,17 +104,20 @@ class MicroBatch:
 
     @classmethod
     def of(cls, batch: MicroBatch | Sequence[Example]) -> MicroBatch:
-        """The batch itself, or examples as a group of their own; the collate function of a loader of one's own."""
+        """Turn a list of examples into a group of one micro-batch; the collate function for your own loaders.
+
+        A batch that is already a micro-batch is returned as it is.
+        """
         return batch if isinstance(batch, MicroBatch) else cls(Group(batch))
 
     @classmethod
     def cut(cls, examples: Sequence[Example], size: int) -> list[MicroBatch]:
-        """The micro-batches of a group, of a size that divides it."""
+        """Make a group of the examples and return its micro-batches; ``size`` must divide their number."""
         group = Group(examples, len(examples) // size)
         return [cls(group, index) for index in range(group.micro_batches)]
 
     def to(self, device: object, **kwargs: object) -> MicroBatch:
-        """Stay: examples hold text, no tensors. Lightning asks every batch to move."""
+        """Do nothing: Lightning moves every batch to the device, but examples hold text and no tensors."""
         return self
 
     def __len__(self) -> int:
@@ -118,41 +125,41 @@ class MicroBatch:
 
     @property
     def is_last(self) -> bool:
-        """Whether the optimizer steps after it."""
+        """Whether the optimizer steps after this micro-batch."""
         return self.index == self.group.micro_batches - 1
 
     @property
     def examples(self) -> Sequence[Example]:
-        """Its share of the examples, in the order of the loader."""
+        """Its share of the examples, in the loader's order."""
         return self.group.examples[self._share]
 
     @property
     def items(self) -> Sequence[Item]:
-        """Its share of what is trained on, once the group is filled."""
+        """Its share of the group's items, once the group is filled."""
         return self.group.items[self._share]
 
     @property
     def student_sequences(self) -> list[TokenSequence]:
-        """What the student reads of it."""
+        """The student's sequence for each of its items."""
         return [item.student for item in self.items]
 
     @property
     def teacher_sequences(self) -> list[TokenSequence]:
-        """What the teacher reads of it."""
+        """The teacher's sequence for each of its items that has one."""
         return [item.teacher for item in self.items if item.teacher is not None]
 
     @property
     def rollouts(self) -> list[Rollout]:
-        """Its completions as they were sampled."""
+        """The sampled completions of its items."""
         return [item.rollout for item in self.items if item.rollout is not None]
 
     @property
     def completion_lengths(self) -> list[int]:
-        """Completion tokens of each of its items."""
+        """Number of completion tokens of each of its items."""
         return [len(item.student.completion) for item in self.items]
 
     def targets(self) -> torch.Tensor:
-        """The completion tokens of its items one after another, `(N,)`."""
+        """The completion tokens of its items, concatenated: `(N,)`."""
         return torch.tensor([token for item in self.items for token in item.student.completion])
 
     @property
@@ -161,18 +168,18 @@ class MicroBatch:
 
 
 class GroupLoader:
-    """Iterates over the micro-batches of one generation group after another; its position can be saved and restored.
+    """Yields the micro-batches of one generation group after another; its position can be saved and restored.
 
-    Examples that do not fill a last group are left out of the epoch (others in each, for the order is shuffled). The
-    n-th groups of all processes together are the n-th group that one process alone would have, so a position is the
-    same whatever the number of processes.
+    Examples that do not fill a last group are dropped for the epoch (different ones each epoch, because the order is
+    shuffled). The n-th groups of all processes together contain the same examples as the n-th group of a
+    single-process run, so a saved position does not depend on the number of processes.
 
     Args:
         examples: The training examples.
         group_size: Examples per optimizer step on this process.
         micro_batch_size: Examples per forward and backward pass; must divide ``group_size``.
-        sampler: Order of the examples on this process.
-        workers: Loading processes.
+        sampler: Gives the order of the examples on this process.
+        workers: Number of ``DataLoader`` workers.
     """
 
     def __init__(
@@ -188,8 +195,8 @@ class GroupLoader:
         self.micro_batch_size = micro_batch_size
         self.sampler = sampler  # Lightning sets its epoch
         self.workers = workers
-        self._start = 0  # of the next epoch that is iterated over
-        self._finished = 0  # groups of the running epoch whose last micro-batch was handed out
+        self._start = 0  # the group at which the next epoch starts
+        self._finished = 0  # number of groups in this epoch whose last micro-batch has been yielded
 
     @property
     def group_count(self) -> int:
@@ -205,15 +212,15 @@ class GroupLoader:
         return self._micro_batches()
 
     def _micro_batches(self) -> Iterator[MicroBatch]:
-        order = list(self.sampler)  # only now, for Lightning asks for the iterator before it sets the epoch
+        order = list(self.sampler)  # not earlier: Lightning asks for the iterator before it sets the epoch
         firsts = range(self._finished * self.group_size, self.group_count * self.group_size, self.group_size)
         groups: DataLoader[Example] = DataLoader(
-            self.examples,  # type: ignore[arg-type]  # a sequence is all that a map-style loader asks for
+            self.examples,  # type: ignore[arg-type]  # a map-style loader works with any sequence
             batch_sampler=[order[first : first + self.group_size] for first in firsts],
             num_workers=self.workers,
             collate_fn=list,
-            # Otherwise each epoch draws a seed for workers from the generator that rollouts are drawn with, and a
-            # resumed epoch once more.
+            # Without its own generator, the loader would draw a seed for its workers from the global generator each
+            # epoch, and once more after a resume, so that a resumed run would sample different rollouts.
             generator=torch.Generator(),
         )
         for group in groups:
@@ -223,24 +230,26 @@ class GroupLoader:
             yield last
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, which is exact between two groups, and what it is a position in."""
+        """The number of finished groups (exact only between groups), and the size of the epoch and the batch."""
         return {"groups": self._finished, **self._epoch_shape()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the last group that the saved loader had handed out.
+        """Continue after the last group that the saved loader had finished.
 
         Raises:
-            DataError: If that was in the middle of an epoch of another shape, where a position means something else.
+            DataError: If the position is in the middle of an epoch, and the number of examples or the batch size
+                differs from the saved one: the position would mean something else here.
         """
         shape = self._epoch_shape()
         saved = {name: state[name] for name in shape}
         groups = saved["examples"] // saved["batch_size"]
-        self._start = state["groups"] % groups  # at the end of an epoch, the next one begins
+        self._start = state["groups"] % groups  # 0 at the end of an epoch: the next one starts
         if self._start and saved != shape:
             raise DataError(
                 f"the checkpoint is in the middle of an epoch of {saved['examples']} training examples in steps of "
-                f"{saved['batch_size']}, and this run has {shape['examples']} in steps of {shape['batch_size']}; go on "
-                "with the same data and data.batch_size, or export the checkpoint and start from it (model=FOLDER)"
+                f"{saved['batch_size']}, and this run has {shape['examples']} in steps of {shape['batch_size']}; "
+                "resume with the same data and data.batch_size, or export the checkpoint and start from it "
+                "(model=FOLDER)"
             )
 
     def _epoch_shape(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Demonstrations of one's own: any table with a column of prompts and a column of responses."""
+"""Your own demonstrations: any table with a column of prompts and a column of responses."""
 
 from __future__ import annotations
 
@@ -19,36 +19,38 @@ from lightning_sdft.records import Example, Message
 __all__ = ["JsonDataModule"]
 
 AVERAGE = "average"
-"""What stands behind ``prior/`` for the mean over all prior tasks."""
+"""Name under ``prior/`` that is reserved for the mean over all prior tasks."""
 
 
 class JsonDataModule(RowDataModule):
-    """Rows of a JSON, JSON Lines or parquet file, a saved or a hub data set, whose columns are told by arguments.
+    """Rows of a JSON, JSON Lines or parquet file, or of a saved or hub data set, with column names of your choice.
 
     Args:
         train: File, folder or hub id of the training rows; see :func:`~lightning_sdft.data.tables.read_rows`.
         validation: The same for rows evaluated during training.
         test: The same for rows evaluated by ``test`` and ``predict``.
-        prior: The same for rows that the model could answer before training, evaluated in both. Their accuracy shows
-            what was kept: it is logged as ``prior/<name>`` and, over all of them, ``prior/average``. A file is named
-            after itself; several sources are given as ``{capitals: capitals.jsonl, sums: old/sums.jsonl}``. They have
-            the columns of the other rows, and their answers are graded alike.
+        prior: The same for rows that the model could answer before training. They are evaluated in validation and in
+            test, and their accuracy shows what the model has kept: it is logged as ``prior/<name>``, and the mean over
+            all of them as ``prior/average``. The name is the file name without suffix; for several sources give names
+            yourself: ``{capitals: capitals.jsonl, sums: old/sums.jsonl}``. These rows have the same columns as the
+            others, and their answers are graded the same way.
         prompt_column: Column of the prompt: a string (one user turn), or a list of messages with ``role`` and
-            ``content``, of which the last is a user turn.
+            ``content`` that ends with a user turn.
         demonstration_column: Column of the expert's response; ``None`` if there are no demonstrations. Rows that are
             not trained on may lack it.
-        reference_column: Column that the grader compares responses with. Evaluation needs one.
-        context_column: Column of further text that only the teacher may see. Rows that are not trained on may lack it.
-        system_prompt: System turn put before every prompt.
-        id_column: Column of unique names; by default an id is made of the file's name and the row's number.
-        limit: Train on the first so many rows that are not held out; ``None`` takes all.
-        grader: What counts as correct; ``None`` is :class:`~lightning_sdft.grading.exact_match.ExactMatch`.
+        reference_column: Column of the reference that the grader compares responses with. Evaluation needs one.
+        context_column: Column of additional text that only the teacher sees. Rows that are not trained on may lack it.
+        system_prompt: System turn added before every prompt.
+        id_column: Column of unique ids; by default an id is made of the file's name and the row's number.
+        limit: Train only on the first ``limit`` rows that are not held out; ``None`` uses all.
+        grader: Decides which responses are correct; ``None`` means
+            :class:`~lightning_sdft.grading.exact_match.ExactMatch`.
         name: Name of the metric.
         **kwargs: See :class:`RowDataModule`.
 
     Raises:
-        DataError: If evaluation is asked for without a reference column, if the limit is not positive, or if prior rows
-            have a name that cannot be logged.
+        DataError: If there is something to evaluate but no reference column, if the limit is not positive, or if prior
+            rows are named ``average``.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class JsonDataModule(RowDataModule):
         self.metric_name = name
 
     def load(self) -> Splits:
-        """Read the rows, hold out the shares, and add the prior rows to what is evaluated."""
+        """Read the rows, hold out the shares, and add the prior rows to both evaluation splits."""
         splits = super().load()
         prior = {name: self.read(source, "prior") for name, source in self.prior.items()}
         for name, examples in prior.items():
@@ -106,12 +108,12 @@ class JsonDataModule(RowDataModule):
         return Splits(splits.train, validation, test)
 
     def hold_out(self, examples: Sequence[Example]) -> list[list[Example]]:
-        """The training examples up to the limit, and the held-out ones, which do not depend on it."""
+        """The first ``limit`` training examples, and the held-out ones, which do not depend on the limit."""
         train, *held_out = super().hold_out(examples)
         return [train[: self.limit], *held_out]
 
     def example(self, row: Row, where: str, name: str, trained: bool) -> Example:
-        """The example of a row."""
+        """Make an example of a row."""
         if self.id_column is not None:
             name = str(take(row, self.id_column, object, where))
         demonstration = _text(row, self.demonstration_column, where, needed=trained)
@@ -122,7 +124,7 @@ class JsonDataModule(RowDataModule):
         return Example(name, self._prompt(row, where), demonstration, context, self._reference(row, where, graded))
 
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
-        """Examples with the grader."""
+        """Combine examples with the grader."""
         return self._graded(examples, self.metric_name, prior=False)
 
     def _graded(self, examples: Sequence[Example], name: str, prior: bool) -> EvaluationSet:
@@ -148,7 +150,7 @@ class JsonDataModule(RowDataModule):
 
 
 def _text(row: Row, column: str | None, where: str, needed: bool) -> str | None:
-    """The text of a column, or ``None`` where it may be missing and is."""
+    """The text of a column, or ``None`` if it is missing and not needed."""
     if column is None or (not needed and row.get(column) is None):
         return None
     return take(row, column, str, where)

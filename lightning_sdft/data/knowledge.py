@@ -1,4 +1,4 @@
-"""Knowledge acquisition: learn what articles say, and answer questions about it without them, as in [1].
+"""Knowledge acquisition: learn the content of articles, then answer questions without seeing them, as in [1].
 
 References:
     [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
@@ -28,47 +28,50 @@ __all__ = ["ORACLE_TEMPLATE", "KnowledgeDataModule"]
 log = logging.getLogger(__name__)
 
 ORACLE_TEMPLATE = "This is a text that the question is about:\n{article}\n\nAnswer the question.\nQuestion: {question}"
-"""How article and question are put into one turn; ours, for [1] does not print its own."""
+"""Default user turn of ``oracle`` prompts. The wording is ours, because [1] does not print its own."""
 
 STRICT = ("CORRECT",)
 LENIENT = ("CORRECT", "PARTIALLY_CORRECT")
 
 
 class KnowledgeDataModule(RowDataModule):
-    """Questions about articles; the student sees the question alone, a teacher may see article, answer, or both.
+    """Questions about articles: the student sees only the question; the teacher may see the article, answer, or both.
 
-    Rows have the columns ``article`` (the id of an article, or a list of several), ``question`` and ``answer``. The
-    articles are the examples' context, the answer is their demonstration, so that ``privileged_context`` of
+    Rows have the columns ``article`` (the id of an article, or a list of ids), ``question`` and ``answer``. An
+    example's context is the text of its articles and its demonstration is the answer, so ``privileged_context`` of
     ``SDFTModule`` can be ``article``, ``demonstration`` or ``both``. ``lightning-sdft questions`` writes such rows.
 
-    With a judge, answers are graded as in [1]: ``knowledge`` counts what the judge calls correct, and
-    ``knowledge_lenient`` also what it calls partially correct; for indirect questions these are ``ood`` and
-    ``ood_lenient``. Without one, ``knowledge_contained`` and ``ood_contained`` only look for the answer in the response
-    (:class:`~lightning_sdft.grading.contains.AnswerContained`), and cannot be compared with those.
+    With a judge, answers are graded as in [1]: ``knowledge`` counts the answers that the judge calls correct, and
+    ``knowledge_lenient`` also those that it calls partially correct; for indirect questions these metrics are called
+    ``ood`` and ``ood_lenient``. Without a judge, ``knowledge_contained`` and ``ood_contained`` only check whether the
+    response contains the answer (:class:`~lightning_sdft.grading.contains.AnswerContained`). They cannot be compared
+    with the judged metrics.
 
-    The same question twice in a file, but for case and punctuation, is a bad row.
+    A question that occurs twice in a file, ignoring case and punctuation, is a bad row.
 
     Args:
-        articles: Folder of ``.txt`` and ``.md`` files, named after their ids, or rows with the columns ``article``
-            and ``text``, or ``zoo/events/articles``, ten articles about invented events in this package.
+        articles: Folder of ``.txt`` and ``.md`` files named after the articles' ids, or a table with the columns
+            ``article`` and ``text``, or ``zoo/events/articles``: ten articles about invented events in this package.
         train: Questions to train on, such as ``zoo/events/questions.jsonl``; see
             :func:`~lightning_sdft.data.tables.read_rows`.
         validation: The same for questions evaluated during training.
         test: The same for questions evaluated by ``test`` and ``predict``.
         indirect: The same for questions that depend on the articles without naming their subject, evaluated by ``test``
-            and ``predict``, such as ``zoo/events/indirect.jsonl``. Their average with the others is ``test/accuracy``.
-        train_on: Whether training examples are the ``questions``, or passages of the ``articles``, for continued
-            pretraining by ``CPTModule``. What is held out of ``train`` and evaluated is the same.
-        passage_length: Characters that a passage has at most; nothing of the articles is left out. A passage ends
-            behind a paragraph, a line or a sentence where there is one in its second half.
-        prompt: What is asked in evaluation: the question alone (``closed``), or the question with its articles
+            and ``predict``, such as ``zoo/events/indirect.jsonl``. ``test/accuracy`` is the mean over these and the
+            other test questions' sets.
+        train_on: What to train on: the ``questions``, or passages of the ``articles`` for continued pretraining with
+            ``CPTModule``. The questions that are held out of ``train`` and evaluated are the same in both cases.
+        passage_length: Maximum number of characters per passage; the passages cover the whole articles. A passage ends
+            after a paragraph, line or sentence if one ends in its second half.
+        prompt: What the model is asked in evaluation: only the question (``closed``), or the question with its articles
             (``oracle``), which shows what perfect retrieval would achieve.
-        oracle_template: The user turn of ``oracle``, made of ``{article}`` and ``{question}``.
-        judge: Who judges answers, with the prompt ``knowledge``, such as ``Judge`` or ``LocalJudge``.
+        oracle_template: The user turn of ``oracle`` prompts, with the placeholders ``{article}`` and ``{question}``.
+        judge: The judge that grades answers, with the prompt ``knowledge``, such as ``Judge`` or ``LocalJudge``.
         **kwargs: See :class:`RowDataModule`.
 
     Raises:
-        DataError: If a setting cannot be used.
+        DataError: If the template has other placeholders, ``passage_length`` is not positive, or the judge has other
+            labels.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class KnowledgeDataModule(RowDataModule):
         self._asked: dict[str, str] = {}
 
     def load(self) -> Splits:
-        """Read articles and questions."""
+        """Read the articles and the questions."""
         self._articles = read_articles(self.articles)
         splits = super().load()
         train = self._passages() if self.train_on == "articles" else splits.train
@@ -119,18 +122,18 @@ class KnowledgeDataModule(RowDataModule):
             test.append(self._graded(self.read(self.indirect, "indirect"), "ood"))
         if self.judge is None and (splits.validation or test):
             log.warning(
-                "no judge: answers are only searched for the reference answer, word for word, which is not the paper's "
-                "grading and cannot be compared with it (data.judge)"
+                "no judge: an answer counts as correct if it contains the reference answer word for word. This is not "
+                "the paper's grading and cannot be compared with it; give data.judge for that"
             )
         return Splits(train, splits.validation, test)
 
     def read(self, source: str, split: str) -> list[Example]:
-        """The examples of a source, each question once."""
+        """Read the examples of a source, and refuse repeated questions."""
         self._asked = {}
         return super().read(zoo.file(source), split)
 
     def example(self, row: Row, where: str, name: str, trained: bool) -> Example:
-        """The example of a row."""
+        """Make an example of a row."""
         question, answer = (take(row, column, str, where).strip() for column in ("question", "answer"))
         for column, text in (("question", question), ("answer", answer)):
             if not plain_words(text):
@@ -144,11 +147,11 @@ class KnowledgeDataModule(RowDataModule):
         return Example(name, prompt, answer, context, {"question": question, "answer": answer})
 
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
-        """Questions with their graders."""
+        """Combine questions with their graders."""
         return self._graded(examples, "knowledge")
 
     def question(self, example: Example) -> str:
-        """What an example asks, whatever its case and punctuation."""
+        """What an example asks, ignoring case and punctuation."""
         return " ".join(plain_words(example.reference["question"]))
 
     def _graded(self, examples: Sequence[Example], name: str) -> EvaluationSet:
@@ -171,13 +174,13 @@ class KnowledgeDataModule(RowDataModule):
         for name in names:
             if name not in self._articles:
                 raise DataError(
-                    f"{where}: there is no article {name!r} in {self.articles}, which has {len(self._articles)}, "
-                    f"such as {next(iter(self._articles))!r}; correct the row, or add the article"
+                    f"{where}: there is no article {name!r} in {self.articles}, which has {len(self._articles)} "
+                    f"articles, such as {next(iter(self._articles))!r}; correct the row, or add the article"
                 )
         return "\n\n".join(self._articles[name] for name in names)
 
     def _passages(self) -> list[Example]:
-        """Passages as demonstrations; a prompt is asked for, but raw text has none: it is the article's id."""
+        """Passages as demonstrations. Raw text has no prompt, but an example needs one: the article's id."""
         return [
             Example(f"{article}-{number}", [{"role": "user", "content": article}], passage)
             for article, text in self._articles.items()

@@ -30,20 +30,20 @@ TEST_COLUMNS = ("Open-ended Verifiable Question", "Ground-True Answer")
 
 
 class MedicalDataModule(RowDataModule):
-    """Medical questions; the expert's answer is the demonstration, without its chain of thought, as in [1].
+    """Medical questions; the demonstration is the expert's answer without its chain of thought, as in [1].
 
-    Training rows have the columns ``Question`` and ``Response``. Evaluation is on other data, problems whose answer can
-    be verified: ``Open-ended Verifiable Question`` and ``Ground-True Answer``. A judge compares the answers.
-    The prompt is the question alone; [1] does not state its own.
+    Training rows have the columns ``Question`` and ``Response``. Evaluation uses other data, problems with a verifiable
+    answer, with the columns ``Open-ended Verifiable Question`` and ``Ground-True Answer``. A judge compares the model's
+    answer with it. The prompt is just the question; [1] does not state its own prompt.
 
     Args:
         train: File, folder or hub id of the training rows; see :func:`~lightning_sdft.data.tables.read_rows`. The
             default is the English part of the published data.
         test: The same for the problems to evaluate on; ``None`` trains without evaluation.
-        test_questions: Number of problems drawn for the test; ``None`` takes all but those of the validation.
-        validation_questions: Number of other problems drawn for the validation.
-        judge: Who says whether an answer is correct.
-        split_seed: Seed of the draw.
+        test_questions: Number of problems sampled for the test; ``None`` uses all that validation does not.
+        validation_questions: Number of other problems sampled for validation.
+        judge: The judge that decides whether an answer is correct.
+        split_seed: Seed for sampling the problems.
         on_bad_row: See :class:`RowDataModule`.
         **kwargs: See :class:`DemonstrationDataModule`.
 
@@ -62,11 +62,11 @@ class MedicalDataModule(RowDataModule):
         on_bad_row: OnBadRow = "error",
         **kwargs: Any,
     ) -> None:
-        # Held-out training rows would be another evaluation, so there are no shares.
+        # The shares are 0: evaluation is on other data, not on held-out training rows.
         super().__init__(train, None, test, 0.0, 0.0, split_seed, on_bad_row, **kwargs)
         if test and judge is None:
             raise DataError(
-                "medical answers are free text, and somebody must say which are correct: give data.judge (class_path "
+                "medical answers are free text, and a judge must say which are correct: give data.judge (class_path "
                 "Judge with a chat Endpoint and prompt medical, or LocalJudge), or train without evaluation by "
                 "data.test=null"
             )
@@ -77,7 +77,7 @@ class MedicalDataModule(RowDataModule):
         self.judge = judge
 
     def load(self) -> Splits:
-        """Read the rows, and draw the problems to evaluate on."""
+        """Read the rows, and sample the problems to evaluate on."""
         train = self.read(self.train, "train") if self.train else []
         validation, test = self._drawn(self.read(self.test, "test")) if self.test else ([], [])
         warn_of_overlap(train, validation, "validation")
@@ -89,7 +89,7 @@ class MedicalDataModule(RowDataModule):
         )
 
     def example(self, row: Row, where: str, name: str, trained: bool) -> Example:
-        """The example of a row."""
+        """Make an example of a row."""
         columns = TRAIN_COLUMNS if trained else TEST_COLUMNS
         question, answer = (take(row, column, str, where) for column in columns)
         if not answer.strip():
@@ -98,13 +98,13 @@ class MedicalDataModule(RowDataModule):
         return Example(name, [{"role": "user", "content": question}], answer if trained else None, reference=reference)
 
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
-        """Problems with the judge."""
+        """Combine problems with the judge."""
         if self.judge is None:
-            raise DataError("there is nobody to judge the answers; give data.judge")
+            raise DataError("there is no judge to grade the answers; give data.judge")
         return EvaluationSet(examples, {"medical": JudgedAnswer(self.judge)})
 
     def _drawn(self, problems: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-        """Problems for validation and test, no question in both."""
+        """Sample the problems for validation and test; no question is in both."""
         different = first_of_each(problems, self.question)
         rest = len(different) - self.validation_questions
         tested = rest if self.test_questions is None else self.test_questions

@@ -1,4 +1,4 @@
-"""What examples ask: shares held out by question, and questions that are both trained on and evaluated."""
+"""Grouping examples by their question: holding questions out, and warning of those both trained on and evaluated."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 
 
 def question(example: Example) -> str:
-    """What an example asks, all turns but the system's, in a form that is the same whatever the spacing."""
+    """The text that identifies an example's question: all turns but the system's, with white space normalized."""
     turns = (turn["content"] for turn in example.prompt if turn["role"] != "system")
     return re.sub(r"\s+", " ", " ".join(turns)).strip()
 
 
 def first_of_each(examples: Sequence[Example], asks: Callable[[Example], str] = question) -> list[Example]:
-    """The first example of each question."""
+    """Keep only the first example of each question."""
     first: dict[str, Example] = {}
     for example in examples:
         first.setdefault(asks(example), example)
@@ -40,13 +40,13 @@ def hold_out_questions(
 def warn_of_overlap(
     train: Sequence[Example], evaluated: Sequence[Example], split: str, asks: Callable[[Example], str] = question
 ) -> None:
-    """Warn if questions that are evaluated are trained on."""
+    """Warn if evaluated questions are also trained on."""
     trained = set(map(asks, train))
     shared = [example.id for example in evaluated if asks(example) in trained]
     if shared:
         log.warning(
             "%d of %d %s questions, the first being %s, are also trained on: accuracy on them shows neither what was "
-            "learned nor what was kept; leave them out of one side",
+            "learned nor what was kept; remove them from training or from evaluation",
             len(shared),
             len(evaluated),
             split,

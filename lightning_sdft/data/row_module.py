@@ -1,4 +1,4 @@
-"""What the data modules of rows share: sources, held-out shares, and what is done about bad rows."""
+"""What the data modules that read tables share: sources, held-out shares, and the handling of bad rows."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ OnBadRow = Literal["error", "skip"]
 
 
 class Part(NamedTuple):
-    """A row that makes one example: a row of the source, or what was cut out of one that holds several examples.
+    """A row that makes one example: a whole row of the source, or a piece of a row that holds several examples.
 
     Args:
         row: The row.
-        place: Where it is within the row of the source, appended to file and row in errors, such as ``, question 3``.
-        suffix: The same for the id, such as ``-3``.
+        place: Position within the source's row, appended to the file and row in errors, such as ``, question 3``.
+        suffix: The same position, appended to the example's id, such as ``-3``.
     """
 
     row: Row
@@ -40,21 +40,21 @@ class Part(NamedTuple):
 
 
 class RowDataModule(DemonstrationDataModule):
-    """Rows become examples; a subclass says how, and how answers are graded.
+    """Base class of data modules that read tables; a subclass makes the examples of rows, and the graders.
 
     Args:
         train: File, folder or hub id of the training rows; see :func:`~lightning_sdft.data.tables.read_rows`.
         validation: The same for rows evaluated during training.
         test: The same for rows evaluated by ``test`` and ``predict``.
-        validation_share: Share of the training questions held out for validation, where ``validation`` is not given.
-        test_share: Share of the training questions held out for the test, where ``test`` is not given.
-        split_seed: Seed of the choice of held-out questions. All rows of a question go to the same side.
-        on_bad_row: What to do about a row that cannot be used: ``error`` stops and names it, ``skip`` leaves it out
-            with a warning that counts such rows.
+        validation_share: Share of the training questions held out for validation, if ``validation`` is not given.
+        test_share: Share of the training questions held out for the test, if ``test`` is not given.
+        split_seed: Seed for choosing the held-out questions. All rows with the same question go to the same split.
+        on_bad_row: What to do about a row that cannot be used: ``error`` stops with an error that names it, ``skip``
+            leaves it out and warns of the number of such rows.
         **kwargs: See :class:`DemonstrationDataModule`.
 
     Raises:
-        DataError: If both rows and a share are given for a split, or a share without training rows.
+        DataError: If a split has both rows and a share, or a share is given without training rows.
     """
 
     def __init__(
@@ -84,24 +84,24 @@ class RowDataModule(DemonstrationDataModule):
 
     @abstractmethod
     def example(self, row: Row, where: str, name: str, trained: bool) -> Example | None:
-        """The example of a row, or ``None`` for a good row of another kind, which is left out.
+        """Make an example of a row; ``None`` for a valid row of a kind that this module leaves out.
 
         Args:
             row: The row.
-            where: File and row, for errors.
+            where: File and row, for error messages.
             name: Id of the example, made of the file's name and the row's number.
-            trained: Whether the row is from the training source, some of whose rows may be held out for evaluation.
+            trained: Whether the row is from the training source. It may still be held out for evaluation.
 
         Raises:
             DataError: If the row cannot be used; the message begins with ``where``.
         """
 
     def parts(self, row: Row, where: str, trained: bool) -> Sequence[Part]:
-        """What a row of the source holds; by default it is itself what makes an example.
+        """Divide a row of the source into rows of one example each; by default the row is one example.
 
         Args:
             row: The row.
-            where: File and row, for errors.
+            where: File and row, for error messages.
             trained: Whether the row is from the training source.
 
         Raises:
@@ -111,14 +111,14 @@ class RowDataModule(DemonstrationDataModule):
 
     @abstractmethod
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
-        """Examples of a split (``validation`` or ``test``) with their graders."""
+        """Combine the examples of a split (``validation`` or ``test``) with their graders."""
 
     def question(self, example: Example) -> str:
-        """What an example asks: examples that ask the same are never both trained on and held out."""
+        """The text that identifies an example's question; examples with the same question are held out together."""
         return question(example)
 
     def hold_out(self, examples: Sequence[Example]) -> list[list[Example]]:
-        """The training examples, and those of them that are held out for validation and for the test, by question."""
+        """Split training examples by question into those to train on, those for validation and those for the test."""
         return hold_out_questions(examples, [self.validation_share, self.test_share], self.split_seed, self.question)
 
     def load(self) -> Splits:
@@ -138,10 +138,10 @@ class RowDataModule(DemonstrationDataModule):
         )
 
     def read(self, source: str, split: str) -> list[Example]:
-        """The examples of a source.
+        """Read the examples of a source.
 
         Raises:
-            DataError: If a row cannot be used and that is an error, or if the source has no examples.
+            DataError: If a row cannot be used and ``on_bad_row`` is ``error``, or if the source has no examples.
         """
         stem = Path(source).stem
         trained = split == "train"
@@ -177,17 +177,18 @@ def parse_rows(
     on_bad_row: OnBadRow,
     numbers: Sequence[int] | None = None,
 ) -> list[T]:
-    """Make something of each row, and leave out bad rows if that is asked for.
+    """Apply a function to each row, and leave out the rows it refuses if ``on_bad_row`` is ``skip``.
 
     Args:
         rows: The rows, or the parts of rows.
         source: Where they are from, for messages.
-        parse: Makes something of a row, given also where it is (``file, row 7``) and its number, counted from 1.
+        parse: Called with the row, its place (``file, row 7``) and its number, counted from 1; raises ``DataError``
+            for a bad row.
         on_bad_row: See :class:`RowDataModule`.
-        numbers: Number of each row, where they are not all rows of the source.
+        numbers: The number of each row in the source, if ``rows`` are not all of its rows.
 
     Raises:
-        DataError: If a row is bad and bad rows are errors, or if all rows are bad.
+        DataError: If a row is bad and ``on_bad_row`` is ``error``, or if all rows are bad.
     """
     parsed = []
     bad: list[DataError] = []

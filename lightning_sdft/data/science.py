@@ -35,21 +35,21 @@ Do not restate the answer text. For example, if the answer is "A", just output:
 A
 </answer>
 """
-"""The system turn of the published data, with the line breaks at both ends."""
+"""The system turn of the published data, including the line breaks at both ends."""
 
 STEP_BY_STEP = "\nPlease reason step by step."
-"""What other prepared versions of the data append to the question."""
+"""A sentence that other prepared versions of the data append to the question."""
 
 FOUR_CHOICES = "mcq-4-choices"
 OPTION_MARKS = ("\n\nA: ", "\nB: ", "\nC: ", "\nD: ")
 
 
 def science_question(question: str, options: Sequence[str]) -> str:
-    """The user turn of the published data, for questions of one's own.
+    """Write your own question in the format of the published data's user turns.
 
     Args:
         question: The question.
-        options: Four answers, of which one is right.
+        options: Four answers, one of which is correct.
 
     Raises:
         DataError: If there are not four options.
@@ -64,38 +64,39 @@ def science_question(question: str, options: Sequence[str]) -> str:
         D: KOH
     """
     if len(options) != len(LETTERS):
-        raise DataError(f"{len(options)} options instead of four ({', '.join(LETTERS)})")
+        raise DataError(f"{len(options)} options instead of four ({', '.join(LETTERS)}); give four")
     return question + "".join(mark + option for mark, option in zip(OPTION_MARKS, options, strict=True))
 
 
 class ScienceDataModule(RowDataModule):
-    """Four-choice questions, graded as published (``science``) and by format (``science_format``).
+    """Questions with four options, graded as published (``science``) and by format (``science_format``).
 
-    Each source may hold rows of any of these shapes, told apart by their columns:
+    Each source may hold rows in any of these formats, which are recognized by their columns:
 
     * SciKnowEval as published, on the hub ``hicai-zju/SciKnowEval:Chemistry@<revision>``: ``question``, ``choices``,
       ``answerKey``, ``type``, ``details``. Questions of other types and levels are left out.
     * As prepared for [1]: ``messages`` and ``output_text`` for training, ``prompt`` (messages) and ``answer`` for
       evaluation.
     * As prepared for SDPO: ``system``, ``prompt`` (text) and ``answer``; the closing request to reason step by step is
-      removed, for [1] does not make it.
+      removed, because the prompts of [1] do not have it.
     * As written by ``lightning-sdft demonstrate``: ``id``, ``prompt`` (messages), ``reference`` and ``response``.
 
-    SciKnowEval and SDPO's rows have no demonstrations, which training needs: sample some by ``lightning-sdft
+    The rows of SciKnowEval and SDPO have no demonstrations, which training needs: sample some with ``lightning-sdft
     demonstrate``, or add a column ``output_text`` or ``response``.
 
     The public files overlap: 268 of SDPO's training rows and 29 of its test rows are among the 507 evaluation questions
-    of [1], so a model trained on SDPO's must not be scored on those. A warning counts questions on both sides; the same
-    question with other options counts as the same.
+    of [1], so do not train on SDPO's rows and evaluate on those of [1]. A warning gives the number of questions that
+    are both trained on and evaluated; options are ignored when questions are compared.
 
     Args:
         train: File, folder or hub id of the training rows; see :func:`~lightning_sdft.data.tables.read_rows`.
         validation: The same for rows evaluated during training.
         test: The same for rows evaluated by ``test`` and ``predict``.
         validation_share: Share of the training questions held out for validation; by default 0.05 as in [1] if neither
-            ``validation`` nor ``test`` is given, and none otherwise.
-        test_share: Share of the training questions held out for the test; by default 0.2 in the same case.
-        level: Level of the questions taken from SciKnowEval as published, from ``L1`` to ``L5``.
+            ``validation`` nor ``test`` is given, and 0 otherwise.
+        test_share: Share of the training questions held out for the test; by default 0.2 if neither is given, and 0
+            otherwise.
+        level: Level of the questions used from SciKnowEval as published, from ``L1`` to ``L5``.
         **kwargs: See :class:`RowDataModule`.
     """
 
@@ -121,7 +122,7 @@ class ScienceDataModule(RowDataModule):
         self.level = level
 
     def example(self, row: Row, where: str, name: str, trained: bool) -> Example | None:
-        """The example of a row, or ``None`` for a question of another type or level."""
+        """Make an example of a row; ``None`` for a question of another type or level."""
         if "choices" in row:
             if not self._is_wanted(row, where):
                 return None
@@ -136,11 +137,11 @@ class ScienceDataModule(RowDataModule):
         return Example(name, prompt, demonstration, reference=answer)
 
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
-        """Examples with the published grader, and beside it the format rate."""
+        """Combine examples with the published grader and the grader of the format."""
         return EvaluationSet(examples, {"science": AnswerTag(), "science_format": AnswerFormat()})
 
     def question(self, example: Example) -> str:
-        """What an example asks, without the options: with others it is the same question."""
+        """What an example asks, without the options, so that other options do not make another question."""
         asked, _, _ = example.prompt[-1]["content"].partition(OPTION_MARKS[0])
         return " ".join(asked.split())
 
@@ -165,7 +166,7 @@ def _published_prompt(row: Row, where: str) -> list[Message]:
 
 
 def _prepared_prompt(row: Row, where: str) -> list[Message]:
-    """The prompt of a row in which it is written out."""
+    """The prompt of a row that contains it in full."""
     column = "messages" if "messages" in row else "prompt"
     if isinstance(row.get(column), str):
         prompt = _turns(take(row, "system", str, where), take(row, column, str, where).removesuffix(STEP_BY_STEP))
@@ -176,10 +177,10 @@ def _prepared_prompt(row: Row, where: str) -> list[Message]:
 
 
 def _answer(row: Row, demonstration: str | None, where: str) -> str:
-    """The letter that is right."""
+    """The letter of the correct option."""
     given = [column for column in ("answerKey", "reference", "answer") if column in row]
     if not given and demonstration is not None:
-        return final_answer(demonstration)  # demonstrations are kept because they are right
+        return final_answer(demonstration)  # demonstrations were kept only if their answer was correct
     expected = "output_text" if "messages" in row else "answer"
     return take(row, given[0] if given else expected, str, where)
 

@@ -1,7 +1,8 @@
-"""What the laptop model is pretrained on: prior skills, the habit of following a demonstration, partial knowledge.
+"""What the laptop model is pretrained on: prior skills, following demonstrations, and part of the new skills.
 
-Demonstration-following is what makes a teacher; partial knowledge of the new skills is what the paper's base models
-have (30 to 43% accuracy), and what a student's own answers must contain some of for the teacher to approve.
+A model that follows demonstrations can be a teacher. Partial knowledge of the new skills corresponds to the paper's
+base models, which have 30 to 43% accuracy: some of the student's own answers must be correct for the teacher to
+reinforce them.
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ from lightning_sdft.records import Example
 __all__ = ["SPARE_SKILLS", "StringPretrainingDataModule"]
 
 SPARE_SKILLS = [f"skill-{number}" for number in range(8)]
-"""Skill names without a meaning: their answers are arbitrary, so only a demonstration can tell."""
+"""Skill names without a meaning: their answers are arbitrary, so the model can learn them only from a demonstration."""
 
 LEGIBLE_STYLES = [style for style in STYLES if style != "unseen"]
 
 
 class StringPretrainingDataModule(DemonstrationDataModule):
-    """The pretraining mixture of the laptop model; whatever the skill, the target is in the model's own style.
+    """The pretraining mixture of the laptop model; the target is always in the model's own style.
 
     Args:
         size: Number of training sequences.
-        prior_share: Share of prior skills; a quarter of them come with a demonstration.
-        partial_share: Share of new skills without demonstration. The rest are arbitrary answers, 85% of them behind a
-            demonstration that gives them.
-        right_shares: For each new skill the share of its answers that are right; the others are a prior skill's.
-        evaluation_size: Prompts of each skill in the validation split.
-        data_seed: Seed of the mixture.
+        prior_share: Share of sequences that show a prior skill; a quarter of these have a demonstration in the prompt.
+        partial_share: Share of sequences that show a new skill without demonstration. The remaining sequences have
+            arbitrary answers; for 85% of them a demonstration in the prompt shows the answer.
+        right_shares: For each new skill, the share of its answers that are correct; the others apply a prior skill.
+        evaluation_size: Number of prompts per skill in the validation split.
+        data_seed: Seed for sampling the mixture.
         **kwargs: See :class:`DemonstrationDataModule`.
     """
 
@@ -67,7 +68,7 @@ class StringPretrainingDataModule(DemonstrationDataModule):
         self.data_seed = data_seed
 
     def load(self) -> Splits:
-        """Draw the mixture, and for validation every skill with and without a demonstration."""
+        """Sample the mixture, and for validation every skill with and without a demonstration."""
         rng = random.Random(f"{self.data_seed}/pretraining")
         train = [self._sequence(rng, str(index)) for index in range(self.size)]
         rng = random.Random(f"{self.data_seed}/validation")
@@ -99,7 +100,7 @@ class StringPretrainingDataModule(DemonstrationDataModule):
 
 
 def _arbitrary_answer(rng: random.Random, letters: Letters) -> Letters:
-    """Letters that no rule gives: half the time unrelated to the input, else drawn from it."""
+    """Random letters: half the time from the whole alphabet, otherwise from the letters of the input."""
     length = rng.randint(1, 12)
     return rng.choices(LETTERS if rng.random() < 0.5 else letters, k=length)
 

@@ -1,7 +1,7 @@
 """The laptop domain: skills on short strings of letters, for a model that trains in seconds.
 
-The model of :mod:`lightning_sdft.zoo` was pretrained on seven *prior* skills and knows three *new* skills only in part;
-fine-tuning on demonstrations of one new skill shows within two minutes what a method learns and what it forgets.
+The model of :mod:`lightning_sdft.zoo` was pretrained on seven *prior* skills and knows three *new* skills only in part.
+Fine-tuning on demonstrations of one new skill shows within two minutes what a method learns and what it forgets.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NEW_SKILLS: Mapping[str, Callable[[Letters], Letters]] = {
 }
 
 OWN_STYLE = "plain"
-"""How the laptop model itself answers: the letters and nothing else."""
+"""The style in which the laptop model itself answers: the letters and nothing else."""
 
 STYLES: Mapping[str, Callable[[Letters], str]] = {
     OWN_STYLE: " ".join,
@@ -52,7 +52,7 @@ STYLES: Mapping[str, Callable[[Letters], str]] = {
     "steps": lambda letters: f"begin {' then '.join(letters)} done",
     "unseen": lambda letters: " ".join(f"( {letter} ) !" for letter in letters),
 }
-"""Ways to write an answer. Pretraining shows all but ``unseen`` in demonstrations; the model answers in its own."""
+"""Ways to write an answer. Pretraining has demonstrations in all styles but ``unseen``, and answers in ``plain``."""
 
 
 def skill_function(skill: str) -> Callable[[Letters], Letters]:
@@ -61,7 +61,7 @@ def skill_function(skill: str) -> Callable[[Letters], Letters]:
 
 
 def draw_input(rng: random.Random) -> Letters:
-    """Random letters to apply a skill to."""
+    """Sample random letters to apply a skill to."""
     return rng.choices(LETTERS, k=rng.choice(INPUT_LENGTHS))
 
 
@@ -75,20 +75,21 @@ class StringSkillsDataModule(DemonstrationDataModule):
 
     Args:
         skill: The new skill: ``swap-ends``, ``double`` or ``reverse-increment``.
-        style: How demonstrations are written: ``sentence``, ``list`` or ``steps`` are foreign to the model but legible,
-            ``unseen`` it cannot read, ``plain`` is its own.
-        own_style_share: Share of the demonstrations that are in the model's own style instead, as people's are in part.
+        style: How demonstrations are written: ``plain`` is the model's own style; ``sentence``, ``list`` and ``steps``
+            are styles it can read but does not write; ``unseen`` is one that it cannot read.
+        own_style_share: Share of the demonstrations that are in the model's own style instead, because part of what
+            people write is in that style too.
         train_on: ``new`` trains on the new skill; ``prior`` on prompts of the prior skills, for re-invocation.
         train_size: Number of training examples.
-        validation_size: Prompts of the new skill in the validation split.
-        test_size: Prompts of the new skill in the test split.
-        prior_size: Prompts of each prior skill, in either split.
-        validate_prior: Whether validation asks for the prior skills too, which takes most of its time.
-        data_seed: Seed of the strings.
+        validation_size: Number of prompts of the new skill in the validation split.
+        test_size: Number of prompts of the new skill in the test split.
+        prior_size: Number of prompts of each prior skill in each of these splits.
+        validate_prior: Whether validation includes the prior skills, which take most of its time.
+        data_seed: Seed for sampling the strings.
         **kwargs: See :class:`DemonstrationDataModule`.
 
     Raises:
-        ValueError: If there is no such skill or style, or a share is none.
+        ValueError: If there is no such skill or style, or the share is not from 0 to 1.
     """
 
     def __init__(
@@ -107,9 +108,9 @@ class StringSkillsDataModule(DemonstrationDataModule):
     ) -> None:
         super().__init__(**kwargs)
         if skill not in NEW_SKILLS:
-            raise ValueError(f"data.skill={skill!r} is none of the new skills {sorted(NEW_SKILLS)}")
+            raise ValueError(f"data.skill={skill!r} is none of the new skills {sorted(NEW_SKILLS)}; give one of them")
         if style not in STYLES:
-            raise ValueError(f"data.style={style!r} is none of {sorted(STYLES)}")
+            raise ValueError(f"data.style={style!r} is none of {sorted(STYLES)}; give one of them")
         if not 0 <= own_style_share <= 1:
             raise ValueError(f"data.own_style_share={own_style_share} is no share; give a number from 0 to 1")
         self.skill = skill
@@ -124,7 +125,7 @@ class StringSkillsDataModule(DemonstrationDataModule):
         self.data_seed = data_seed
 
     def load(self) -> Splits:
-        """Draw the strings; no prompt occurs in two splits."""
+        """Sample the strings; no prompt occurs in two splits."""
         train: list[Example] = []
         validation: list[EvaluationSet] = []
         test: list[EvaluationSet] = []
@@ -133,8 +134,8 @@ class StringSkillsDataModule(DemonstrationDataModule):
             new = skill == self.skill
             sizes = [self.validation_size, self.test_size] if new else [self.prior_size] * 2
             count = len(range(trained.index(skill), self.train_size, len(trained))) if skill in trained else 0
-            # New skills are drawn for training first, and prior ones last, so that evaluation is on the same prompts
-            # whatever is trained on.
+            # The training prompts are the first ones of a new skill but the last ones of a prior skill, so that the
+            # evaluation prompts do not depend on `train_on`.
             drawn = self._draw(skill, self.train_size + sum(sizes) if new else sum(sizes) + count)
             first = self.train_size if new else 0
             middle, end = first + sizes[0], first + sum(sizes)

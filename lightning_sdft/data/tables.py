@@ -1,4 +1,4 @@
-"""Tables of rows, whatever they are stored in, and errors that say which row of which file is at fault."""
+"""Reading tables from files, folders and the hub, with errors that name the file and the row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 T = TypeVar("T")
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".txt", ".arrow", ".gz")
-"""What file names end in; hub ids may have a full stop in their names, too."""
+"""Suffixes of file names. A full stop alone does not make a file: hub ids may contain one too."""
 
 
 def read_rows(source: str, split: str | None = None, argument: str | None = None) -> list[Row]:
@@ -25,10 +25,10 @@ def read_rows(source: str, split: str | None = None, argument: str | None = None
 
     Args:
         source: A folder written by ``datasets.save_to_disk``, a ``.json`` file (a list of objects, or one object per
-            line), a ``.jsonl`` or ``.parquet`` file, or else the id of a data set on the Hugging Face hub, where needed
-            with a configuration and a revision: ``owner/name:configuration@revision``.
-        split: Split to take where the source has several; one that is not divided is read whole.
-        argument: Setting that the source was given by, for errors.
+            line), a ``.jsonl`` or ``.parquet`` file, or otherwise the id of a data set on the Hugging Face hub, if
+            needed with a configuration and a revision: ``owner/name:configuration@revision``.
+        split: Split to read if the source has several; a source without splits is read completely.
+        argument: Name of the setting that gave the source, for error messages.
 
     Raises:
         DataError: If there is no such source, if it cannot be read, or if it has no rows.
@@ -38,7 +38,7 @@ def read_rows(source: str, split: str | None = None, argument: str | None = None
 
 
 def open_rows(source: str, split: str | None = None, argument: str | None = None) -> Sequence[Row]:
-    """Like :func:`read_rows`, but a saved or hub data set stays on the disk until its rows are asked for."""
+    """Like :func:`read_rows`, but the rows of a saved or hub data set are read from disk only when accessed."""
     rows: Sequence[Row]
     path = Path(source).expanduser()
     if path.is_dir():
@@ -56,16 +56,16 @@ def open_rows(source: str, split: str | None = None, argument: str | None = None
 
 
 def take(row: Row, column: str, kind: type[T], where: str) -> T:
-    """The value of a column, checked to be of the type that is needed.
+    """Get the value of a column and check its type.
 
     Args:
         row: The row.
         column: The column.
-        kind: Type of the value; a column of mixed types takes ``object``.
-        where: File and row for the error, such as ``train.json, row 7`` (rows are counted from 1).
+        kind: Expected type of the value; ``object`` accepts any.
+        where: File and row for error messages, such as ``train.json, row 7`` (rows are counted from 1).
 
     Raises:
-        DataError: If the row has no such column, or another type of value in it.
+        DataError: If the row has no such column, or its value has another type.
     """
     if column not in row:
         raise DataError(
@@ -80,10 +80,10 @@ def take(row: Row, column: str, kind: type[T], where: str) -> T:
 
 
 def conversation(row: Row, column: str, where: str) -> list[Message]:
-    """The conversation in a column: a list of messages, or a text, which is a single user turn.
+    """Read the conversation in a column: a list of messages, or a text, which becomes a single user turn.
 
     Raises:
-        DataError: If it is neither; the message names the turn.
+        DataError: If the value is neither; the error names the turn.
     """
     value = take(row, column, object, where)
     if isinstance(value, str):
@@ -99,18 +99,18 @@ def _message(turn: object, where: str) -> Message:
 
 
 def hold_out(rows: Sequence[T], shares: Sequence[float], seed: int) -> list[list[T]]:
-    """Split rows at random into a rest and one part per share; each keeps the order of the rows.
+    """Hold out a random part of the rows for each share; each part keeps the order of the rows.
 
     Args:
-        rows: What to split.
-        shares: Share of the rows in each part.
-        seed: Seed of the choice.
+        rows: The rows.
+        shares: Share of the rows to hold out in each part.
+        seed: Seed for choosing the rows.
 
     Returns:
-        The rest, then the parts.
+        The remaining rows, then the held-out parts.
 
     Raises:
-        DataError: If the shares do not leave a rest.
+        DataError: If a share is negative, or if nothing remains.
 
     Example:
         >>> [len(part) for part in hold_out(range(10), [0.2, 0.1], seed=0)]
@@ -129,7 +129,7 @@ def hold_out(rows: Sequence[T], shares: Sequence[float], seed: int) -> list[list
 
 
 def _looks_like_path(source: str) -> bool:
-    """Whether it cannot be meant as a hub id, which is ``name`` or ``owner/name``."""
+    """Whether a source cannot be a hub id, which has the form ``name`` or ``owner/name``."""
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).suffix in SUFFIXES
 
 
@@ -190,7 +190,7 @@ def _read_parquet(path: Path) -> list[Row]:
 
 
 def _open_folder(path: Path, split: str | None) -> Sequence[Row]:
-    import datasets  # late: it takes a second that other domains need not wait for
+    import datasets  # late: importing takes a second, and other domains do not need it
 
     try:
         table = datasets.load_from_disk(str(path))
@@ -208,7 +208,7 @@ def _open_hub(source: str, split: str | None, argument: str | None) -> Sequence[
     name, _, configuration = located.partition(":")
     try:
         table = datasets.load_dataset(name, configuration or None, revision=revision or None)
-    except Exception as error:  # hub, network and builders each have exceptions of their own
+    except Exception as error:  # the hub, the network and the builders each raise their own exceptions
         raise DataError(
             f"{source}: neither a file nor a readable data set of the Hugging Face hub ({error}); correct the name, "
             f"or download the data and give its file or folder{f' by {argument}' if argument else ''}"
@@ -223,7 +223,7 @@ def _of_split(table: Any, source: str, split: str | None) -> Sequence[Row]:
         if split not in table:
             asked = "several splits" if split is None else f"no split {split!r}"
             raise DataError(
-                f"{source}: {asked}; it has {sorted(table)}. Save the one that is meant in a folder or file"
+                f"{source}: {asked}; it has {sorted(table)}. Save the split that you want as a folder or file"
             )
         table = table[split]
     rows: Sequence[Row] = table

@@ -1,4 +1,4 @@
-"""Teacher prompts: how privileged text is put into the last user turn.
+"""Templates of the teacher's prompts, which put privileged text into the last user turn.
 
 [1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
 """
@@ -30,10 +30,10 @@ PAPER_TEMPLATE = (
     "{prompt}\n\nThis is an example for a response to the question:\n\n{demonstration}\n\n"
     "Now answer with a response of your own, including the thinking process:"
 )
-"""The template as printed in section 3 of [1]: other blank lines, a colon at the end."""
+"""The template as printed in section 3 of [1]; its blank lines differ, and it ends with a colon."""
 
 LAPTOP_TEMPLATE = "{prompt} example {demonstration} now"
-"""The template of the laptop model, whose vocabulary has no other words."""
+"""The template for the laptop model, whose vocabulary contains no other connecting words."""
 
 ARTICLE_TEMPLATE = (
     "\n{prompt}\n\nThis is a text that the question is about:\n{context}\n\nNow answer with a response of your own.\n"
@@ -52,7 +52,7 @@ TEMPLATES: dict[PrivilegedContext, str] = {
     "both": BOTH_TEMPLATE,
     "none": "{prompt}",
 }
-"""The default template for each kind of privileged text. Those with an article are ours: [1] does not print its own."""
+"""Default template for each kind of privileged text. Those with an article are ours, as [1] does not print its own."""
 
 FIELDS: dict[PrivilegedContext, set[str]] = {
     "demonstration": {"prompt", "demonstration"},
@@ -63,10 +63,10 @@ FIELDS: dict[PrivilegedContext, set[str]] = {
 
 
 def template_fields(template: str, privileged_context: PrivilegedContext) -> set[str]:
-    """The placeholders of a template.
+    """The placeholders of a template, checked.
 
     Raises:
-        ValueError: If they are not those that the privileged context calls for.
+        ValueError: If they are not exactly those that the privileged context needs.
     """
     fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
     if fields != FIELDS[privileged_context]:
@@ -78,7 +78,7 @@ def template_fields(template: str, privileged_context: PrivilegedContext) -> set
 
 
 def teacher_messages(example: Example, template: str) -> list[Message]:
-    """The example's conversation with the privileged text put into its last user turn; a system turn stays."""
+    """The example's conversation with the privileged text in its last user turn; earlier turns are unchanged."""
     *earlier, last = example.prompt
     content = template.format(prompt=last["content"], demonstration=example.demonstration, context=example.context)
     return [*earlier, {"role": "user", "content": content}]

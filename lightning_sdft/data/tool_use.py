@@ -1,4 +1,4 @@
-"""Tool use: choose a tool from its documentation and write the call, after ToolAlpaca [2] as used in [1].
+"""Tool use: choose a tool by its documentation and write the call, after ToolAlpaca [2] as used in [1].
 
 References:
     [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
@@ -42,12 +42,12 @@ FRAME = (
 
 
 def tool_use_prompt(name: str, description: str, documentation: str, instruction: str) -> str:
-    """The prompt of the published data, for tools of one's own.
+    """Write a prompt in the format of the published data, for your own tools.
 
     Args:
-        name: Name of the tool collection.
-        description: What it is for.
-        documentation: Its functions in words; one newline at the end is left out.
+        name: Name of the collection of tools.
+        description: What the collection is for.
+        documentation: Description of its functions; one newline at the end is removed.
         instruction: What the user asks for.
     """
     return FRAME.format(
@@ -59,30 +59,31 @@ def tool_use_prompt(name: str, description: str, documentation: str, instruction
 
 
 class ToolUseDataModule(RowDataModule):
-    """Tool calls with demonstrations, graded as published (``tool_use``) and without flaws (``tool_use_corrected``).
+    """Tool calls, graded as published (``tool_use``) and without that grader's flaws (``tool_use_corrected``).
 
-    Each source may hold rows of either of these shapes, told apart by their columns:
+    Each source may hold rows in either of these formats, which are recognized by their columns:
 
     * As prepared for [1]: ``prompt`` (the whole user turn; :func:`tool_use_prompt` builds one) and ``golden_answer`` (a
-      list of ``{"Action": name, "Action_Input": JSON text}``), training rows also ``golden_response`` (a list of
+      list of ``{"Action": name, "Action_Input": JSON text}``); training rows also have ``golden_response`` (a list of
       strings, the lines of the demonstration).
     * As published by ToolAlpaca [2], ``train_data.json``, ``eval_simulated.json`` and ``eval_real.json``: one entry per
-      collection of tools, with many questions. The prompt is built as for [1]; where tools ask for keys, the
-      question ends in ``Authentication``, as in [2]. Only ``train_data.json`` has demonstrations.
+      collection of tools, with many questions. The prompt is built as for [1]; if the tools need API keys, the
+      question ends with the values in ``Authentication``, as in [2]. Only ``train_data.json`` has demonstrations.
 
-    An expected call whose input is no JSON object cannot be met, and its row is refused. Both of ToolAlpaca's files for
-    evaluation have such calls, so they need ``on_bad_row: skip``: 4 of the 114 questions in ``eval_real.json``, and in
-    ``eval_simulated.json`` those with a placeholder for what an earlier call returns (``${userId from searchUser}``).
+    A row is bad if the input of an expected call is not a JSON object, because no response can match it. Both of
+    ToolAlpaca's evaluation files have such rows, so they need ``on_bad_row: skip``: 4 of the 114 questions in
+    ``eval_real.json``, and in ``eval_simulated.json`` those with a placeholder for the result of an earlier call
+    (``${userId from searchUser}``).
 
     Arguments: see :class:`RowDataModule`.
     """
 
     def parts(self, row: Row, where: str, trained: bool) -> Sequence[Part]:
-        """The row itself, or the questions of an entry of ToolAlpaca."""
+        """Divide an entry of ToolAlpaca into its questions; any other row is one example."""
         return divide_entry(row, where, trained) if is_tool_alpaca(row) else super().parts(row, where, trained)
 
     def example(self, row: Row, where: str, name: str, trained: bool) -> Example | None:
-        """The example of a row, or ``None`` for a run of ToolAlpaca's agent that calls no tool."""
+        """Make an example of a row; ``None`` for a run of ToolAlpaca's agent that calls no tool."""
         if is_tool_alpaca(row):
             prepared = prepare_entry(row, where)
             if prepared is None:
@@ -101,14 +102,14 @@ class ToolUseDataModule(RowDataModule):
         return Example(name, prompt, demonstration, reference=_expected_calls(row, where))
 
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
-        """Examples with both graders."""
+        """Combine examples with both graders."""
         return EvaluationSet(examples, {"tool_use": PublishedToolUse(), "tool_use_corrected": CorrectedToolUse()})
 
 
 def _expected_calls(row: Row, where: str) -> list[dict[str, str]]:
-    """The expected calls, each with a name and a JSON object."""
+    """The expected calls, checked: each has a name and a JSON object as input."""
     given = take(row, "golden_answer", object, where)
-    if isinstance(given, dict):  # what some versions of the datasets library make of a list of objects
+    if isinstance(given, dict):  # some versions of the datasets library turn a list of objects into a dict of lists
         columns = (take(given, key, list, f"{where}, 'golden_answer'") for key in CALL)
         row = {"golden_answer": [dict(zip(CALL, values, strict=True)) for values in zip_longest(*columns)]}
     calls = take(row, "golden_answer", list, where)

@@ -1,4 +1,4 @@
-"""Evaluation beside the training loop: prior tasks, and the preflight before training."""
+"""Evaluation outside the training loop: prior tasks, and the preflight before training."""
 
 from lightning_sdft.evaluation.prior_scores import PriorScore, PriorScores
 from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorSuite

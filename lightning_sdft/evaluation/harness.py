@@ -1,7 +1,7 @@
-"""A policy in memory as a model of the lm-evaluation-harness.
+"""Lets the lm-evaluation-harness evaluate a policy that is in memory.
 
-Texts become tokens as the harness's own Hugging Face backend makes them, without a chat template, so that scores can be
-compared with published ones. This file needs lm-eval and is imported late.
+Texts are tokenized as by the harness's own Hugging Face backend, without a chat template, so that scores can be
+compared with published ones. This module needs lm-eval, so it is imported only when it is used.
 
 Letters: N tokens, D width, V vocabulary.
 """
@@ -35,24 +35,25 @@ from lightning_sdft.rollout import generate
 __all__ = ["PolicyLM"]
 
 CHUNK_ELEMENTS = 2**24
-"""Logits that exist at the same time."""
+"""Maximum number of logits in memory at once."""
 
 ROUND_TOKENS = 128
-"""Tokens that are written before the texts are searched for stop strings."""
+"""Number of tokens that are generated before the texts are searched for stop strings."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
 class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
-    """A policy that the harness can ask.
+    """A policy as a model of the harness.
 
-    Log-probabilities are taken of logits in float32, whatever the precision of the weights. In a distributed run the
-    processes share the requests, so each of them has to ask the same.
+    Log-probabilities are computed from float32 logits, whatever the precision of the weights. In a distributed run the
+    processes share the requests, so all of them must make the same ones.
 
     Args:
         policy: The policy, on the device where it computes.
-        batch_tokens: Tokens that are read at once, padding included; when writing, with room for what is to come.
+        batch_tokens: Maximum number of tokens in a batch, including padding and, in generation, the tokens that may
+            still be generated.
         progress: Whether to show a progress bar.
     """
 
@@ -72,20 +73,20 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that a text without context is conditioned on."""
+        """The token that is the context of a text without one."""
         token: int | None = self.tokenizer.bos_token_id
         return self.eot_token_id if token is None else token
 
     @property
     def max_length(self) -> int:
-        """Tokens of context that the last token of a scored text can have.
+        """Maximum number of context tokens for the last token of a scored text.
 
-        One less than the model reads, for ``Policy.hidden`` reads the last token too.
+        It is one less than the model's limit, because ``Policy.hidden`` reads the last token too.
         """
         return self.limit - 1
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Tokens of a text, with the special ones that the tokenizer adds unless they are in the text or unwanted."""
+        """Tokenize a text; special tokens are added unless it begins with the prefix token or the caller forbids it."""
         options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             options = {"add_special_tokens": False}
@@ -95,12 +96,12 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
     # Scoring
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-probability in nats of each continuation given its context, and whether greedy decoding writes it."""
+        """Log-probability in nats of each continuation given its context, and whether greedy decoding generates it."""
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return scores
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        """Log-probability in nats of each text, in windows where it is longer than the model can read."""
+        """Log-probability in nats of each text; texts longer than the model's limit are scored in windows."""
         windows: list[tuple[None, list[int], list[int]]] = []
         owners: list[int] = []
         for owner, request in enumerate(requests):
@@ -114,13 +115,13 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
         return totals
 
     def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any) -> list[Any]:
-        # Requests that differ in their last token alone (as the letters of the options do) are read once.
+        # Requests that differ only in their last token (such as the letters of the options) share one forward pass.
         readings: dict[tuple[int, ...], list[int]] = {}
         for index, (texts, context, continuation) in enumerate(requests):
             if not 0 < len(continuation) <= self.max_length:
                 raise PolicyError(
                     f"a continuation has {len(continuation)} tokens, and the model can score from 1 to "
-                    f"{self.max_length}: {texts!r:.200}"
+                    f"{self.max_length}; leave the task out: {texts!r:.200}"
                 )
             tokens = (context + continuation)[-(self.max_length + 1) :]
             readings.setdefault(tuple(tokens[:-1]), []).append(index)
@@ -143,9 +144,9 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
     def _score(
         self, readings: Sequence[tuple[int, ...]], targets: Sequence[Sequence[list[int]]]
     ) -> list[list[tuple[float, bool]]]:
-        """Score continuations that end one token after a reading, several of each."""
+        """Score the continuations of each reading (the tokens of a request without the last one)."""
         sequences: list[TokenSequence] = []
-        rows: list[int] = []  # of each target token, its row among the hidden states
+        rows: list[int] = []  # for each target token, the row of its hidden state
         start = 0
         for reading, each in zip(readings, targets, strict=True):
             longest = max(map(len, each))
@@ -164,7 +165,7 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
         return [[next(scores) for _ in each] for each in targets]
 
     def _likelihoods(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability of tokens `(N,)` by rows `(N,)` of hidden states, and whether each is the most probable."""
+        """Log-probability of tokens `(N,)` given the hidden states in rows `(N,)`, and whether each is the argmax."""
         head = self.policy.head
         chunk = max(CHUNK_ELEMENTS // len(head.weight), 1)
         log_probabilities, greedy = [], []
@@ -175,10 +176,10 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
             greedy.append(logits.argmax(-1) == targets)
         return torch.cat(log_probabilities).cpu(), torch.cat(greedy).cpu()
 
-    # Writing
+    # Generation
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """Write after each context, up to a stop string, the end of the text or the largest number of tokens."""
+        """Continue each context up to a stop string, the end of the text or the maximum number of tokens."""
         results = [""] * len(requests)
         groups: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
@@ -203,8 +204,8 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
         penalty = getattr(self.policy.model.generation_config, "repetition_penalty", None)
         if penalty not in (None, 1.0):
             warnings.warn(
-                f"text is written without the repetition penalty of {penalty} in the model's generation config, which "
-                "the harness's own backend applies even to greedy decoding; scores may differ from published ones",
+                f"we generate without the repetition penalty of {penalty} in the model's generation config, which the "
+                "harness's own backend applies even to greedy decoding; scores may differ from published ones",
                 stacklevel=2,
             )
         prompts = [self.tok_encode(context)[-room:] for context in contexts]
@@ -213,7 +214,7 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
         def answer(mine: Sequence[int]) -> list[str]:
             texts = []
             for batch in self._batches(mine, [len(prompts[index]) + max_tokens for index in mine], "written"):
-                # A request's seed is its place, so repeated requests differ and batches do not matter.
+                # A request's seed is its index, so repeated requests differ, and batching does not change the results.
                 texts += self._complete([prompts[index] for index in batch], batch, max_tokens, sampling, stop)
             return texts
 
@@ -225,7 +226,7 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
     def _complete(
         self, prompts: Sequence[list[int]], seeds: Sequence[int], max_tokens: int, sampling: Sampling, stop: list[str]
     ) -> list[str]:
-        """Write in rounds, for the engine stops at tokens alone, and leave out those who have written a stop string."""
+        """Generate in rounds: the engine stops only at tokens, so texts are searched for stop strings in between."""
         decode = self.policy.tokenizer.decode
         ends = {token for token in self.tokenizer.all_special_ids if self.tokenizer.decode(token) in stop}
         written: list[list[int]] = [[] for _ in prompts]
@@ -247,7 +248,7 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
         return [decode(tokens) for tokens in written]
 
     def _batches(self, items: Sequence[Item], lengths: Sequence[int], verb: str) -> Iterator[Sequence[Item]]:
-        """Consecutive items, the longest first, as many as the token budget holds when all are padded to the first."""
+        """Batches of items sorted longest first: as many as fit into ``batch_tokens`` when padded to the first."""
         with Progress(disable=not self.progress) as bar:
             shown, start = bar.add_task(f"requests {verb}", total=len(items)), 0
             while start < len(items):
@@ -258,17 +259,19 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
-    """Sampling as a task's generation arguments name it."""
+    """The sampling settings in a task's generation arguments."""
     known = {"do_sample", "temperature", "top_p", "top_k", "min_p"}
     if unknown := sorted(options.keys() - known):
-        raise PolicyError(f"the task asks for generation arguments that our engine does not have: {unknown}")
+        raise PolicyError(
+            f"the task asks for generation arguments that our engine does not have: {unknown}; leave the task out"
+        )
     if not options["do_sample"]:
         return Sampling(temperature=0.0)
     return Sampling(**{name: value for name, value in options.items() if name != "do_sample"})
 
 
 def _shared(items: Sequence[Item], answer: Callable[[Sequence[Item]], list[Answer]]) -> list[Answer]:
-    """Answers to items, of which each process of a distributed run answers its share."""
+    """Answer all items; in a distributed run each process answers its share, and the answers are gathered."""
     if not torch.distributed.is_initialized():
         return answer(items)
     size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()

@@ -1,7 +1,7 @@
-"""Does a model have the in-context ability that self-distillation lives on? Asked before training, not after.
+"""A check before training: does the model have the in-context ability that self-distillation needs?
 
-SDFT needs two things of the model that sees a demonstration [1, section 3.2]: that it solves the task, and that it
-stays close to what the model would have said by itself.
+SDFT makes two assumptions about the model that sees a demonstration [1, section 3.2]: it solves the task, and its
+answers stay close to what the model would say without the demonstration.
 
 References:
     [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
@@ -30,27 +30,28 @@ __all__ = ["Preflight", "copies", "judge_preflight", "preflight"]
 T = TypeVar("T")
 
 SOLVED = 0.5
-"""Share of the base model's failures that its teacher must solve for a clear go."""
+"""Share of the base model's failures that the teacher must solve for the verdict ``go``."""
 
 COPIED = 0.9
-"""From this likeness on, an answer counts as a copy of the demonstration."""
+"""Minimum similarity at which an answer counts as a copy of the demonstration."""
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found out; accuracies are of greedy answers.
+    """Results of a preflight. Accuracies are of greedy answers.
 
     Args:
-        questions: Number of questions asked.
-        base: Accuracy of the model by itself.
+        questions: Number of questions.
+        base: Accuracy of the model without demonstration.
         teacher: Accuracy of the model that sees the demonstration.
-        gain: Teacher minus base, question by question.
-        solved: Share of the questions that the base fails and the teacher solves.
-        ungraded: Number of answers, of both, that could not be graded.
-        kl_per_token: KL of the teacher from the base on the teacher's sampled answers, mean over tokens, in nats.
-        kl_per_response: The same, summed over each answer.
-        teacher_surprise: Negative log-likelihood per token that the base gives to the teacher's sampled answers.
-        demonstration_surprise: The same for the demonstrations; imitating them costs that much.
+        gain: Mean over questions of teacher minus base.
+        solved: Of the questions that the base model fails, the share that the teacher solves.
+        ungraded: Number of answers, of base and teacher together, that could not be graded.
+        kl_per_token: KL(teacher || base) on the teacher's sampled answers in nats, mean over tokens.
+        kl_per_response: The same, summed over the tokens of each answer, mean over answers.
+        teacher_surprise: Negative log-likelihood of the teacher's sampled answers under the base model, in nats per
+            token.
+        demonstration_surprise: The same for the demonstrations, which SFT would imitate.
         copied: Share of the teacher's answers that copy the demonstration.
         truncated: Share of the teacher's answers that reached the length limit.
     """
@@ -79,16 +80,16 @@ def preflight(
     batch_size: int = 8,
     seed: int = 0,
 ) -> Preflight:
-    """Compare a model with itself shown demonstrations.
+    """Compare a model's answers with and without a demonstration in the prompt.
 
     Args:
         policy: The model.
         examples: Questions with demonstration and reference.
-        grader: What counts as correct.
-        teacher_messages: The conversation that the teacher sees.
+        grader: Decides which answers are correct.
+        teacher_messages: Makes the conversation that the teacher sees of an example.
         max_completion_tokens: Length at which answers are truncated.
-        batch_size: Sequences read or answered at once.
-        seed: Seed of the sampled answers.
+        batch_size: Number of sequences per forward pass and of prompts answered at once.
+        seed: Seed for sampling answers.
     """
     encode = policy.tokenizer.encode
     own = [encode(example.prompt) for example in examples]
@@ -135,7 +136,7 @@ def preflight(
 
 
 def copies(answer: str, demonstration: str) -> bool:
-    """Whether nine tenths of the words of both, in order, are the same.
+    """Whether an answer and a demonstration have at least 90% of their words, in order, in common.
 
     Example:
         >>> copies("The answer is  B.", "The answer is B.")
@@ -145,17 +146,17 @@ def copies(answer: str, demonstration: str) -> bool:
 
 
 def judge_preflight(result: Preflight) -> tuple[Literal["go", "doubtful", "stop"], list[str]]:
-    """What the findings mean for SDFT, and why.
+    """Decide from a preflight whether SDFT is worth running.
 
     Returns:
-        ``go``; ``doubtful`` if one of the paper's conditions is met only in part; ``stop`` if the teacher does no
-        better than the base model. And the reasons against.
+        The verdict and the reasons against SDFT. The verdict is ``stop`` if the teacher is not better than the base
+        model, ``doubtful`` if there are other reasons against, and otherwise ``go``.
     """
     stop, doubts = [], []
     if not result.gain.low > 0:
         stop.append(
             "the demonstration does not make the model better at the task beyond chance: there is nothing to distil "
-            "(a larger model, other demonstrations, another teacher_template, or SFT)"
+            "(try a larger model, other demonstrations, another teacher_template, or SFT)"
         )
     elif result.solved < SOLVED:
         doubts.append(
@@ -165,13 +166,13 @@ def judge_preflight(result: Preflight) -> tuple[Literal["go", "doubtful", "stop"
     if result.teacher_surprise >= result.demonstration_surprise:
         doubts.append(
             f"the teacher's answers are as far from the model's own as the demonstrations "
-            f"({result.teacher_surprise:.2f} against {result.demonstration_surprise:.2f} nats a token): expect as much "
-            "forgetting as of SFT"
+            f"({result.teacher_surprise:.2f} against {result.demonstration_surprise:.2f} nats per token): expect as "
+            "much forgetting as with SFT"
         )
     if result.copied > SOLVED and result.teacher_surprise >= SOLVED * result.demonstration_surprise:
         doubts.append(
             f"{result.copied:.0%} of the teacher's answers copy the demonstration, so the student learns the expert's "
-            "words with the skill"
+            "wording along with the skill"
         )
     if result.truncated > 0.1:
         doubts.append(
@@ -183,7 +184,7 @@ def judge_preflight(result: Preflight) -> tuple[Literal["go", "doubtful", "stop"
 def _teacher_on_its_answers(
     policy: Policy, own: Sequence[list[int]], rollouts: Sequence[Rollout], batch_size: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Per token of each sampled answer of the teacher: KL of teacher from base, and the base's surprise."""
+    """For each token of the teacher's sampled answers: KL(teacher || base), and the NLL under the base model."""
     kl: list[Tensor] = []
     alone = [TokenSequence(prompt, rollout.completion) for prompt, rollout in zip(own, rollouts, strict=True)]
     with evaluating(policy):

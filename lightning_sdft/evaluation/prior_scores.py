@@ -1,4 +1,4 @@
-"""What a policy scored on public benchmarks."""
+"""Scores of a policy on public benchmarks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["PriorScore", "PriorScores"]
 
 @dataclass(frozen=True)
 class PriorScore:
-    """What a policy scored on a task.
+    """A policy's score on one task.
 
     Args:
-        task: Name of the task as it was asked for.
-        metric: What was measured, as the harness names it: ``<task>:<metric>``.
-        score: The score; an accuracy is a share, not a percentage.
-        stderr: Its standard error as the harness estimates it, ``None`` where it does not.
+        task: Name of the task as the user gave it.
+        metric: The harness's task and metric: ``<task>:<metric>``.
+        score: The score; an accuracy is a fraction, not a percentage.
+        stderr: The harness's estimate of the standard error; ``None`` if it has none.
         questions: Number of questions.
-        higher_is_better: Whether a higher score is a better one; scores of other tasks (perplexities) are not averaged.
+        higher_is_better: Whether a higher score is better. Other scores, such as perplexities, are not averaged.
     """
 
     task: str
@@ -30,18 +30,18 @@ class PriorScore:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95% interval, by the normal approximation: the score -+ 1.96 standard errors."""
+        """The 95% interval in the normal approximation: the score +- 1.96 standard errors."""
         return None if self.stderr is None else (self.score - 1.96 * self.stderr, self.score + 1.96 * self.stderr)
 
 
 @dataclass(frozen=True)
 class PriorScores:
-    """What a policy scored on several tasks.
+    """A policy's scores on several tasks.
 
     Args:
-        scores: One of each task.
-        limit: Questions of each task that were asked at most; ``None`` for all.
-        lm_eval_version: Version of the harness, on which scores depend.
+        scores: One score per task.
+        limit: Maximum number of questions per task; ``None`` means all.
+        lm_eval_version: Version of the harness, because scores depend on it.
     """
 
     scores: tuple[PriorScore, ...]
@@ -50,12 +50,12 @@ class PriorScores:
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """The tasks that the average is over."""
+        """Names of the tasks that the average is over."""
         return tuple(score.task for score in self.scores if score.higher_is_better)
 
     @property
     def average(self) -> PriorScore | None:
-        """The unweighted mean of the tasks, with the standard error of a mean of independent scores."""
+        """The unweighted mean over the tasks, with the standard error of a mean of independent scores."""
         scores = [score for score in self.scores if score.higher_is_better]
         if not scores:
             return None

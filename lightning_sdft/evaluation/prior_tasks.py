@@ -1,7 +1,7 @@
-"""Public benchmarks before and after training: what a model has forgotten.
+"""Public benchmarks, run before and after training to measure what a model has forgotten.
 
-They run through the lm-evaluation-harness (extra ``eval``) on the policy in memory, with the task's own number of
-examples in the prompt (none in the paper's tasks) and without a chat template, as in the paper.
+They are run by the lm-evaluation-harness (extra ``eval``) on the policy in memory, with each task's own number of
+few-shot examples (none in the paper's tasks) and without a chat template, as in the paper.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lightning_sdft.policy import Policy
 __all__ = ["PAPER_TASKS", "PriorSuite"]
 
 PAPER_TASKS = ("hellaswag", "mmlu", "truthfulqa", "winogrande", "humaneval", "ifeval")
-"""The six benchmarks of the paper; their unweighted mean is its measure of prior abilities."""
+"""The six benchmarks of the paper, which measures prior abilities by their unweighted mean."""
 
 SUB_METRICS = {
     "hellaswag": ("hellaswag", "acc"),  # not acc_norm, which is 18 points higher
@@ -34,33 +34,35 @@ SUB_METRICS = {
     "humaneval": ("humaneval", "pass@1"),
     "ifeval": ("ifeval", "prompt_level_strict_acc"),
 }
-"""The harness's task and metric behind each name. The paper does not state the metrics: they follow from its values of
-the base model, Qwen2.5-7B-Instruct, but for IFEval, where no metric gives the paper's 74.3 without a chat template."""
+"""The harness's task and metric for each name. The paper does not state its metrics. These are the ones that reproduce
+its values for the base model, Qwen2.5-7B-Instruct, except for IFEval: without a chat template, no metric gives the
+paper's 74.3."""
 
 ALLOW_CODE = "HF_ALLOW_CODE_EVAL"
-"""The variable by which the metric that runs code is told that it may."""
+"""The environment variable that allows the ``code_eval`` metric to run code."""
 
 SEED = 1234
-"""Of all random number generators during an evaluation: the default of the harness."""
+"""Seed of all random number generators during an evaluation, the harness's default."""
 
 
 class PriorSuite:
-    """Tasks of the lm-evaluation-harness, loaded once and run as often as one likes.
+    """Tasks of the lm-evaluation-harness, loaded once and run any number of times.
 
     Args:
         tasks: Names of tasks: the paper's (``hellaswag``, ``mmlu``, ``truthfulqa``, ``winogrande``, ``humaneval``,
-            ``ifeval``), whose metrics are given; others by the harness's name, of which the first metric counts, or
-            ``<task>:<metric>``.
-        include_path: Folder of task files (YAML) of your own, which take precedence over the harness's. A file that
-            names local data (``dataset_path: json`` and ``dataset_kwargs: {data_files: ...}``) needs no hub.
-        allow_code_execution: Names of tasks that may run what the model writes, on this machine and with the rights of
-            this process, such as ``humaneval``.
+            ``ifeval``), for which the metric is chosen for you, or any task of the harness as ``<task>:<metric>``;
+            without a metric the task's first one is used.
+        include_path: Folder of your own task files (YAML), which take precedence over the harness's. A file that
+            refers to local data (``dataset_path: json`` and ``dataset_kwargs: {data_files: ...}``) does not need the
+            hub.
+        allow_code_execution: Names of tasks, such as ``humaneval``, that may run code written by the model, on this
+            machine and with the permissions of this process.
 
     Raises:
         PriorTaskError: If a task is unknown, cannot be loaded, or would run code without being allowed to.
     """
 
-    @isolate_rng()  # the harness draws even to name a task
+    @isolate_rng()  # the harness draws random numbers even to name a task
     def __init__(
         self,
         tasks: Sequence[str] = PAPER_TASKS,
@@ -77,7 +79,7 @@ class PriorSuite:
         self.asked = {name: _task_and_metric(name) for name in names}
         self.allow_code_execution = tuple(allow_code_execution)
         self.tasks: dict[str, Any] = {}
-        # Without the harness's own tasks if possible, for it takes seconds to read their thousands of files.
+        # Skip the harness's own tasks if none is asked for, because reading their thousands of files takes seconds.
         manager = TaskManager(include_path=include_path, include_defaults=include_path is None)
         if any(None in _configs(manager.task_index, task).values() for task, _ in self.asked.values()):
             manager = TaskManager(include_path=include_path)
@@ -97,18 +99,18 @@ class PriorSuite:
     def evaluate(
         self, policy: Policy, limit: int | None = None, batch_tokens: int = 16384, progress: bool = False
     ) -> PriorScores:
-        """Run the tasks. Random number generators and the policy are afterwards as they were.
+        """Run the tasks. The policy and the states of the random number generators are the same afterwards.
 
-        In a distributed run the processes share the work, so each has to call this, with equal weights.
+        In a distributed run the processes share the work, so every process must call this, with equal weights.
 
         Args:
             policy: The policy.
-            limit: Questions of each task (of each subject of MMLU) that are asked at most, the first ones.
-            batch_tokens: Tokens that are read at once, padding included.
+            limit: Ask only the first ``limit`` questions of each task (of each subject of MMLU).
+            batch_tokens: Maximum number of tokens in a batch, including padding.
             progress: Whether to show progress bars.
 
         Raises:
-            PriorTaskError: If a task does not report the metric that was asked for.
+            PriorTaskError: If the limit is not positive, or a task does not report the requested metric.
         """
         from lm_eval.evaluator import evaluate
 
@@ -137,7 +139,7 @@ class PriorSuite:
         return PriorScores(scores, limit, version("lm-eval"))
 
     def _load(self, manager: Any, task: str) -> Any:
-        """A task or group with its data."""
+        """Load a task or a group of tasks with its data."""
         try:
             with self._code_allowed():
                 loaded = manager.load([task])
@@ -145,11 +147,11 @@ class PriorSuite:
             raise PriorTaskError(
                 f"task {task!r} needs the package {error.name!r}: pip install 'lightning-sdft[eval]'"
             ) from error
-        except Exception as error:  # a task file may run anything on the way to its data
+        except Exception as error:  # a task file may run any code to load its data
             raise PriorTaskError(
-                f"task {task!r} cannot be loaded: {error}. Without the hub and without its cache, write a task file "
-                "that names local data (dataset_path: json, dataset_kwargs: {data_files: ...}) and give its folder as "
-                "include_path"
+                f"task {task!r} cannot be loaded: {error}. If neither the hub nor its cache has the data, write a task "
+                "file that refers to local data (dataset_path: json, dataset_kwargs: {data_files: ...}) and give its "
+                "folder as include_path"
             ) from error
         found = loaded.get("groups", {}).get(task) or loaded["tasks"].get(task)
         if found is None:
@@ -163,13 +165,13 @@ class PriorSuite:
         allowed = self.allow_code_execution
         if name not in allowed and (refused := [each for each in unsafe if each not in allowed]):
             raise PriorTaskError(
-                f"task {refused[0]!r} runs what the model writes, on this machine and with the rights of this process; "
-                f"if that is what you want, give allow_code_execution=[{refused[0]}], otherwise leave the task out"
+                f"task {refused[0]!r} runs what the model writes, on this machine and with the permissions of this "
+                f"process; if you want that, give allow_code_execution=[{refused[0]}], otherwise leave the task out"
             )
 
     @contextmanager
     def _code_allowed(self) -> Iterator[None]:
-        """Let the metric that runs code run, where a task was allowed to."""
+        """Allow the ``code_eval`` metric to run code, if ``allow_code_execution`` names a task."""
         before = os.environ.get(ALLOW_CODE)
         if self.allow_code_execution:
             os.environ[ALLOW_CODE] = "1"
@@ -182,7 +184,7 @@ class PriorSuite:
 
 
 def _task_and_metric(name: str) -> tuple[str, str | None]:
-    """The harness's task and metric behind a name; ``None`` for the first metric."""
+    """The harness's task and metric for a name; the metric is ``None`` for the task's first one."""
     if name in SUB_METRICS:
         return SUB_METRICS[name]
     task, _, metric = name.partition(":")
@@ -190,7 +192,7 @@ def _task_and_metric(name: str) -> tuple[str, str | None]:
 
 
 def _configs(index: Any, name: str) -> dict[str, dict[str, Any] | None]:
-    """Configs of a task, or of a group and all that is in it, by name; ``None`` for what is not there."""
+    """Configs by name of a task, or of a group and everything in it; ``None`` for a task that does not exist."""
     if name not in index:
         return {name: None}
     entry = index[name]
@@ -211,7 +213,7 @@ def _groups(task: Any) -> list[Any]:
 
 
 def _score(name: str, task: str, metric: str | None, results: dict[str, Any]) -> PriorScore:
-    """A task's score among the harness's results, where keys are ``<metric>,<filter>``."""
+    """Find a task's score in the harness's results, whose keys are ``<metric>,<filter>``."""
     values = results["results"][task]
     keys = [key.split(",") for key in values if "," in key and "_stderr," not in key]
     chosen = next(((each, of) for each, of in keys if metric in (None, each)), None)

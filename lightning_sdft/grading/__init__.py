@@ -1,4 +1,4 @@
-"""What counts as a correct answer, one file per kind of answer."""
+"""Graders, which decide whether an answer is correct; one file per kind of answer."""
 
 from lightning_sdft.grading.answer_tag import AnswerFormat, AnswerTag
 from lightning_sdft.grading.base import Grader

@@ -1,9 +1,9 @@
-"""Graders of answers within ``<answer>`` tags, as the system prompt of science questions asks for them.
+"""Graders of answers in ``<answer>`` tags, which the system prompt of science questions asks for.
 
-:class:`AnswerTag` decides as the scorer released with [1] does. Its flaws: what stands in the tag must be the letter
-and nothing else (``A.`` and ``a`` are wrong), but a letter in a tag that is never closed is right, and so is a bare
-letter without tags. So accuracy mixes knowing the answer with keeping to the format; :class:`AnswerFormat`, reported
-beside it, tells the two apart.
+:class:`AnswerTag` grades like the scorer released with [1]. That scorer has flaws: the tag must contain the letter and
+nothing else (``A.`` and ``a`` are wrong), yet a letter in a tag that is never closed is correct, and so is a single
+letter without tags. Accuracy thus mixes knowing the answer with following the format. :class:`AnswerFormat` is reported
+as well, to tell the two apart.
 
 References:
     [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
@@ -24,7 +24,7 @@ OPENING, CLOSING = "<answer>", "</answer>"
 def final_answer(response: str) -> str:
     r"""The text after the last ``<answer>``, up to the next ``</answer>``, without white space around it.
 
-    Where a tag is missing, the text begins or ends with the response.
+    If the opening tag is missing, the text begins where the response does; likewise for the closing tag and the end.
 
     Example:
         >>> final_answer("It is B. <answer>\nB\n</answer>")
@@ -36,9 +36,9 @@ def final_answer(response: str) -> str:
 
 
 class AnswerTag(Grader):
-    """Decides as the scorer released with the paper does, flaws included (see the module's description).
+    """Grades like the scorer released with the paper, including its flaws (see the module's description).
 
-    The reference is the letter of the right option.
+    The reference is the letter of the correct option.
 
     Example:
         >>> AnswerTag().grade("<reasoning>water</reasoning><answer>A</answer>", "A")
@@ -51,10 +51,10 @@ class AnswerTag(Grader):
 
 
 class AnswerFormat(Grader):
-    """Whether a response gives exactly one well-formed answer, right or wrong: the mean is the format rate.
+    """Whether a response has exactly one well-formed answer, correct or not; the mean is the format rate.
 
-    Well-formed is one ``<answer>`` and one ``</answer>`` with a letter from A to D between them, and nothing else but
-    white space. Text around the tags does not matter.
+    A well-formed answer is one ``<answer>`` and one ``</answer>`` with only a letter from A to D and white space
+    between them. Text around the tags does not matter.
 
     Example:
         >>> AnswerFormat().grade("<answer>A</answer>", "B"), AnswerFormat().grade("A", "A")

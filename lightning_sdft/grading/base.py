@@ -14,9 +14,10 @@ __all__ = ["Grader"]
 
 
 class Grader(Metric):
-    """Share of responses that are correct; a subclass says what correct means by :meth:`grade`.
+    """Share of responses that are correct; a subclass implements :meth:`grade`, which decides what is correct.
 
-    A response that could not be graded, because a judge did not answer, counts neither as correct nor as wrong.
+    A response that could not be graded, for example because a judge did not reply, counts neither as correct nor as
+    wrong.
     """
 
     is_differentiable = False
@@ -34,7 +35,7 @@ class Grader(Metric):
 
     @abstractmethod
     def grade(self, response: str, reference: Any) -> bool | None:
-        """Whether a response is correct; ``None`` if that could not be found out.
+        """Whether a response is correct; ``None`` if it could not be graded.
 
         Args:
             response: The model's response as text, without special tokens.
@@ -42,7 +43,7 @@ class Grader(Metric):
         """
 
     def grade_all(self, responses: Sequence[str], references: Sequence[Any]) -> list[bool | None]:
-        """Verdicts on many responses; a grader that asks somebody asks side by side."""
+        """Grade many responses; a grader that asks a judge overrides this to ask concurrently."""
         return [self.grade(response, reference) for response, reference in zip(responses, references, strict=True)]
 
     def update(self, responses: Sequence[str], references: Sequence[Any]) -> None:
@@ -57,5 +58,5 @@ class Grader(Metric):
         self.ungraded += len(verdicts) - len(given)
 
     def compute(self) -> Tensor:
-        """The accuracy over everything that was graded, in [0, 1]; NaN if nothing was."""
+        """The accuracy over all graded responses, in [0, 1]; NaN if there are none."""
         return self.correct / self.graded

@@ -1,4 +1,4 @@
-"""A grader without judge for answers in free text: does the response contain the reference answer, word for word?"""
+"""Grades free-text answers without a judge: does the response contain the reference answer word for word?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["AnswerContained", "plain_words"]
 
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 STOP = re.compile(r"\.(?!\d)|(?<!\d)\.")
-"""A full stop that is no decimal point."""
+"""A full stop that is not a decimal point."""
 
 
 def plain_words(text: str) -> list[str]:
@@ -25,18 +25,19 @@ def plain_words(text: str) -> list[str]:
     """
     text = THOUSANDS.sub("", unicodedata.normalize("NFKC", text).casefold())
     text = STOP.sub(" ", text)
-    # letters, numbers and the marks that belong to letters
+    # Unicode categories: letters, numbers, and the marks that modify letters
     text = "".join(sign if sign == "." or unicodedata.category(sign)[0] in "LNM" else " " for sign in text)
     return [word for word in text.split() if word != "the"]
 
 
 class AnswerContained(Grader):
-    """Share of responses that contain the reference answer as it is, compared by :func:`plain_words`.
+    """Share of responses that contain the words of the reference answer in order, after :func:`plain_words`.
 
-    It needs no judge, and is not to be compared with one: it calls wrong what is said in other words or in another
-    order, and right a response that contains the answer among wrong statements. Meant for short answers.
+    It needs no judge, but its accuracy cannot be compared with a judge's: an answer in other words or in another order
+    counts as wrong, and a response that contains the answer among wrong statements counts as correct. It is meant for
+    short answers.
 
-    The reference is a text, or ``{"answer": text}``. With an answer that has no words a response is ungraded.
+    The reference is a text, or ``{"answer": text}``. If it has no words, the response is not graded.
 
     Example:
         >>> AnswerContained().grade("It was the Brenna Fault.", {"answer": "The Brenna Fault"})
@@ -46,7 +47,7 @@ class AnswerContained(Grader):
     """
 
     def grade(self, response: str, reference: Any) -> bool | None:
-        """Whether the words of the answer stand in the response, one after another."""
+        """Whether the response contains the words of the answer, one after another."""
         answer = reference["answer"] if isinstance(reference, Mapping) else reference
         wanted = plain_words(str(answer))
         if not wanted:

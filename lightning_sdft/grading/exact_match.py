@@ -1,4 +1,4 @@
-"""The plainest grader: the whole response must equal the reference."""
+"""The simplest grader: the whole response must equal the reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ExactMatch"]
 
 
 class ExactMatch(Grader):
-    r"""Compares the whole response with the reference as text, whitespace at either end aside.
+    r"""Compares the whole response with the reference as text, ignoring white space at either end.
 
     Example:
         >>> ExactMatch().grade(" 42\n", 42)

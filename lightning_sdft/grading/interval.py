@@ -1,4 +1,4 @@
-"""How sure an accuracy is: bootstrap confidence intervals over questions.
+"""Uncertainty of accuracies: bootstrap confidence intervals over questions.
 
 [1] Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (the percentile interval)
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = ["Score", "bootstrap"]
 
 DRAWS = 2**20
-"""Questions that are drawn at a time, which bounds the memory that it takes."""
+"""Maximum number of resampled questions in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Score:
     """A mean over questions with its bootstrap 95% interval.
 
     Args:
-        value: The mean; NaN if there was nothing to take it of.
+        value: The mean; NaN if there are no values.
         low: Lower end of the interval.
         high: Upper end of the interval.
     """
@@ -35,21 +35,21 @@ class Score:
 def bootstrap(sets: Sequence[Tensor], level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Score:
     """The mean over sets of the mean over questions, with the percentile interval [1].
 
-    The questions of each set are drawn anew, with replacement, independently of those of the other sets. Where all
-    values are equal the interval has no width, whatever the number of questions.
+    The questions of each set are resampled with replacement, independently of the other sets. If all values are equal,
+    the interval has zero width, whatever the number of questions.
 
     Args:
-        sets: Values per question, each `(Q,)`; sets without values are left out.
-        level: Share of the resampled means within the interval.
+        sets: For each set the values of its questions, `(Q,)`; empty sets are ignored.
+        level: Share of the resampled means that lie within the interval.
         resamples: Number of resampled means.
-        seed: Seed of the draws: the same values always have the same interval.
+        seed: Seed for resampling, so that the same values always give the same interval.
 
     Example:
         >>> score = bootstrap([torch.tensor([1.0] * 60 + [0.0] * 40)])
         >>> print(f"{score.value:.1f}, {score.low:.1f} to {score.high:.1f}")
         0.6, 0.5 to 0.7
     """
-    # In order of size, for processes that share the questions gather them in another order than one process.
+    # Sorted, because the order of gathered questions depends on the number of processes, and the interval must not.
     values = [each.double().cpu().sort().values for each in sets if len(each)]
     if not values:
         return Score(float("nan"), float("nan"), float("nan"))

@@ -1,4 +1,4 @@
-"""Answers that a language model judges, by comparing them with a reference answer."""
+"""Grading by a language model, which compares each answer with a reference answer."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ RESPONSES, VERDICTS = "responses", "verdicts"
 """Names of the files in a judge's folder."""
 
 KEPT_OF_REPLY = 1000
-"""Characters of a judge's reply that are kept beside the label."""
+"""Number of characters of a judge's reply that are stored along with the label."""
 
 
 class Judge:
-    """A chat model that puts a label on answers.
+    """A chat model that labels answers, for example as correct or incorrect.
 
-    Responses are written to ``responses.jsonl`` in the folder before the judge is asked, verdicts to ``verdicts.jsonl``
-    as they arrive. A verdict that is there already, of the same judge on the same question, reference and response, is
-    not asked for again: not by a second grader, not by a run that was killed and started again. With several
-    processes each judges its share, and writes files of its own, with ``.rank<n>`` before the suffix.
+    Responses are written to ``responses.jsonl`` in the folder before the judge is asked, and verdicts to
+    ``verdicts.jsonl`` as they arrive. The judge is not asked again for a verdict that is already there for the same
+    judge, question, reference and response, whether by a second grader or by a run that was killed and restarted. With
+    several processes, each judges its share and writes its own files, with ``.rank<n>`` before the suffix.
 
-    An answer has no label where the judge did not reply, or where no reply was a label and nothing else. Such answers
-    are not asked about again until :meth:`forget_failures`; ``lightning-sdft judge`` does so later.
+    An answer gets no label if the judge did not reply, or if no reply consisted of just a label. The judge is not asked
+    about such answers again until :meth:`forget_failures`, or later by ``lightning-sdft judge``.
 
-    A copy of a judge is the judge itself, so that graders share what it knows.
+    A deep copy of a judge is the judge itself, so that graders share its verdicts.
 
     Args:
-        chat: Who is asked.
-        prompt: What it is asked, or the name of one of the paper's prompts.
-        folder: Where responses and verdicts are kept; by default they are only in memory, and lost with the process.
-        attempts: How often the judge is asked, until its reply is a label and nothing else.
+        chat: The chat model that judges.
+        prompt: The prompt for the judge, or the name of one of the paper's prompts.
+        folder: Folder for responses and verdicts; by default they are kept only in memory and lost with the process.
+        attempts: How often to ask about an answer until the reply consists of just a label.
 
     Raises:
-        ValueError: If there is to be no attempt.
+        ValueError: If ``attempts`` is less than 1.
     """
 
     def __init__(
@@ -71,19 +71,19 @@ class Judge:
         self._has_replied = False
 
     def labels(self, questions: Sequence[str], references: Sequence[str], responses: Sequence[str]) -> list[str | None]:
-        """Put a label on each response.
+        """Label each response.
 
         Args:
-            questions: What was asked.
-            references: The right answers.
+            questions: The questions.
+            references: The correct answers.
             responses: The answers to judge.
 
         Returns:
-            One of the prompt's labels each; ``None`` where there is no verdict.
+            For each response one of the prompt's labels; ``None`` if there is no verdict.
 
         Raises:
-            ChatError: If the judge cannot be used at all and has not replied to this process before. Later in a run
-                this only costs verdicts, which can be had later, and is logged.
+            ChatError: If the judge cannot be used at all and has never replied to this process. If it has replied
+                before, the error is only logged: the missing verdicts can be obtained later.
         """
         triples = list(zip(questions, references, responses, strict=True))
         prompts = [self.prompt.fill(*triple) for triple in triples]
@@ -97,15 +97,15 @@ class Judge:
         return [self._verdicts.get(key) for key in keys]
 
     def forget_failures(self) -> None:
-        """Ask about answers without a verdict again, if they come up again."""
+        """Forget which answers got no verdict, so that the judge is asked about them again."""
         self._failed.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Judge:
-        """The judge itself."""
+        """Return the judge itself."""
         return self
 
     def _ask(self, prompts: Mapping[str, str]) -> None:
-        """Ask until there are verdicts, as often as is allowed."""
+        """Ask for verdicts, up to ``attempts`` times for each answer."""
         unlabelled = list(prompts)
         try:
             for _ in range(self.attempts):
@@ -132,7 +132,7 @@ class Judge:
             )
 
     def _hear(self, keys: Sequence[str], unlabelled: list[str], index: int, reply: str) -> None:
-        """Keep a reply."""
+        """Store a reply and its label."""
         self._has_replied = True
         key, label = keys[index], self.prompt.label(reply)
         if self.folder is not None:
@@ -159,16 +159,16 @@ class Judge:
 
 
 class LocalJudge(Judge):
-    """A judge in this process, which answers greedily.
+    """A judge that runs in this process and decodes greedily.
 
-    It is loaded when it is first asked, and is no part of the module that trains.
+    The model is loaded on first use. It is not part of the module that is trained.
 
     Args:
         model: A Hugging Face folder or hub id, a ``.gguf`` file, or a policy.
         prompt: See :class:`Judge`.
         folder: See :class:`Judge`.
-        max_tokens: Tokens it has for its label.
-        batch_size: Answers judged at once.
+        max_tokens: Maximum number of tokens in a reply, which is only a label.
+        batch_size: Number of answers judged at once.
     """
 
     def __init__(
@@ -180,21 +180,21 @@ class LocalJudge(Judge):
         batch_size: int = 16,
     ) -> None:
         chat = LocalChat(model, max_tokens=max_tokens, batch_size=batch_size)
-        super().__init__(chat, prompt, folder, attempts=1)  # it would say the same again
+        super().__init__(chat, prompt, folder, attempts=1)  # greedy: it would reply the same again
 
 
 class JudgedAnswer(Grader):
-    """Share of answers on which a judge puts an accepted label; without a verdict an answer is ungraded.
+    """Share of answers that get an accepted label from a judge; an answer without a verdict is not graded.
 
-    The reference is ``{"question": text, "answer": text}``. Graders that accept other labels of the same judge, such as
-    ``("CORRECT", "PARTIALLY_CORRECT")`` for lenient accuracy, cost nothing more.
+    The reference is ``{"question": text, "answer": text}``. Further graders that accept other labels of the same judge,
+    such as ``("CORRECT", "PARTIALLY_CORRECT")`` for lenient accuracy, need no further replies.
 
     Args:
-        judge: Who judges.
+        judge: The judge.
         accepts: Labels that count as correct.
 
     Raises:
-        DataError: If the judge does not know such a label.
+        DataError: If ``accepts`` is empty, or the judge's prompt does not have one of the labels.
     """
 
     def __init__(self, judge: Judge, accepts: Sequence[str] = ("CORRECT",)) -> None:
@@ -212,22 +212,22 @@ class JudgedAnswer(Grader):
         return self.grade_all([response], [reference])[0]
 
     def grade_all(self, responses: Sequence[str], references: Sequence[Any]) -> list[bool | None]:
-        """Whether the judge accepts responses; it is asked about them side by side."""
+        """Whether the judge accepts each response; it is asked about all of them together."""
         pairs = [question_and_answer(reference) for reference in references]
         labels = self.judge.labels([pair[0] for pair in pairs], [pair[1] for pair in pairs], responses)
         return [None if label is None else label in self.accepts for label in labels]
 
     def reset(self) -> None:
-        """Begin another evaluation, in which answers without a verdict are asked about again."""
+        """Begin a new evaluation, in which the judge is asked again about answers without a verdict."""
         super().reset()
         self.judge.forget_failures()
 
 
 def question_and_answer(reference: Any) -> tuple[str, str]:
-    """The two texts of a judged answer's reference.
+    """The question and the answer in the reference of a judged answer.
 
     Raises:
-        DataError: If it is not ``{"question": text, "answer": text}``.
+        DataError: If the reference is not ``{"question": text, "answer": text}``.
     """
     if isinstance(reference, Mapping):
         question, answer = reference.get("question"), reference.get("answer")
@@ -239,7 +239,7 @@ def question_and_answer(reference: Any) -> tuple[str, str]:
 
 
 def judged_responses(folder: Path) -> list[dict[str, Any]]:
-    """The different responses in a judge's folder, of all processes: records with ``response`` and ``reference``."""
+    """The distinct responses of all processes in a judge's folder: records with ``response`` and ``reference``."""
     different = {json.dumps(record, sort_keys=True): record for record in process_records(folder, RESPONSES)}
     return list(different.values())
 

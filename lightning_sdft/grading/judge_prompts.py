@@ -1,4 +1,4 @@
-"""What a judge is asked, word for word as in the paper, line breaks as printed there.
+"""The judges' prompts, word for word as in the paper, with its line breaks.
 
 References:
     [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897,
@@ -15,20 +15,20 @@ __all__ = ["KNOWLEDGE", "MEDICAL", "PROMPTS", "JudgePrompt"]
 PLACEHOLDER = re.compile(r"\{(question|reference_answer|model_response)\}")
 
 AROUND = " \t\r\n\"'`*.\u201c\u201d\u2018\u2019"
-"""What may stand around a label: blanks, quotes, emphasis, a full stop."""
+"""Characters that are stripped from a label: white space, quotes, emphasis, full stops."""
 
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """A question to a judge, and the labels it may answer with.
+    """A prompt for a judge, and the labels that it may reply with.
 
     Args:
-        text: The question, with ``{question}``, ``{reference_answer}`` and ``{model_response}`` where these go; other
-            braces are text.
+        text: The prompt, with the placeholders ``{question}``, ``{reference_answer}`` and ``{model_response}``; other
+            braces are plain text.
         labels: The labels, best first.
 
     Raises:
-        DataError: If the response has no place in the text, or if there are no labels.
+        DataError: If the text lacks ``{model_response}``, or if there are no labels.
 
     Example:
         >>> prompt = JudgePrompt("Is {model_response} an answer to {question} Yes or no?", ("YES", "NO"))
@@ -51,14 +51,14 @@ class JudgePrompt:
             )
 
     def fill(self, question: str, reference_answer: str, model_response: str) -> str:
-        """The question about one response. What is put in is not searched for places in turn."""
+        """The prompt about one response. Placeholders inside the inserted texts are not replaced."""
         values = {"question": question, "reference_answer": reference_answer, "model_response": model_response}
         return PLACEHOLDER.sub(lambda place: values[place[1]], self.text)
 
     def label(self, reply: str) -> str | None:
-        """The label that a reply consists of; ``None`` if it is anything but one label.
+        """The label in a reply; ``None`` if the reply is anything but a single label.
 
-        Case, and blanks, quotes, backticks, asterisks and full stops around the label do not matter.
+        Case is ignored, and so are white space, quotes, backticks, asterisks and full stops around the label.
         """
         word = reply.strip(AROUND).upper()
         return next((label for label in self.labels if label.upper() == word), None)

@@ -1,4 +1,4 @@
-"""The chance that at least one of k responses is correct.
+"""pass@k: the probability that at least one of k responses is correct.
 
 [1] Chen et al., Evaluating Large Language Models Trained on Code, 2021, https://arxiv.org/abs/2107.03374
 """
@@ -12,17 +12,17 @@ __all__ = ["pass_at_k", "powers_of_two"]
 
 
 def pass_at_k(correct: Tensor, samples: Tensor, k: int) -> Tensor:
-    """Unbiased estimate `1 - C(n - c, k) / C(n, k)` for each question, `(Q,)`, as in [1].
+    """Unbiased estimate `1 - C(n - c, k) / C(n, k)` of pass@k for each question, `(Q,)`, as in [1].
 
-    All k are estimated from the same responses. Whoever takes `1 - (1 - c / n)^k` instead underestimates.
+    The same n responses serve for every k. The simpler `1 - (1 - c / n)^k` would underestimate pass@k.
 
     Args:
-        correct: How many responses were correct, c, `(Q,)`.
-        samples: How many responses there were, n >= k, `(Q,)`.
-        k: Number of tries.
+        correct: Number c of correct responses to each question, `(Q,)`.
+        samples: Number n >= k of responses to each question, `(Q,)`.
+        k: Number of attempts.
 
     Raises:
-        ValueError: If there are fewer responses to a question than tries.
+        ValueError: If a question has fewer than k responses.
 
     Example:
         >>> pass_at_k(torch.tensor([0, 1, 3]), torch.tensor([4, 4, 4]), k=2)
@@ -38,7 +38,7 @@ def pass_at_k(correct: Tensor, samples: Tensor, k: int) -> Tensor:
 
 
 def powers_of_two(samples: int) -> list[int]:
-    """The k of a curve: 1, 2, 4 and so on, up to the number of samples.
+    """The values of k for a pass@k curve: 1, 2, 4 and so on, up to the number of samples.
 
     Example:
         >>> powers_of_two(20)

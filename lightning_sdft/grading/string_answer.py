@@ -1,4 +1,4 @@
-"""Grader of the laptop domain: the right letters in the right order, in whatever style they are presented."""
+"""Grader of the laptop domain: the right letters in the right order, in any style."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["StringAnswer"]
 
 
 class StringAnswer(Grader):
-    """Compares the single letters of a response, words and punctuation aside, with the expected letters.
+    """Compares the single letters of a response with the expected letters, ignoring words and punctuation.
 
-    So an answer counts whichever of the demonstration styles it is written in: a model that has taken on a foreign
-    style has not thereby forgotten a skill.
+    So an answer can be correct in any of the demonstration styles: a model that has adopted another style has not
+    forgotten the skill.
 
     Example:
         >>> StringAnswer().grade("the answer is c b a .", "c b a")
@@ -21,6 +21,6 @@ class StringAnswer(Grader):
     """
 
     def grade(self, response: str, reference: Any) -> bool:
-        """Whether the letters of the response are those of the reference (letters separated by blanks)."""
+        """Whether the letters of the response are those of the reference, which separates them by spaces."""
         letters = [word for word in response.split() if len(word) == 1 and word.isalpha()]
         return letters == str(reference).split()

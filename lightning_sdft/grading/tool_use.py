@@ -1,18 +1,18 @@
 """Graders of tool calls written as ``Action:`` and ``Action Input:`` lines, compared with a list of expected calls.
 
-:class:`PublishedToolUse` decides as the scorer released with [1] does, so that numbers can be compared with published
-ones. Its flaws:
+:class:`PublishedToolUse` grades like the scorer released with [1], so that results can be compared with published
+ones. That scorer has flaws:
 
 * An input ends at its first closing brace, so nested JSON objects cannot be read.
-* Names are word characters only, so an expected ``[Optional]name`` cannot be met.
+* Names consist of word characters only, so an expected ``[Optional]name`` cannot be matched.
 * The inputs of all actions are merged: repeated actions overwrite each other's arguments, arguments may be swapped
-  between actions, inputs may stand anywhere, and a missing one equals ``{}``.
+  between actions, inputs may appear anywhere, and a missing input equals ``{}``.
 * Every ``Action:`` counts, even within a sentence.
-* ``true`` equals ``1``, for Python says so.
+* ``true`` equals ``1``, as in Python.
 
-:class:`CorrectedToolUse` compares call by call. What it keeps: the order of the calls does not matter, every call
-beyond the expected ones is wrong (also one made after an invented observation), an argument left out is not the same as
-an empty string, and text around the calls is ignored.
+:class:`CorrectedToolUse` compares call by call. As in the released scorer, the order of the calls does not matter, any
+call beyond the expected ones is wrong (including one made after an invented observation), a missing argument differs
+from an empty string, and text around the calls is ignored.
 
 References:
     [1] Shenfeld et al., *Self-Distillation Enables Continual Learning*, 2026, https://arxiv.org/abs/2601.19897
@@ -34,7 +34,7 @@ OPTIONAL = "[Optional]"
 
 
 class PublishedToolUse(Grader):
-    r"""Decides as the scorer released with the paper does, flaws included (see the module's description).
+    r"""Grades like the scorer released with the paper, including its flaws (see the module's description).
 
     The reference is the ``golden_answer``: a list of ``{"Action": name, "Action_Input": JSON text}``.
 
@@ -54,14 +54,14 @@ class PublishedToolUse(Grader):
 
 
 class CorrectedToolUse(Grader):
-    r"""Compares call by call: each expected action with its own arguments, in any order, and nothing else.
+    r"""Compares call by call: the response must have each expected call with its arguments, in any order, and no other.
 
-    A call is ``Action: name`` followed, before the next ``Action:``, by ``Action Input:`` and a JSON object. Where a
-    line begins with either label but the call is not completed, the response is wrong; a label within a sentence that
-    no input follows is just text. Numbers are compared by value (``1`` is ``1.0``), lists in order.
+    A call is ``Action: name`` followed, before the next ``Action:``, by ``Action Input:`` and a JSON object. If a line
+    begins with either label but the call is incomplete, the response is wrong; a label within a sentence that no input
+    follows is treated as text. Numbers are compared by value (``1`` equals ``1.0``), lists in order.
 
     An expected action named ``[Optional]name`` may be absent, or present once with the expected arguments; the response
-    may write it with or without the prefix. A prefix before a required action is wrong, for no tool has that name.
+    may write it with or without the prefix. A prefix before a required action is wrong, because no tool has that name.
 
     The reference is the ``golden_answer``: a list of ``{"Action": name, "Action_Input": JSON text}``.
 
@@ -72,7 +72,7 @@ class CorrectedToolUse(Grader):
     """
 
     def grade(self, response: str, reference: Sequence[Mapping[str, str]]) -> bool:
-        """Whether the calls are the required ones, and perhaps optional ones."""
+        """Whether the calls are all of the required ones and, beyond them, only optional ones."""
         required: Counter[tuple[str, str]] = Counter()
         optional: Counter[tuple[str, str]] = Counter()
         for action in reference:
@@ -90,7 +90,7 @@ class CorrectedToolUse(Grader):
 
 
 def canonical_arguments(text: str) -> str | None:
-    """The JSON object of an ``Action_Input`` in a form in which equal objects are equal texts.
+    """The JSON object in an ``Action_Input``, written so that equal objects give equal texts.
 
     Args:
         text: The JSON text.
@@ -111,7 +111,7 @@ _INPUT = re.compile(r"Action Input:\s*{")
 
 
 def _inputs(response: str) -> Iterator[str]:
-    r"""What ``Action Input:\s*({.*?})``, the pattern of the released scorer, finds; itself it takes quadratic time."""
+    r"""All matches of the released scorer's pattern ``Action Input:\s*({.*?})``, in linear, not quadratic time."""
     position = 0
     while (label := _INPUT.search(response, position)) and (end := response.find("}", label.end())) != -1:
         yield response[label.end() - 1 : end + 1]
@@ -170,9 +170,9 @@ _DECODER = json.JSONDecoder(parse_float=_number)
 
 
 def _read_object(text: str, start: int) -> tuple[str, int] | None:
-    """The JSON object that begins at ``start`` in canonical form, and where it ends."""
+    """The JSON object that begins at ``start``, in canonical form, and the position where it ends."""
     try:
         value, end = _DECODER.raw_decode(text, start)
         return (json.dumps(value, sort_keys=True), end) if isinstance(value, dict) else None
-    except (ValueError, RecursionError):  # a model may write numbers and nesting beyond what Python reads
+    except (ValueError, RecursionError):  # a model may write numbers or nesting that Python refuses to parse
         return None

@@ -41,7 +41,7 @@ def test_reads_the_articles_of_the_package() -> None:
     [
         ({"a.txt": b"x", "b.txt": b" \n"}, r"b.txt: the article is empty"),
         ({"a.txt": b"\xff\xfe"}, r"a.txt: not UTF-8 at byte 0"),
-        ({"a.txt": b"x", "a.md": b"y"}, r"a.txt: there is an article 'a' before"),
+        ({"a.txt": b"x", "a.md": b"y"}, r"a.txt: an earlier article has the same id 'a'"),
         ({"a.pdf": b"x"}, r"not a folder written by datasets.save_to_disk"),
     ],
 )
@@ -56,7 +56,7 @@ def test_refuses_a_folder_with_a_bad_article(files: dict[str, bytes], complaint:
     ("row", "complaint"),
     [
         ({"article": "b", "text": "  "}, "row 2: the article is empty"),
-        ({"article": "a", "text": "x"}, "row 2: there is an article 'a' before"),
+        ({"article": "a", "text": "x"}, "row 2: an earlier article has the same id 'a'"),
         ({"article": "b"}, "row 2: no column 'text'"),
         ({"article": 3, "text": "x"}, "row 2: column 'article' holds int"),
     ],

@@ -134,7 +134,7 @@ def test_reads_the_published_questions_about_real_tools(real_data, caplog):
     with caplog.at_level(logging.WARNING):
         examples = {example.id: example for example in examples_of(str(file), on_bad_row="skip")}
     assert "left out 4 of 114 rows" in caplog.text
-    assert sum("nobody can answer right" in record.getMessage() for record in caplog.records) == 3
+    assert sum("no model can answer correctly" in record.getMessage() for record in caplog.records) == 3
     assert len(examples) == 110
     for number, entry in enumerate(entries, start=1):
         answers = zip(entry["Instructions"], entry["Golden_Answers"], strict=True)
