@@ -234,7 +234,7 @@ def test_nothing_that_comes_with_a_model_is_run(
         command("export", "--model", folder, "--output", tmp_path / "out"),
         command("fit", "--config", config, "--model.model", folder, "--model.pretrained=true"),
     ]
-    expected = "safetensors" if kind == "pickled weights" else "type trust_remote_code=true with the command"
+    expected = "safetensors" if kind == "pickled weights" else "add trust_remote_code=true to the command line"
     for message in said:
         assert message.startswith("error: ")
         assert repr(str(folder)) in message
