@@ -210,7 +210,7 @@ def test_hyperparameters_import_nothing_of_a_stranger(
 def test_a_checkpoint_cannot_trust_code_that_comes_with_a_model(tmp_path: Path, mark: Path) -> None:
     folder = strangers.model_folder("code of the model", tmp_path, mark)
     path = saved(tmp_path / "a.ckpt", model=str(folder), trust_remote_code=True)
-    with pytest.raises(PolicyError, match="nothing of it was run"):
+    with pytest.raises(PolicyError, match="none of it was run"):
         SDFTModule.load_from_checkpoint(path)
 
 
