@@ -1,1 +1,1 @@
-"""Several processes: sums over them, weights cut between them, and checkpoints of which each writes its part."""
+"""Training in several processes: reductions over them, sharded weights, and sharded checkpoints."""

@@ -1,6 +1,6 @@
-"""The index of a checkpoint in parts, which says what lies in which file, read as data.
+"""A safe reader for the index of a sharded checkpoint, which says what is stored in which file.
 
-torch unpickles it, which would run code that somebody put there.
+torch would unpickle the index, and so run any code that somebody put there. Here it is read as data only.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["IndexReader"]
 
 
 class IndexReader(FileSystemReader):
-    """Reads the index of a folder with no freedom to run code."""
+    """Reads the index of a checkpoint folder without running any code in it."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The index.
+        """Read the index.
 
         Raises:
-            CheckpointError: If there is none, or it holds more than an index does.
+            CheckpointError: If there is no index, or it holds more than an index does.
         """
         index = Path(self.path) / ".metadata"
         try:
@@ -33,21 +33,23 @@ class IndexReader(FileSystemReader):
                 metadata = _IndexUnpickler(file).load()
         except FileNotFoundError as error:
             raise CheckpointError(
-                f"{str(self.path)!r} is no checkpoint, or was not written to its end: it has no {index.name}"
+                f"{str(self.path)!r} is not a checkpoint, or was not written to its end: it has no {index.name}; use "
+                "another checkpoint"
             ) from error
-        except Exception as error:  # whatever it is that is read as an index
-            raise CheckpointError(f"the index {str(index)!r} is damaged: {error}") from error
+        except Exception as error:  # a damaged pickle can raise anything
+            raise CheckpointError(f"the index {str(index)!r} is damaged: {error}; use another checkpoint") from error
         if not isinstance(metadata, Metadata):
-            raise CheckpointError(f"the index {str(index)!r} is none")
+            raise CheckpointError(f"{str(index)!r} is not the index of a checkpoint; use another checkpoint")
         if metadata.storage_meta is not None:
             metadata.storage_meta.load_id = self.load_id
         return metadata
 
 
 class _IndexUnpickler(pickle.Unpickler):
-    """Knows what an index is made of, and nothing else.
+    """An unpickler that finds only the classes that an index is made of.
 
-    Names one by one: a module holds others that it imports, and to set their attributes a pickle needs to call nothing.
+    They are listed one by one, because allowing a whole module would also allow everything that it imports, and a
+    pickle can set attributes of that without calling anything.
     """
 
     KNOWN = frozenset(
@@ -79,6 +81,6 @@ class _IndexUnpickler(pickle.Unpickler):
             module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         ):
             raise CheckpointError(
-                f"it names {module}.{name}, which no index does; it may be an attack, and nothing was run"
+                f"it names {module}.{name}, which no index does; it may be an attack, nothing was run"
             )
         return super().find_class(module, name)

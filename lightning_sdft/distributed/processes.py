@@ -1,4 +1,4 @@
-"""The processes that train together: how many there are, which of them this is, and sums over all of them."""
+"""The processes that train together: their number, the rank of this one, and reductions over all of them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["any_process", "barrier", "process_count", "process_index", "sums_ove
 
 
 def process_count() -> int:
-    """How many processes train together; 1 outside of distributed training."""
+    """Number of processes that train together; 1 outside of distributed training."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def process_index() -> int:
-    """Which of them this is, from 0."""
+    """Rank of this process, from 0."""
     return distributed.get_rank() if process_count() > 1 else 0
 
 
 def sums_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
-    """The sum over all processes of each value; every process calls it, with as many values.
+    """Sum each value over all processes. Every process must call it, with the same number of values.
 
     Args:
-        values: This process's values.
-        device: Where this process computes, for that is where its backend communicates.
+        values: The values of this process.
+        device: The device on which this process computes, which is where its backend communicates.
     """
     if process_count() == 1:
         return list(values)
@@ -35,7 +35,7 @@ def sums_over_processes(values: Sequence[float], device: torch.device) -> list[f
 
 
 def any_process(flag: bool) -> bool:
-    """Whether a flag is set on at least one process; every process calls it."""
+    """Whether the flag is set on at least one process. Every process must call it."""
     if process_count() == 1:
         return flag
     flags: list[bool] = [False] * process_count()
@@ -44,6 +44,6 @@ def any_process(flag: bool) -> bool:
 
 
 def barrier() -> None:
-    """Wait for all processes."""
+    """Wait until all processes have called this."""
     if process_count() > 1:
         any_process(False)

@@ -1,4 +1,4 @@
-"""What a checkpoint must be before anything is made of it: there, written to its end, a trainer's, and data alone."""
+"""Checks before a checkpoint is used: it exists, is complete, was written by a trainer, and holds only data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["check_checkpoint_file", "check_lightnings", "only_data", "reading"]
 
 
 def check_checkpoint_file(path: str | Path) -> None:
-    """Refuse a file that was not written to its end.
+    """Check that a checkpoint file exists and was written to its end.
 
     Raises:
-        CheckpointError: If there is no such file, or it is torn.
+        CheckpointError: If there is no such file, or it is truncated.
     """
     path = Path(path)
     if not path.exists():
@@ -31,21 +31,21 @@ def check_checkpoint_file(path: str | Path) -> None:
 
 
 def check_lightnings(checkpoint: object, path: object) -> None:
-    """Refuse what no trainer has written, however well it can be read.
+    """Check that Lightning's trainer has written a checkpoint.
 
     Raises:
-        CheckpointError: If Lightning's version, by which trainers know their own, is not in it.
+        CheckpointError: If the entry with Lightning's version, which the trainer always writes, is missing.
     """
     if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
         raise CheckpointError(
-            f"{str(path)!r} holds data, but no checkpoint that a trainer has written; use one of lightning_sdft. "
-            "A model is given as model=NAME"
+            f"{str(path)!r} holds data, but no checkpoint that a trainer has written; use a checkpoint written by "
+            "lightning_sdft. To start from the weights of a model, set model=NAME"
         )
 
 
 @contextmanager
 def only_data(path: object) -> Iterator[None]:
-    """Name the checkpoint if what is read inside holds more than data.
+    """Turn torch's refusal to unpickle code, inside this context, into an error that names the checkpoint.
 
     Raises:
         CheckpointError: If torch refuses to read it.
@@ -55,15 +55,15 @@ def only_data(path: object) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise CheckpointError(
-            f"the checkpoint {str(path)!r} holds more than data{f' ({named[1]})' if named else ''}, and to read that "
+            f"the checkpoint {str(path)!r} holds more than data{f' ({named[1]})' if named else ''}, and reading that "
             "would run code of whoever made the file; nothing was run. Use a checkpoint that lightning_sdft has "
-            "written, or take the weights out of this one where it may do no harm"
+            "written, or extract the weights of this one in a sandbox"
         ) from None
 
 
 @contextmanager
 def reading(path: object) -> Iterator[None]:
-    """Name the checkpoint if what is read inside is none, or holds more than data.
+    """Turn errors of reading, inside this context, into one that names the checkpoint.
 
     Raises:
         CheckpointError: If reading it fails.
@@ -75,5 +75,5 @@ def reading(path: object) -> Iterator[None]:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
-            f"the checkpoint {str(path)!r} cannot be read ({error}); it is broken or not a checkpoint, use another one"
+            f"the checkpoint {str(path)!r} cannot be read ({error}); it is broken or not a checkpoint; use another one"
         ) from error

@@ -1,7 +1,8 @@
-"""Checkpoints of which each process writes its part: a folder that any number of processes reads again, as data.
+"""Sharded checkpoints: folders to which each process writes its part, and which any number of processes can read.
 
-torch unpickles the index of such a folder and whatever in it is no tensor, which would run code that somebody put
-there. Here both are read with no freedom to do so (the index by :mod:`lightning_sdft.distributed.checkpoint_index`).
+torch would unpickle the index of such a folder and everything in it that is not a tensor, and so run any code that
+somebody put there. Here both are read as data only (the index by
+:mod:`lightning_sdft.distributed.checkpoint_index`).
 """
 
 from __future__ import annotations
@@ -38,22 +39,22 @@ from lightning_sdft.errors import CheckpointError
 __all__ = ["check_sharded", "is_sharded", "load_sharded", "read_sharded", "save_sharded"]
 
 REMAINDER = "meta.pt"
-"""What is neither weights nor optimizer states, where Lightning puts it too."""
+"""File for everything other than weights and optimizer states; Lightning uses the same name."""
 
 
 def is_sharded(path: str | Path) -> bool:
-    """Whether a path is a folder of parts, whole or not."""
+    """Whether a path is the folder of a sharded checkpoint, complete or not."""
     return Path(path).is_dir()
 
 
 def check_sharded(folder: str | Path) -> Metadata:
-    """Refuse a folder of which something is missing.
+    """Check that all parts of a sharded checkpoint are there.
 
     Returns:
-        Its index: what lies in which file.
+        Its index, which says what is stored in which file.
 
     Raises:
-        CheckpointError: If a part is missing or too short, or the index is none.
+        CheckpointError: If a part is missing or too short, or the index cannot be read.
     """
     folder = Path(folder)
     metadata = IndexReader(folder).read_metadata()
@@ -69,20 +70,24 @@ def check_sharded(folder: str | Path) -> Metadata:
                 "checkpoint"
             )
     if not zipfile.is_zipfile(folder / REMAINDER):
-        raise CheckpointError(f"the part {REMAINDER} of the checkpoint {str(folder)!r} is torn; use an earlier one")
+        raise CheckpointError(
+            f"the part {REMAINDER} of the checkpoint {str(folder)!r} is truncated; use an earlier checkpoint"
+        )
     return metadata
 
 
 def save_sharded(checkpoint: dict[str, Any], folder: Path) -> None:
-    """Write a checkpoint, each process its part; every process calls it. The folder is whole, or it is not there.
+    """Write a checkpoint, each process its own part. Every process must call it.
+
+    The folder appears only when it is complete.
 
     Args:
-        checkpoint: What Lightning saves: sharded weights and optimizer states, and the rest, which the first process
-            writes.
-        folder: Where to; what was there before is replaced.
+        checkpoint: Lightning's checkpoint: sharded weights and optimizer states, and everything else, which the first
+            process writes.
+        folder: Folder to write to; an earlier checkpoint there is replaced.
 
     Raises:
-        CheckpointError: If a disk does not take it, on every process; what was there before is as it was.
+        CheckpointError: On every process, if any process fails to write; an earlier checkpoint is left untouched.
     """
     parts = {"state_dict": checkpoint.pop("state_dict")}
     parts |= {f"optimizer_{index}": state for index, state in enumerate(checkpoint.pop("optimizer_states", []))}
@@ -106,15 +111,15 @@ def save_sharded(checkpoint: dict[str, Any], folder: Path) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(
             f"the checkpoint {str(folder)!r} could not be written ({_reason(problem)}); make room or "
-            "choose another folder. Checkpoints that were there before are good"
+            "choose another folder. Earlier checkpoints are intact"
         ) from problem
 
 
 def load_sharded(folder: Path, module: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
-    """Read weights into a sharded module and states into its optimizers; every process calls it.
+    """Load weights into a sharded module and states into its optimizers. Every process must call it.
 
     Returns:
-        The rest.
+        The rest of the checkpoint.
 
     Raises:
         CheckpointError: If something is missing.
@@ -132,7 +137,7 @@ def load_sharded(folder: Path, module: nn.Module, optimizers: Sequence[Optimizer
 
 
 def read_sharded(folder: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without its optimizer states, all weights whole, in a single process.
+    """Read a checkpoint with unsharded weights in a single process, without its optimizer states.
 
     Raises:
         CheckpointError: If something is missing.
@@ -161,7 +166,7 @@ def _read(state: dict[str, Any], folder: Path, no_dist: bool = False) -> None:
 
 
 def _reason(error: BaseException | None) -> object:
-    """What went wrong, without the tracebacks of all processes."""
+    """What went wrong, without the tracebacks of every process."""
     if isinstance(error, CheckpointException):
         return next(iter(error.failures.values()))[0]
     return error or "by another process"
@@ -174,7 +179,7 @@ def _remainder(folder: Path) -> dict[str, Any]:
 
 
 def _replace(unfinished: Path, folder: Path) -> None:
-    """Put a folder in its place. A folder cannot take the place of another at once: for a moment there is none."""
+    """Move a finished folder to its final name. Folders cannot be swapped atomically: for a moment there is none."""
     before = folder.with_name(f".{folder.name}.before")
     shutil.rmtree(before, ignore_errors=True)
     if folder.is_dir() and not folder.is_symlink():
@@ -187,7 +192,7 @@ def _replace(unfinished: Path, folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Put all files of a folder on the disk."""
+    """Flush all files of a folder to disk."""
     for path in folder.iterdir():
         _sync_names(path)
     _sync_names(folder)
@@ -202,7 +207,7 @@ def _sync_names(path: Path) -> None:
 
 
 class _Planner(DefaultLoadPlanner):
-    """Reads what is no tensor with no freedom to run code."""
+    """Loads everything that is not a tensor with ``weights_only=True``, so that no code runs."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         plain = io.BytesIO()

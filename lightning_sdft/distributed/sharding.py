@@ -1,11 +1,11 @@
-"""Fully sharded data parallelism (FSDP2): each process holds a part of every weight.
+"""Fully sharded data parallelism (FSDP2): each process holds a shard of every weight.
 
-A block of the model is gathered while it computes, and its gradient is averaged over processes and cut again. The
-output head is no part of that: the fused loss reads it by itself (:meth:`lightning_sdft.losses.head.Head.gathered`).
+A block of the model is gathered while it computes; its gradient is averaged over processes and sharded again. The
+output head is handled separately: the fused loss gathers it (:meth:`lightning_sdft.losses.head.Head.gathered`).
 
-Optimizer, gradient clipping, EMA and checkpoints work on the parts. Generation does not: it reads the weights once per
-token, so they are gathered for all of it, and then it communicates nothing, whatever the lengths of prompts and
-responses are on each process.
+Optimizer, gradient clipping, EMA and checkpoints work on the shards. Generation would have to gather the weights for
+every token, so they are gathered once for a whole generation. After that it needs no communication, so prompts and
+responses may differ in length between processes.
 
 [1] Zhao et al., PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, 2023, https://arxiv.org/abs/2304.11277
 """
@@ -29,16 +29,16 @@ __all__ = ["check_alike", "local_part", "shard_", "unsharded"]
 
 
 def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = None) -> None:
-    """Cut the weights of a policy in place: block by block, then what the blocks leave, then the head.
+    """Shard the weights of a policy in place: first each block, then the remaining weights, then the head.
 
     Args:
-        policy: The policy, with the same whole weights on every process.
-        mesh: The processes: of one dimension, over which weights are cut, or of two, over the first of which the parts
-            are replicated (hybrid sharding: one dimension for the nodes, one for the devices of a node).
-        offload: Where the parts lie between two uses; by default on the device.
+        policy: The policy, with the same unsharded weights on every process.
+        mesh: The processes. With one dimension, weights are sharded over it. With two, shards are replicated over the
+            first (hybrid sharding: one dimension for the nodes, one for the devices of a node).
+        offload: Where the shards are kept between uses; by default on the device.
 
     Raises:
-        PolicyError: If the model does not say what its blocks are, or has copies of modules that LoRA trains whole.
+        PolicyError: If the model does not say what its blocks are, or LoRA trains some of its modules in full.
     """
     model = policy.model
     blocks = policy.blocks()
@@ -56,7 +56,7 @@ def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = Non
     options: dict[str, Any] = {"mesh": mesh, **({} if offload is None else {"offload_policy": offload})}
     for block in blocks:
         fully_shard(block, **options)
-    # Cut again after each forward pass, so that between passes there are only parts: the EMA combines them.
+    # Reshard after each forward pass, so that between passes there are only shards, on which the EMA works.
     fully_shard(model.base_model, reshard_after_forward=True, **options)
     if not tied:
         fully_shard(model.get_output_embeddings(), **options)
@@ -65,9 +65,10 @@ def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = Non
 
 @contextmanager
 def unsharded(policy: Policy) -> Iterator[None]:
-    """Gather the weights of a policy once, and cut them again afterwards; every process enters and leaves together.
+    """Gather the weights of a policy once, and reshard them afterwards. All processes must enter and leave together.
 
-    Inside, the policy communicates nothing. Nothing happens to a policy that is not sharded, or whole already.
+    Inside this context the policy needs no communication. Does nothing if the weights are not sharded, or are gathered
+    already.
     """
     parts = [module for module in policy.modules() if isinstance(module, FSDPModule)]
     if not any(isinstance(parameter, DTensor) for parameter in policy.parameters()):
@@ -88,10 +89,10 @@ def unsharded(policy: Policy) -> Iterator[None]:
 
 
 def check_alike(teacher: nn.Module, student: nn.Module) -> None:
-    """Make sure that the weights of a teacher are cut as the student's, so that parts can be combined.
+    """Check that the teacher's weights are sharded like the student's, so that the EMA can combine the shards.
 
     Raises:
-        PolicyError: If they are not; the message names the first weight.
+        PolicyError: If they are not; the message names the first weight that differs.
     """
     parameters = dict(student.named_parameters())
     for name, ours in teacher.named_parameters():
@@ -99,12 +100,12 @@ def check_alike(teacher: nn.Module, student: nn.Module) -> None:
         if _layout(ours) != _layout(theirs):
             raise PolicyError(
                 f"{name} of the teacher is laid out as {_layout(ours)} and the student's as {_layout(theirs)}; this is "
-                "a defect of lightning_sdft, please report the model and the strategy"
+                "a bug in lightning_sdft, please report the model and the strategy"
             )
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: a part of one that is sharded, or all of it."""
+    """The part of a tensor that this process holds: its shard, or all of it if the tensor is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -114,11 +115,11 @@ def _layout(parameter: nn.Parameter) -> tuple[object, ...]:
 
 
 def _tied(model: Any) -> bool:
-    """Whether the head's weight is the embedding."""
+    """Whether the head's weight and the embedding are tied."""
     return base_layer(model.get_output_embeddings()).weight is base_layer(model.get_input_embeddings()).weight
 
 
 def _tie(model: Any, tied: bool) -> None:
-    """Let the head have the weight that the embedding has at present: whole, or a part."""
+    """Tie the head to the embedding's current weight, gathered or sharded."""
     if tied:
         base_layer(model.get_output_embeddings()).weight = base_layer(model.get_input_embeddings()).weight

@@ -1,4 +1,4 @@
-"""The strategy ``fsdp2``: Lightning's model parallelism as fully sharded data parallelism over all processes."""
+"""The strategy ``fsdp2``: fully sharded data parallelism over all processes, on Lightning's ModelParallelStrategy."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = ["FSDP2Strategy", "check_strategy"]
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Each process holds a part of the weights, gradients, optimizer states and teacher (FSDP2).
+    """Each process holds a shard of the weights, gradients, optimizer states and teacher (FSDP2).
 
     Args:
-        replicas: Groups of processes that hold all the weights between them: with one, each process holds the smallest
-            part; with as many as there are nodes, weights travel within a node, and only gradients between them (hybrid
-            sharding).
+        replicas: Number of groups of processes, each of which holds all weights between its processes. With 1, shards
+            are as small as possible. With as many as there are nodes, weights are gathered within a node, and only
+            gradients travel between nodes (hybrid sharding).
         save_distributed_checkpoint: Whether a checkpoint is a folder to which each process writes its part; otherwise
-            the first process gathers everything, and writes one file.
-        process_group_backend: How processes communicate: by default ``nccl`` between GPUs and ``gloo`` between CPUs.
+            the first process gathers everything and writes one file.
+        process_group_backend: How processes communicate; by default ``nccl`` between GPUs and ``gloo`` between CPUs.
         timeout: How long a process waits for the others before it gives up.
     """
 
@@ -53,37 +53,40 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.replicas = replicas
 
     def setup_environment(self) -> None:
-        """Share the data, and the weights, among all processes; by default Lightning shards none on a single node."""
+        """Split data and weights over all processes; by default, Lightning does not split data within a node."""
         count = self.num_nodes * self.num_processes
         if count % self.replicas:
-            raise PolicyError(f"fsdp2: {count} processes cannot form replicas={self.replicas} groups of the same size")
+            raise PolicyError(
+                f"fsdp2: {count} processes cannot form replicas={self.replicas} groups of the same size; set replicas "
+                "to a divisor of the number of processes"
+            )
         self._data_parallel_size, self._tensor_parallel_size = count, 1
         super().setup_environment()
 
     @property
     def sharding_mesh(self) -> DeviceMesh:
-        """The processes over which weights are cut, if need be behind a dimension of groups that hold the same."""
+        """The mesh over which weights are sharded; with several replicas, its first dimension is the replicas."""
         if self.replicas == 1:
             return self.device_mesh["data_parallel"]
         shape = (self.replicas, self.world_size // self.replicas)
         return init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicate", "shard"))
 
     def setup(self, trainer: Trainer) -> None:
-        """Evaluate without torch's inference mode, whose tensors cannot be gathered in place."""
+        """Set up, and turn off torch's inference mode in evaluation: its tensors cannot be gathered in place."""
         super().setup(trainer)
         validation = trainer.fit_loop.epoch_loop.val_loop
         for loop in (validation, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
             loop.inference_mode = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Write a folder of parts, which is whole or not there, or one file."""
+        """Write a sharded checkpoint, which appears only when it is complete, or a single file."""
         if not self._save_distributed_checkpoint or storage_options is not None:
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         save_sharded(checkpoint, Path(self.broadcast(filepath)))
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a folder of parts, written by any number of processes, or one file."""
+        """Read a sharded checkpoint, written by any number of processes, or a single file."""
         path = Path(self.broadcast(checkpoint_path))
         if is_sharded(path):
             assert self.model is not None
@@ -100,16 +103,16 @@ StrategyRegistry.register("fsdp2", FSDP2Strategy, description="Fully sharded dat
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Refuse a strategy under which the methods of this package would be wrong.
+    """Check that the methods of this package work under a strategy.
 
     Raises:
-        PolicyError: If it is one; the message says which to take.
+        PolicyError: If they do not; the message says which strategy to use.
     """
     known = SingleDeviceStrategy | DDPStrategy | FSDP2Strategy
     if not isinstance(strategy, known) or isinstance(strategy, DeepSpeedStrategy):
         raise PolicyError(
-            f"strategy {type(strategy).__name__} is not supported: a step generates with the student, and reads "
-            "student, teacher and their heads one by one, which strategies that wrap the module as one (FSDP1 as "
+            f"strategy {type(strategy).__name__} is not supported: a training step generates with the student, and "
+            "calls student, teacher and their heads separately, which strategies that wrap the whole module (FSDP1 as "
             "`fsdp`, DeepSpeed) do not allow. Use trainer.strategy=fsdp2 to shard weights over devices, or ddp to "
             "replicate them"
         )

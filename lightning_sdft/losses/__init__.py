@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors, on hidden states and heads."""
+"""Losses as pure functions of tensors: they take hidden states and the output head."""
 
 from lightning_sdft.losses.distillation import distillation_loss
 from lightning_sdft.losses.distribution import Distribution

@@ -1,4 +1,4 @@
-"""Distillation: the divergence of a student from a teacher, from the hidden states and heads of both.
+"""The distillation loss: how far the student's next-token distributions are from the teacher's.
 
 Letters: N tokens, D width, V vocabulary; p_S student, p_T teacher.
 """
@@ -25,21 +25,22 @@ def distillation_loss(
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
 ) -> HeadLoss:
-    """Divergence of the student from the teacher over the full vocabulary, summed over tokens with weights.
+    """Weighted sum over tokens of the divergence between student and teacher, over the full vocabulary.
 
     Args:
         student_hidden: Hidden states of the student, `(N, D)`.
-        student_head: Head of the student.
+        student_head: Output head of the student.
         teacher_hidden: Hidden states of the teacher at the same tokens, `(N, D)`; no gradient flows into them.
-        teacher_head: Head of the teacher.
+        teacher_head: Output head of the teacher.
         weights: Weight of each token in the loss, `(N,)`.
-        divergence: What to minimise.
-        temperature: Both logits are divided by it, as they were in sampling.
+        divergence: The divergence to minimise.
+        temperature: The logits of both models are divided by it, as they were when the completions were sampled.
         chunk_tokens: See :func:`head_loss`.
 
     Returns:
-        The loss, with the diagnostics ``kl`` (`KL(p_T || p_S)`, whatever is minimised), ``teacher_entropy``,
-        ``student_entropy`` in nats, and ``agreement`` (1 where both have the same most probable token).
+        The loss, with these diagnostics per token: ``kl`` (always `KL(p_T || p_S)`, whichever divergence is
+        minimised), ``teacher_entropy`` and ``student_entropy``, all in nats, and ``agreement`` (1 where student and
+        teacher have the same most probable token, else 0).
     """
 
     def token_loss(tokens: Tensor, *logits: Tensor) -> TokenLoss:

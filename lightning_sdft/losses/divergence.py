@@ -2,8 +2,8 @@
 
 Letters: N tokens, V vocabulary; p_S student, p_T teacher.
 
-[1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897. Its text says
-    reverse KL, its results were produced with forward KL.
+[1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897. The text
+    describes reverse KL, but the results were produced with forward KL.
 [2] Agarwal et al., On-Policy Distillation of Language Models, 2023, https://arxiv.org/abs/2306.13649
 """
 
@@ -25,7 +25,7 @@ class Divergence(ABC):
 
     @abstractmethod
     def __call__(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
-        """Value and gradient in closed form.
+        """Compute the value and, in closed form, its gradient.
 
         Args:
             student: Distributions of the student, `(N, V)`.
@@ -38,7 +38,9 @@ class Divergence(ABC):
 
 @dataclass(frozen=True)
 class ForwardKL(Divergence):
-    """`KL(p_T || p_S) = sum_v p_T (log p_T - log p_S)`, what produced the results of [1]; covers what the teacher does.
+    """Forward KL `KL(p_T || p_S) = sum_v p_T (log p_T - log p_S)`, which produced the results of [1].
+
+    It is mode-covering: the student has to give probability to everything that the teacher gives probability to.
 
     Example:
         >>> student = Distribution.of(torch.tensor([[0.0, 0.0]]))
@@ -54,7 +56,10 @@ class ForwardKL(Divergence):
 
 @dataclass(frozen=True)
 class ReverseKL(Divergence):
-    """`KL(p_S || p_T) = sum_v p_S (log p_S - log p_T)`; seeks a mode of the teacher's."""
+    """Reverse KL `KL(p_S || p_T) = sum_v p_S (log p_S - log p_T)`.
+
+    It is mode-seeking: the student may settle on one of the teacher's modes.
+    """
 
     def __call__(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
         """Value, and gradient `p_S (log(p_S / p_T) - KL)`."""
@@ -65,11 +70,11 @@ class ReverseKL(Divergence):
 class JensenShannon(Divergence):
     """Generalised Jensen-Shannon divergence [2] `beta KL(p_T || m) + (1 - beta) KL(p_S || m)`.
 
-    The mixture is `m = (1 - beta) p_S + beta p_T`. Towards either end of beta the value tends to 0: it is a rescaled
-    KL there, forward for beta to 0 and reverse for beta to 1.
+    The mixture is `m = (1 - beta) p_S + beta p_T`. As beta approaches 0 or 1 the value tends to 0 and behaves like a
+    rescaled KL: the forward one near 0, the reverse one near 1.
 
     Args:
-        beta: Share of the teacher in the mixture, in (0, 1).
+        beta: Weight of the teacher in the mixture, in (0, 1).
 
     Raises:
         ValueError: If ``beta`` is not within (0, 1).
@@ -79,7 +84,9 @@ class JensenShannon(Divergence):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < 1:
-            raise ValueError(f"divergence.beta={self.beta} is not within (0, 1); for the ends use ForwardKL, ReverseKL")
+            raise ValueError(
+                f"divergence.beta={self.beta} is not within (0, 1); use ForwardKL instead of 0, ReverseKL instead of 1"
+            )
 
     def __call__(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
         """Value, and gradient `(1 - beta) p_S (log(p_S / m) - KL(p_S || m))`."""
@@ -89,11 +96,11 @@ class JensenShannon(Divergence):
         return self.beta * teacher_kl + (1 - self.beta) * student_kl, gradient.mul_(1 - self.beta)
 
 
-# A checkpoint may name them in its hyper-parameters, and is loaded without pickle's freedom.
+# Checkpoints store these classes in their hyperparameters and are loaded with weights_only=True.
 torch.serialization.add_safe_globals([ForwardKL, ReverseKL, JensenShannon])
 
 
 def _kl_of_student(student: Distribution, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
-    """`KL(p_S || q)` `(N,)` from `log(p_S / q)` `(N, V)`; and its gradient for a fixed q, `p_S (log(p_S / q) - KL)`."""
+    """`KL(p_S || q)` `(N,)` from `log(p_S / q)` `(N, V)`; and its gradient `p_S (log(p_S / q) - KL)` for a fixed q."""
     value = student.mean(log_ratio)
     return value, log_ratio.sub_(value[:, None]).mul_(student.probabilities)

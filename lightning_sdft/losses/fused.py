@@ -1,19 +1,19 @@
-"""Losses on top of the output head, with the gradient in the forward pass and no `(N, V)` tensor of the whole batch.
+"""Losses fused with the output head: no `(N, V)` tensor of the whole batch, and gradients from the forward pass.
 
-Let `z = h W^T` be the logits of a token, `l(z)` its loss and `w` its weight. The loss is `L = sum_n w_n l(z_n)`, and
-with `g_n = dl/dz_n`, which every loss here has in closed form,
+Let `z = h W^T` be the logits of a token, `l(z)` its loss and `w` its weight. The loss is `L = sum_n w_n l(z_n)`. Every
+loss here knows `g_n = dl/dz_n` in closed form, and then
 
     dL/dh_n = w_n g_n W          dL/dW = sum_n g_n^T (w_n h_n)
 
-So a chunk of tokens is projected, `g` is written over its logits and carried back to hidden states and head at once,
-and the next chunk takes its place: one projection per model, no second pass, and the largest tensors are a chunk's
-logits and the head's gradient. All that is left for the backward pass is the factor that comes from above, for the
-weights are known beforehand. They, and all else that is constant per token, multiply the narrow `(n, D)` matrices and
-never the wide `(n, V)` ones.
+So the forward pass works in chunks of tokens. It projects a chunk to logits, overwrites the logits with `g`, computes
+the gradients of hidden states and head from it, and reuses the memory for the next chunk. Each model is projected only
+once, and the largest tensors are the logits of one chunk and the gradient of the head. The weights are known
+beforehand, so the backward pass only multiplies by the incoming gradient. The weights, and everything else that is
+constant per token, multiply the narrow `(n, D)` matrices and never the wide `(n, V)` ones.
 
-Two sizes matter. A *chunk* has as many tokens as the matrix products want: each reads the head once per chunk, so with
-few tokens memory is the limit and not arithmetic. A *strip* has as many tokens of the chunk as the cache holds, because
-what happens between projection and gradient is a dozen passes over the logits.
+Two sizes matter. A *chunk* is large enough for efficient matrix products: each product reads the whole head, so with
+few tokens it would be limited by memory bandwidth. A *strip* is the part of a chunk whose logits fit in the cache,
+because the steps between projection and gradient pass over the logits a dozen times.
 
 Letters: N tokens, D width, V vocabulary; n tokens of a chunk or a strip.
 """
@@ -32,15 +32,15 @@ from lightning_sdft.losses.head import Head
 __all__ = ["HeadLoss", "Projection", "TokenLoss", "TokenLossFunction", "head_loss"]
 
 CHUNK_ELEMENTS = {"cpu": 24 * 2**20, "accelerator": 2**26}
-"""Logits of a chunk: 96 MiB on a CPU and 256 MiB on an accelerator, in float32. The width of the model does not matter,
-for reading the head costs `V D` and so does each token's arithmetic."""
+"""Number of logits in a chunk: 96 MiB on a CPU and 256 MiB on an accelerator, in float32. It does not depend on the
+width of the model, because reading the head and the arithmetic of one token both grow as `V D`."""
 STRIP_ELEMENTS = {"cpu": 2**17, "accelerator": 2**23}
-"""Logits of a strip: 512 KiB on a CPU and 32 MiB on an accelerator, in float32."""
+"""Number of logits in a strip: 512 KiB on a CPU and 32 MiB on an accelerator, in float32."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Hidden states `(N, D)` with the head that makes logits of them."""
+    """Hidden states `(N, D)` and the output head that turns them into logits."""
 
     hidden: Tensor
     head: Head
@@ -51,9 +51,9 @@ class TokenLoss:
     """The loss of each token of a strip.
 
     Args:
-        values: `(n,)`.
-        gradient: Derivative of each token's value with respect to its logits, `(n, V)`.
-        diagnostics: Further quantities per token, each `(n,)`.
+        values: Loss of each token, `(n,)`.
+        gradient: Derivative of each token's loss with respect to its logits, `(n, V)`.
+        diagnostics: Other quantities to report per token, each `(n,)`.
     """
 
     values: Tensor
@@ -62,8 +62,8 @@ class TokenLoss:
 
 
 TokenLossFunction = Callable[..., TokenLoss]
-"""A loss per token in closed form, of the tokens' positions in the batch `(n,)`, the student's logits `(n, V)` and, if
-there is a teacher, the teacher's. It may overwrite them."""
+"""Computes the loss of each token in closed form. It takes the tokens' positions in the batch `(n,)`, the student's
+logits `(n, V)` and, if there is a teacher, the teacher's logits `(n, V)`. It may overwrite the logits."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class HeadLoss:
     """The result of :func:`head_loss`.
 
     Args:
-        loss: `sum(weights * values)`, a scalar that carries the gradient, for one backward pass.
+        loss: `sum(weights * values)`, a scalar that carries the gradient; it supports one backward pass.
         values: Loss of each token, `(N,)`, without gradient; 0 where the weight is 0.
-        diagnostics: Further quantities per token, each `(N,)`; 0 where the weight is 0.
+        diagnostics: Other quantities per token, each `(N,)`; 0 where the weight is 0.
     """
 
     loss: Tensor
@@ -89,19 +89,19 @@ def head_loss(
     teacher: Projection | None = None,
     chunk_tokens: int | None = None,
 ) -> HeadLoss:
-    """Weighted sum of a loss per token, from hidden states.
+    """Compute a loss per token from hidden states, and its weighted sum.
 
-    Products have factors in the dtype of the head, or of autocast where it is on, and are kept in float32.
+    Matrix products take inputs in the dtype of the head, or of autocast if it is on, and give results in float32.
 
     Args:
         hidden: Hidden states, `(N, D)`.
-        head: The head that makes logits of them.
+        head: The output head that turns them into logits.
         weights: Weight of each token, `(N,)`; tokens of weight 0 are skipped.
-        token_loss: The loss.
-        teacher: Hidden states `(N, D)` and head of a teacher, whose logits the loss takes too; no gradient flows into
-            them. A head that is the student's own is read once for both.
-        chunk_tokens: Tokens whose logits exist at the same time; by default as many as fill 96 MiB on a CPU and 256 MiB
-            on an accelerator, at least 16.
+        token_loss: Computes the loss of each token.
+        teacher: Hidden states `(N, D)` and head of a teacher, if the loss takes a teacher's logits too. No gradient
+            flows into them. If student and teacher share the head, it is read once for both.
+        chunk_tokens: Number of tokens whose logits exist at the same time; by default as many as fill 96 MiB on a CPU
+            and 256 MiB on an accelerator, at least 16.
     """
     head = head.gathered()
     if teacher is not None:
@@ -133,7 +133,7 @@ class _HeadLossFunction(torch.autograd.Function):
         bias_gradient = torch.zeros_like(bias, dtype=head.precision) if needs_bias and bias is not None else None
 
         active = weights.nonzero().flatten()
-        # Relative to the largest weight, which comes in with the factor from above: 1 / N is little for float16.
+        # Weights as small as 1 / N would underflow in float16, so divide by the largest; backward multiplies it back.
         largest = weights.abs().max() if len(active) else weights.new_ones(())
         relative = (weights[active] / largest * head.scale).to(head.precision)
         chunk = min(chunk_tokens or _rows(CHUNK_ELEMENTS, weight, multiple=16), max(len(active), 1))
@@ -145,14 +145,14 @@ class _HeadLossFunction(torch.autograd.Function):
         for start in range(0, len(active), chunk):
             tokens, factors = active[start : start + chunk], relative[start : start + chunk]
             products = project(tokens)
-            gradient = products[0]  # written over the products, strip by strip
+            gradient = products[0]  # the gradient overwrites the products, strip by strip
             for rows in [slice(first, first + strip) for first in range(0, len(tokens), strip)]:
                 logits = head.logits(products[0][rows])
                 slope = head.slope(logits)
                 others = [teacher.head.logits(products[1][rows])] if teacher is not None else []
                 result = token_loss(tokens[rows], logits, *others)
                 gradient[rows] = result.gradient if slope is None else result.gradient.mul_(slope)
-                # Into place at once: small tensors that stay between large ones that go would fragment the memory.
+                # Copy each result at once: small tensors kept between large ones that are freed fragment the memory.
                 values[tokens[rows]] = result.values
                 for name, diagnostic in result.diagnostics.items():
                     diagnostics.setdefault(name, torch.zeros_like(values))[tokens[rows]] = diagnostic
@@ -166,7 +166,7 @@ class _HeadLossFunction(torch.autograd.Function):
             if bias_gradient is not None:
                 bias_gradient.addmv_(gradient.T, factors)
 
-        # Not by save_for_backward, which would keep them: here the backward pass gives away the only reference.
+        # save_for_backward would keep the gradients alive; here the backward pass can drop the only reference.
         ctx.gradients = (hidden_gradient, weight_gradient, bias_gradient)
         ctx.largest = largest
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
@@ -177,7 +177,7 @@ class _HeadLossFunction(torch.autograd.Function):
     def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError(
-                "the gradients of this loss went to an earlier backward pass; call the loss once per backward pass"
+                "an earlier backward pass has used up the gradients of this loss; call the loss once per backward pass"
             )
         gradients, ctx.gradients = ctx.gradients, None
         factor = loss_gradient * ctx.largest
@@ -189,18 +189,18 @@ class _HeadLossFunction(torch.autograd.Function):
 
 
 class _Factor:
-    """A head's weight, ready for products that are summed and kept in a wider precision."""
+    """A head's weight, prepared for matrix products whose results are in a wider precision."""
 
     def __init__(self, head: Head, precision: torch.dtype) -> None:
         device = head.weight.device.type
         autocast = torch.is_autocast_enabled(device)
         self.dtype = torch.get_autocast_dtype(device) if autocast else head.weight.dtype
-        # A GPU multiplies narrow factors into a wide result. Other devices get factors that are rounded, but wide.
+        # A GPU can multiply narrow inputs into a wide result. On other devices, round the inputs and store them wide.
         self.stored = self.dtype if device == "cuda" else precision
         self.matrix = head.weight.to(self.dtype).to(self.stored)
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor, add: bool = False) -> None:
-        """Set `out`, or add to it, the product of two matrices."""
+        """Write the product of two matrices to `out`, or add it to what is there."""
         left, right = (each.to(self.dtype).to(self.stored) for each in (left, right))
         if self.stored == out.dtype:
             torch.addmm(out, left, right, beta=int(add), out=out)
@@ -209,7 +209,7 @@ class _Factor:
 
 
 class _Projector:
-    """Multiplies hidden states of student and teacher with their heads, into storage that all chunks share."""
+    """Multiplies the hidden states of student and teacher by their heads, into memory that all chunks share."""
 
     def __init__(self, student: Projection, teacher: Projection | None, rows: int) -> None:
         self.hidden = [student.hidden] if teacher is None else [student.hidden, teacher.hidden]
@@ -222,7 +222,7 @@ class _Projector:
         self.products = torch.empty(shape, dtype=student.head.precision, device=student.hidden.device)
 
     def __call__(self, tokens: Tensor) -> list[Tensor]:
-        """Products `(n, V)` at some positions `(n,)`, of the student, and of the teacher if there is one."""
+        """Products `(n, V)` at the given positions `(n,)`: the student's, then the teacher's if there is one."""
         hidden = [each[tokens] for each in self.hidden]
         together = self.products[: len(hidden) * len(tokens)]
         products = list(together.tensor_split(len(hidden)))
@@ -235,6 +235,6 @@ class _Projector:
 
 
 def _rows(elements: dict[str, int], weight: Tensor, multiple: int = 1) -> int:
-    """How many tokens' logits have so many elements, as a positive multiple."""
+    """Number of tokens whose logits fill that many elements, rounded down to a multiple (at least one)."""
     size = elements.get(weight.device.type, elements["accelerator"])
     return max(size // len(weight) // multiple, 1) * multiple

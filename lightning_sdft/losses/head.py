@@ -1,4 +1,4 @@
-"""The output head: what turns hidden states into logits.
+"""The output head, which turns hidden states into logits.
 
 Letters: N tokens, D width, V vocabulary, r rank.
 """
@@ -19,14 +19,14 @@ __all__ = ["Head"]
 
 @dataclass(frozen=True)
 class Head:
-    """What turns hidden states into logits: `soft_cap(scale * (hidden @ (weight + up @ down).T + bias))`.
+    """Turns hidden states into logits: `soft_cap(scale * (hidden @ (weight + up @ down).T + bias))`.
 
     Args:
         weight: Output embedding, `(V, D)`.
         bias: Output bias, `(V,)`.
-        soft_cap: Logits are squashed into (-soft_cap, soft_cap) by tanh (Gemma 2).
+        soft_cap: Limit of the logits: tanh squashes them into (-soft_cap, soft_cap) (Gemma 2).
         scale: Factor on the logits (Cohere, Granite).
-        low_rank: What an adapter adds to the weight, as factors up `(V, r)` and down `(r, D)`.
+        low_rank: The adapter's update of the weight, as factors up `(V, r)` and down `(r, D)`.
     """
 
     weight: Tensor
@@ -36,7 +36,7 @@ class Head:
     low_rank: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits `(..., V)` of hidden states `(..., D)`, in float32 or, of float64 weights, in float64."""
+        """Logits `(..., V)` of hidden states `(..., D)`, in float32, or in float64 if the weights are float64."""
         products = linear(hidden.to(self.weight.dtype), self.weight).to(self.precision)
         if self.low_rank is not None:
             up, down = self.low_rank
@@ -49,9 +49,9 @@ class Head:
         return torch.promote_types(self.weight.dtype, torch.float32)
 
     def gathered(self) -> Head:
-        """The whole head with one weight, on every process, where each has a shard of it.
+        """Gather the shards of the head on every process, and merge the adapter into its weight.
 
-        Its gradient is averaged over processes.
+        The gradient is averaged over processes.
         """
         weight, bias = _gathered(self.weight), None if self.bias is None else _gathered(self.bias)
         if self.low_rank is not None:
@@ -61,15 +61,15 @@ class Head:
         return replace(self, weight=weight, bias=bias, low_rank=None)
 
     def logits(self, products: Tensor) -> Tensor:
-        """Logits of the products `hidden @ weight.T`, `(..., V)`; may overwrite them."""
-        if self.bias is not None:  # which may exclude tokens by an infinite bias
+        """Turn the products `hidden @ weight.T`, `(..., V)`, into logits; may overwrite the products."""
+        if self.bias is not None:  # a bias of minus infinity excludes a token
             products = (products + self.bias).clamp(min=FLOOR)
         if self.scale != 1.0:
             products = products * self.scale
         return products if self.soft_cap is None else self.soft_cap * torch.tanh(products / self.soft_cap)
 
     def slope(self, logits: Tensor) -> Tensor | None:
-        """Derivative of the soft cap where it gives these logits, `(..., V)`; `None` for 1 everywhere."""
+        """Derivative of the soft cap at these logits, `(..., V)`; `None` if there is no cap (1 everywhere)."""
         return None if self.soft_cap is None else 1 - (logits / self.soft_cap) ** 2
 
 
@@ -77,8 +77,8 @@ def _gathered(parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return parameter
     mesh = parameter.device_mesh
-    # Each process has the gradient of its own tokens. Their sum over the number of processes is what FSDP makes of the
-    # gradients of all other parameters.
+    # Each process computes the gradient of its own tokens. Average them, as FSDP does for all other parameters:
+    # `Partial` sums over processes, the hook divides by their number.
     whole = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
     if whole.requires_grad:
         whole.register_hook(lambda gradient: gradient / mesh.size())

@@ -1,6 +1,6 @@
-"""Importance weights for rollouts whose sampler is not quite the policy that trains.
+"""Importance weights for rollouts whose sampler is not exactly the policy being trained.
 
-An inference engine computes the same network in another precision and order, so it draws from a distribution that is
+An inference engine computes the same network in another precision and order, so it samples from a distribution that is
 close to the policy's, but not the same.
 
 [1] Ionides, Truncated Importance Sampling, 2008, https://doi.org/10.1198/106186008X320456
@@ -23,12 +23,12 @@ __all__ = ["TruncatedImportance"]
 
 @dataclass(frozen=True)
 class TruncatedImportance:
-    """Truncated importance weights [1] `r_t = min(p(y_t) / q(y_t), cap)`, p the policy's and q the sampler's.
+    """Truncated importance weights [1] `r_t = min(p(y_t) / q(y_t), cap)`, for policy p and sampler q.
 
     Args:
-        cap: Ratios are truncated to it from above, which bounds the variance; 2 as in the code of [2].
-        per: ``token`` weighs each token with its own ratio; ``sequence`` all tokens of a completion with the mean of
-            the ratios of those that count in the loss, as in the code of [2].
+        cap: Upper limit of the ratios, which bounds the variance; 2 as in the code of [2].
+        per: With ``token``, each token is weighted by its own ratio. With ``sequence``, all tokens of a completion are
+            weighted by the mean ratio of those that count in the loss, as in the code of [2].
 
     Raises:
         ValueError: If ``cap`` is not positive.
@@ -46,23 +46,23 @@ class TruncatedImportance:
 
     def __post_init__(self) -> None:
         if not self.cap > 0:
-            raise ValueError(f"importance.cap={self.cap} must be above 0")
+            raise ValueError(f"importance.cap={self.cap} must be above 0; the default is 2")
 
     def ratios(self, policy: Tensor, sampler: Tensor) -> Tensor:
-        """Truncated ratio of each token, `(N,)`, from the log-probabilities of both, `(N,)`."""
+        """Truncated ratio of each token, `(N,)`, from the log-probabilities of policy and sampler, `(N,)`."""
         return (policy - sampler).exp().clamp(max=self.cap)
 
     def __call__(self, policy: Tensor, sampler: Tensor, lengths: Sequence[int], skip_tokens: int = 0) -> Tensor:
-        """Importance weights of the tokens.
+        """Importance weight of each token.
 
         Args:
             policy: The policy's log-probability of each token, `(N,)`.
-            sampler: The sampler's, `(N,)`.
-            lengths: Completion tokens of each sequence.
-            skip_tokens: Leading completion tokens of each sequence that do not count in the loss.
+            sampler: The sampler's log-probability of each token, `(N,)`.
+            lengths: Number of completion tokens of each sequence.
+            skip_tokens: Number of tokens at the start of each completion that do not count in the loss.
 
         Returns:
-            `(N,)`; exactly 1 where both agree.
+            `(N,)`; exactly 1 where policy and sampler agree.
         """
         ratios = self.ratios(policy, sampler)
         if self.per == "token":

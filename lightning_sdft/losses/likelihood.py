@@ -21,17 +21,17 @@ __all__ = ["cross_entropy", "dynamic_fine_tuning"]
 def cross_entropy(
     hidden: Tensor, head: Head, targets: Tensor, weights: Tensor, chunk_tokens: int | None = None
 ) -> HeadLoss:
-    """Cross-entropy `-log p(target)` per token.
+    """Cross-entropy loss: weighted sum of `-log p(target)` over tokens.
 
     Args:
         hidden: Hidden states at the positions that predict the targets, `(N, D)`.
-        head: The head that makes logits of them.
+        head: The output head that turns them into logits.
         targets: Target tokens, `(N,)`.
         weights: Weight of each token in the loss, `(N,)`.
         chunk_tokens: See :func:`head_loss`.
 
     Returns:
-        The loss, with the diagnostics ``nll`` and ``entropy`` in nats.
+        The loss, with the diagnostics ``nll`` and ``entropy`` per token, in nats.
     """
 
     def token_loss(tokens: Tensor, logits: Tensor) -> TokenLoss:
@@ -44,10 +44,10 @@ def cross_entropy(
 def dynamic_fine_tuning(
     hidden: Tensor, head: Head, targets: Tensor, weights: Tensor, chunk_tokens: int | None = None
 ) -> HeadLoss:
-    """Dynamic Fine-Tuning [1]: `-sg(p(target)) * log p(target)` per token, sg = stop-gradient.
+    """Dynamic Fine-Tuning loss [1]: weighted sum of `-sg(p(target)) * log p(target)`, sg = stop-gradient.
 
-    Its value falls towards 0 early and is no perplexity; watch the diagnostic ``nll`` instead.
-    Arguments and result as of :func:`cross_entropy`.
+    Its value falls towards 0 early and cannot be read as a log-perplexity; watch the diagnostic ``nll`` instead.
+    Arguments and return value are those of :func:`cross_entropy`.
     """
 
     def token_loss(tokens: Tensor, logits: Tensor) -> TokenLoss:
@@ -59,7 +59,7 @@ def dynamic_fine_tuning(
 
 
 def _likelihood(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Negative log-likelihood `(N,)`, its gradient with respect to the logits `(N, V)`, entropy `(N,)`."""
+    """Negative log-likelihood `(N,)`, its gradient with respect to the logits `(N, V)`, and the entropy `(N,)`."""
     student = Distribution.of(logits)
     nll = (student.normalizer - logits.gather(-1, targets[:, None])).squeeze(-1)
     entropy = student.entropy()

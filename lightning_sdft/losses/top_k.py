@@ -1,6 +1,6 @@
-"""Divergences on the most probable tokens alone, as most other implementations of on-policy distillation compute them.
+"""Divergences on the k most probable tokens only, as most implementations of on-policy distillation compute them.
 
-Letters: N tokens, V vocabulary, K tokens that are told apart.
+Letters: N tokens, V vocabulary, K selected tokens.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ __all__ = ["TopK"]
 
 @dataclass(frozen=True)
 class TopK(Divergence):
-    """A divergence between what student and teacher give to the k most probable tokens.
+    """A divergence between student and teacher on the k most probable tokens.
 
-    With the tail, all other tokens are one more outcome, whose probability is the sum of theirs: a lower bound of the
-    divergence over the full vocabulary. Without it, both distributions are renormalised over the k tokens, and how much
-    probability lies elsewhere does not matter.
+    With the tail, all other tokens are merged into one more outcome, whose probability is the sum of theirs; the value
+    is then a lower bound of the divergence over the full vocabulary. Without the tail, both distributions are
+    renormalised over the k tokens, and the probability of all other tokens is ignored.
 
     Args:
-        k: How many tokens are told apart.
-        divergence: What is computed on them; by default ``ForwardKL``.
-        support: Whose most probable tokens: the ``teacher``'s, the ``student``'s, or the ``union`` of both.
-        tail: Whether all other tokens are one more outcome.
+        k: Number of most probable tokens to use.
+        divergence: The divergence to compute on them; by default ``ForwardKL``.
+        support: Whose most probable tokens to use: the ``teacher``'s, the ``student``'s, or the ``union`` of both.
+        tail: Whether to merge all other tokens into one more outcome.
 
     Raises:
         ValueError: If ``k`` is not positive.
@@ -42,12 +42,13 @@ class TopK(Divergence):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"divergence.k={self.k} must be at least 1")
+            raise ValueError(f"divergence.k={self.k} must be at least 1; the default is 100")
 
     def __call__(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
-        """Value; and gradient, which the tail hands on to each of its tokens by its share `p_S / tail`.
+        """Value, and gradient with respect to the logits of the full vocabulary.
 
-        For the logit of the tail is `log sum exp` of its tokens' logits, whose derivative is that share.
+        The logit of the tail is the `log sum exp` of its tokens' logits. By the chain rule each token in the tail
+        receives the tail's gradient times its share `p_S / tail`.
         """
         tokens, repeated = self._tokens(student, teacher)
         coarse_student, rest, tail = self._coarse(student, tokens, repeated)
@@ -61,7 +62,7 @@ class TopK(Divergence):
         return value, gradient.scatter_add_(-1, tokens, coarse_gradient[:, :count])
 
     def _tokens(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
-        """The tokens told apart `(N, K)`, and where one of them stands a second time `(N, K)`."""
+        """The selected tokens `(N, K)`, and a mask `(N, K)` of those that the union lists a second time."""
         chosen = {"teacher": [teacher], "student": [student], "union": [teacher, student]}[self.support]
         k = min(self.k, student.probabilities.shape[-1])
         best = [each.probabilities.topk(k).indices for each in chosen]
@@ -72,9 +73,9 @@ class TopK(Divergence):
         return torch.cat(best, -1), torch.cat(repeated, -1)
 
     def _coarse(self, full: Distribution, tokens: Tensor, repeated: Tensor) -> tuple[Distribution, Tensor, Tensor]:
-        """The distribution over the tokens and the tail, the other tokens' probabilities `(N, V)`, their sum `(N, 1)`.
+        """The distribution over selected tokens and tail, the other tokens' probabilities `(N, V)`, their sum `(N, 1)`.
 
-        A token that stands there a second time is made impossible.
+        The second copy of a token that is listed twice gets probability 0.
         """
         logits = (full.logits.gather(-1, tokens) - full.normalizer).masked_fill_(repeated, FLOOR)
         rest = full.probabilities.scatter(-1, tokens, 0.0)

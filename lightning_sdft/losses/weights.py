@@ -1,4 +1,4 @@
-"""How much each token counts in a loss: what is masked, and what the mean is taken over."""
+"""The weight of each token in a loss: which tokens are masked, and what the mean is taken over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Reduction = Literal["sequence", "token"]
 
 
 def counted_tokens(lengths: Sequence[int], skip_tokens: int = 0) -> int:
-    """How many tokens of completions of these lengths count, if so many leading ones of each do not."""
+    """Total completion tokens after dropping the first `skip_tokens` of each sequence."""
     return sum(max(length - skip_tokens, 0) for length in lengths)
 
 
@@ -26,21 +26,22 @@ def token_weights(
     importance: Tensor | None = None,
     group_tokens: float | None = None,
 ) -> Tensor:
-    """Weights of the tokens of a micro-batch, so that the mean over micro-batches is the mean over their group.
+    """Weight of each token of a micro-batch.
 
-    ``sequence`` takes the mean over a sequence's tokens, then over sequences: every sequence counts the same, whatever
-    its length. ``token`` takes the mean over all tokens of the group, so that long sequences count more. A sequence
-    whose tokens are all skipped counts as 0.
+    The weights are chosen so that averaging the losses of the micro-batches of an optimizer step (a group) gives the
+    mean over the whole group. With ``sequence``, that is the mean over the tokens of each sequence and then over
+    sequences: every sequence counts the same, whatever its length. With ``token``, it is the mean over all tokens of
+    the group, so long sequences count more. A sequence whose tokens are all skipped contributes 0.
 
     Args:
-        lengths: Completion tokens of each sequence of the micro-batch.
+        lengths: Number of completion tokens of each sequence of the micro-batch.
         reduction: ``sequence`` or ``token``.
-        skip_tokens: Leading completion tokens of each sequence that do not count.
-        group_lengths: Completion tokens of all sequences of the optimizer step, of which the micro-batch holds an
-            equal share of sequences; by default the micro-batch is the whole group.
+        skip_tokens: Number of tokens at the start of each completion that do not count.
+        group_lengths: Number of completion tokens of each sequence of the optimizer step. All its micro-batches must
+            have the same number of sequences. By default the micro-batch is the whole group.
         importance: Importance weight of each token, `(N,)`; see :class:`TruncatedImportance`.
-        group_tokens: Tokens that count in the optimizer step, per process on average; by default those of
-            ``group_lengths``. With it, the mean over processes is the mean over all of their tokens.
+        group_tokens: Number of tokens that count in the optimizer step, averaged over processes; by default those of
+            ``group_lengths``. If given, averaging over processes gives the mean over the tokens of all processes.
 
     Returns:
         Weights `(N,)`, N = sum of ``lengths``.

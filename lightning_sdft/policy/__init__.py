@@ -1,4 +1,4 @@
-"""A Hugging Face causal language model as a policy: what it reads, how it decodes, its tokenizer and its adapters."""
+"""A Hugging Face causal language model used as a policy, with its tokenizer, decoding and adapters."""
 
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.policy.policy import Policy

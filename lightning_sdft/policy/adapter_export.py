@@ -1,4 +1,4 @@
-"""What becomes of an adapter: part of the model's weights, or a folder of its own."""
+"""Export an adapter: merge it into the model's weights, or save it to a folder of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["merge_adapter", "save_adapter"]
 
 @torch.no_grad()
 def merge_adapter(model: Any) -> None:
-    """Put the student's adapter into the weights it belongs to; the model is a plain one again."""
+    """Merge the student's adapter into the model's weights, and turn the model into a plain one without adapters."""
     for name, layer in list(model.named_modules()):
         if not hasattr(layer, "adapter_layer_names"):
             continue
@@ -26,7 +26,7 @@ def merge_adapter(model: Any) -> None:
         else:
             plain = layer.get_base_layer()
             merged = plain.weight + layer.get_delta_weight(STUDENT)
-            plain.weight = nn.Parameter(merged.to(plain.weight.dtype))  # not in place, where it may be tied
+            plain.weight = nn.Parameter(merged.to(plain.weight.dtype))  # not in place: the weight may be tied
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, plain)
     del model.peft_config
@@ -35,12 +35,12 @@ def merge_adapter(model: Any) -> None:
 
 
 def save_adapter(model: Any, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write the student's adapter as a folder that ``peft.PeftModel.from_pretrained`` reads.
+    """Save the student's adapter in a folder that ``peft.PeftModel.from_pretrained`` reads.
 
     Args:
         model: The model that has the adapter.
-        folder: Where to write.
-        dtype: Precision of the weights in the file; by default what they are in.
+        folder: Folder to write to.
+        dtype: Precision of the weights in the file; by default the adapter's own.
     """
     from peft import get_peft_model_state_dict
 

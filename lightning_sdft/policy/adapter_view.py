@@ -1,4 +1,4 @@
-"""A policy's model and weights, seen with another adapter or with none."""
+"""A view of a policy that uses another adapter, or none, with the same model and weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["AdapterView"]
 
 
 class AdapterView(Policy):
-    """What a policy would be with another adapter in use, without a copy of its weights and without gradient.
+    """The same policy computing with another adapter, without a copy of its weights and without gradient.
 
     Args:
-        policy: A policy whose model has adapters. Its weights are the view's too, so a module must not register both.
-        adapter: Name of the adapter; without one, the view is the model as it was before it had adapters.
+        policy: A policy whose model has adapters. The view shares its weights, so a module must not register both.
+        adapter: Name of the adapter to use; ``None`` uses the model without any adapter.
     """
 
     def __init__(self, policy: Policy, adapter: str | None) -> None:
@@ -33,18 +33,18 @@ class AdapterView(Policy):
 
     @property
     def head(self) -> Head:
-        """What turns hidden states into logits."""
+        """The output head, which turns hidden states into logits."""
         with using_adapter(self.layers, self.adapter):
             return super().head
 
-    @torch.no_grad()  # what gradient checkpointing computes anew, it would compute with the adapter in use by then
+    @torch.no_grad()  # gradient checkpointing would recompute with whichever adapter is in use by then
     def hidden(self, sequences: Sequence[TokenSequence], packed: bool = False) -> Tensor:
         """Hidden states at the positions that predict completion tokens; see :meth:`Policy.hidden`."""
         with using_adapter(self.layers, self.adapter):
             return super().hidden(sequences, packed)
 
     def prefill(self, prompts: Sequence[list[int]]) -> DecodingState:
-        """Read prompts, to generate from them; see :meth:`Policy.prefill`."""
+        """Run the model on prompts to generate from them; see :meth:`Policy.prefill`."""
         with using_adapter(self.layers, self.adapter):
             return super().prefill(prompts)
 

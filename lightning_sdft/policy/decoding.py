@@ -1,6 +1,6 @@
-"""Where a batch of unfinished sequences stands: their keys and values, and the logits of what comes next.
+"""The state of a batch of sequences during decoding: a key-value cache, and the logits of the next tokens.
 
-Letters: B sequences, H heads of keys and values, L positions read, D width of a head, V vocabulary.
+Letters: B sequences, H heads of keys and values, L positions in the cache, D width of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from lightning_sdft.errors import PolicyError
 __all__ = ["DecodingState", "buckets", "call_tokens", "shared_prefix"]
 
 BUCKET_TOKENS = 8192
-"""Tokens in a bucket of prompts: enough to keep a device busy, and little to keep in memory."""
+"""Largest number of tokens in a bucket of prompts: enough to keep a device busy, few enough to fit in memory."""
 
 
 class DecodingState:
-    """A batch of unfinished sequences. All end at the same position; shorter ones start with padding.
+    """A batch of unfinished sequences, padded on the left so that all end at the same position.
 
     Args:
-        model: The model that reads.
-        padding: Padding before each sequence.
-        length: Length of all of them, with padding.
-        prefix: What all of them begin with, if it was read already. Where there is padding, that many tokens of the
-            prefix are left out at its end, to be read with the rest.
+        model: The model that generates.
+        padding: Number of padding tokens before each sequence.
+        length: Length of all sequences, including padding.
+        prefix: State of a prefix that all sequences share, if it has been computed already. A sequence with n padding
+            tokens leaves out the last n tokens of the prefix, which are then read again with the rest of the prompt.
 
     Raises:
-        PolicyError: If the model remembers what it has read otherwise than by keys and values in every layer.
+        PolicyError: If the model has layers that keep a state other than keys and values.
     """
 
     logits: Tensor
-    """Logits of the next token of each sequence, `(B, V)`; there once something was read."""
+    """Logits of the next token of each sequence, `(B, V)`; set once the prompts have been read."""
 
     def __init__(self, model: Any, padding: list[int], length: int, prefix: DecodingState | None = None) -> None:
         self.model = model
@@ -57,11 +57,11 @@ class DecodingState:
 
     @property
     def length(self) -> int:
-        """What was read of each sequence, with padding."""
+        """Number of positions in the cache, including padding."""
         return self.cache.get_seq_length()
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Read tokens `(B, T)`; returns the last hidden state of each sequence."""
+        """Run the model on the next tokens `(B, T)`, and return the last hidden state of each sequence."""
         output = self.model.base_model(
             input_ids=tokens,
             attention_mask=self.attention_mask,
@@ -76,13 +76,13 @@ class DecodingState:
         return hidden
 
     def keep(self, rows: Sequence[int]) -> list[int]:
-        """Go on with some of the sequences.
+        """Keep some of the sequences, and drop the others.
 
         Args:
-            rows: Their indices.
+            rows: Indices of the sequences to keep.
 
         Returns:
-            The same indices in the order that the sequences have from now on: as few as possible move.
+            The same indices in the new order of the sequences, chosen so that as few as possible move.
         """
         moving = (row for row in rows if row >= len(rows))
         staying = set(rows)
@@ -99,11 +99,11 @@ class DecodingState:
 
     @classmethod
     def merged(cls, states: Sequence[DecodingState], rows: Sequence[int]) -> DecodingState:
-        """Sequences of several states in one.
+        """Merge the sequences of several states into one state.
 
         Args:
-            states: The states; they give their keys and values away.
-            rows: Index of each sequence among those of all states; a sequence may occur repeatedly.
+            states: The states, which lose their keys and values.
+            rows: Index of each sequence among those of all states; a sequence may occur more than once.
 
         Raises:
             PolicyError: If the model has not written to the cache.
@@ -131,21 +131,21 @@ class DecodingState:
             self.positions = self.positions[:, prefix.length :]
 
     def _drop_needless_mask(self) -> None:
-        """Attention without a mask is cheaper."""
+        """Drop the attention mask where nothing is padded: attention without a mask is faster."""
         if not any(self.padding):
             self.attention_mask = self.positions = None
 
     def _error(self, memory: str) -> PolicyError:
         return PolicyError(
-            f"{type(self.model).__name__} remembers what it has read in {memory}, from which this package cannot drop "
-            "finished sequences; use a model that has attention in every layer"
+            f"{type(self.model).__name__} remembers the tokens it has read in {memory}. This package cannot remove "
+            "finished sequences from that; use a model that has attention in every layer"
         )
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values of one layer at the start of buffers, in which they grow in place.
+    """Cache of one layer: keys and values grow in place in buffers with spare room at the end.
 
-    They are whole also in a layer with a sliding window: the model then masks what is outside of the window.
+    It keeps all positions, even in a layer with a sliding window; there the model masks those outside the window.
     """
 
     key_buffer: Tensor
@@ -156,7 +156,7 @@ class GrowingLayer(DynamicLayer):
         self.length = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values `(B, H, new, D)`; returns all of them, `(B, H, L + new, D)`."""
+        """Append keys and values `(B, H, new, D)`, and return all of them, `(B, H, L + new, D)`."""
         new = key_states.shape[2]
         if not self.is_initialized:
             return self._fill(key_states, value_states, new)
@@ -168,7 +168,7 @@ class GrowingLayer(DynamicLayer):
         return self._fill(self.key_buffer, self.value_buffer, self.length + new)
 
     def begin_with(self, prefix: GrowingLayer, padding: Sequence[int]) -> None:
-        """Begin each row with the one row of another layer, moved to the right by the row's padding."""
+        """Start each row with a copy of the single row of another layer, shifted right by the row's padding."""
         read_keys, read_values = prefix.key_buffer, prefix.value_buffer
         keys, values = (
             read.new_zeros(len(padding), read.shape[1], prefix.length, read.shape[3])
@@ -180,7 +180,7 @@ class GrowingLayer(DynamicLayer):
         self._fill(keys, values, prefix.length)
 
     def keep(self, rows: Sequence[int], start: int) -> None:
-        """Go on with some of the rows, from a position on. Rows that do not move cost nothing."""
+        """Keep some of the rows, and of those the positions from `start` on. Rows that do not move are not copied."""
         targets = [target for target, source in enumerate(rows) if target != source]
         if targets:
             sources = [rows[target] for target in targets]
@@ -191,11 +191,11 @@ class GrowingLayer(DynamicLayer):
         self._fill(self.key_buffer[kept], self.value_buffer[kept], self.length - start)
 
     def take(self, parts: Sequence[GrowingLayer], rows: Tensor) -> None:
-        """Take over rows of several layers, given by indices `(B,)` among all of theirs; align them at the end."""
+        """Fill this layer with rows of several others, by index `(B,)` among all their rows, aligned at the end."""
         length = max(part.length for part in parts)
 
         def taken(buffers: Sequence[Tensor]) -> Tensor:
-            # What attention masks it multiplies by 0, so padding has to be finite.
+            # Attention multiplies masked positions by 0, so the padding has to be finite.
             aligned = [pad(buffer, (0, 0, length - buffer.shape[2], 0)) for buffer in buffers if len(buffers) > 1]
             states = torch.cat(aligned or list(buffers))
             room = states.new_empty(len(rows), states.shape[1], length + _spare(length), states.shape[3])
@@ -209,7 +209,7 @@ class GrowingLayer(DynamicLayer):
             del part.key_buffer, part.value_buffer, part.keys, part.values
 
     def _fill(self, key_buffer: Tensor, value_buffer: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Set the buffers, and what transformers expects of a layer that was updated."""
+        """Set the buffers, and the attributes that transformers expects of a layer after an update."""
         self.key_buffer, self.value_buffer, self.length = key_buffer, value_buffer, length
         keys, values = key_buffer.narrow(2, 0, length), value_buffer.narrow(2, 0, length)
         self.keys, self.values = keys, values
@@ -218,23 +218,23 @@ class GrowingLayer(DynamicLayer):
 
 
 def call_tokens(model: Any) -> int:
-    """Tokens that take as long to read as one more call of the model, apart from its tokens, takes.
+    """Number of tokens whose forward pass costs as much as the fixed overhead of one call.
 
-    On a CPU that is the reading of the weights. Elsewhere, and with a small model, it is the call itself.
+    With a large model on a CPU, the overhead is reading the weights. Otherwise it is the call itself.
     """
     return 32 if model.device.type == "cpu" and model.num_parameters() > 10_000_000 else 256
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]], worth: int) -> tuple[int, ...]:
-    """What all prompts begin with, if to read it once saves more than so many tokens; else nothing."""
-    limit = min(map(len, prompts)) - 1  # something is left of each of them
-    pairs = zip(min(prompts), max(prompts), strict=False)  # what these two share, all between them share
+    """Longest common prefix, or `()` if reading it once saves at most `worth` tokens."""
+    limit = min(map(len, prompts)) - 1  # leave at least one token of each prompt
+    pairs = zip(min(prompts), max(prompts), strict=False)  # in sorted order, a prefix of first and last is in all
     length = next((place for place, (one, other) in enumerate(pairs) if one != other or place == limit), limit)
     return prompts[0][: length if length * (len(prompts) - 1) > worth else 0]
 
 
 def buckets(prompts: Sequence[Sequence[int]], worth: int) -> Iterator[list[Sequence[int]]]:
-    """Prompts, longest first, in batches with no more padding than so many tokens."""
+    """Split prompts, sorted longest first, into batches with at most `worth` padding tokens each."""
     bucket: list[Sequence[int]] = []
     padding = 0
     for prompt in prompts:
@@ -248,5 +248,5 @@ def buckets(prompts: Sequence[Sequence[int]], worth: int) -> Iterator[list[Seque
 
 
 def _spare(length: int) -> int:
-    """Room to grow for keys and values of that many positions. Little, for attention is slow where there are gaps."""
+    """Spare positions for a cache of that length. Few, because attention is slow on tensors with large gaps."""
     return 4 + length // 16

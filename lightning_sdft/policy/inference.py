@@ -1,4 +1,4 @@
-"""How a model reads when it is not trained: without dropout, and without casting its weights again and again."""
+"""Running a model without training it: in eval mode, and with weights cast only once under autocast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["casting_once", "evaluating"]
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch a module to eval mode (no dropout), and every part of it back to its own mode afterwards."""
+    """Switch a module to eval mode (no dropout); afterwards every submodule returns to the mode it had."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -25,16 +25,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def casting_once(device: torch.device) -> Iterator[None]:
-    """Under autocast, cast each weight once, and not for every token, as Lightning's autocast does.
+    """Cast each weight once per block under autocast; Lightning disables that cache and recasts for every token.
 
-    It is for reading without gradient, and for weights that are trained, the only ones that autocast keeps.
+    Use it only without gradient. It helps for weights that are trained, because autocast caches no others.
 
     Args:
-        device: Where is read.
+        device: The device that computes.
     """
     if not torch.is_autocast_enabled(device.type):
         yield
         return
     with torch.autocast(device.type, torch.get_autocast_dtype(device.type), cache_enabled=True):
         yield
-    torch.clear_autocast_cache()  # for training they would have to be cast with gradient
+    torch.clear_autocast_cache()  # training must not use these casts, which were made without gradient

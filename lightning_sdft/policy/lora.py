@@ -1,7 +1,8 @@
-"""LoRA: adapters of low rank in a frozen model. This file and :mod:`lightning_sdft.policy.adapter_export` know PEFT.
+"""LoRA: low-rank adapters in a frozen model.
 
-A model keeps its class; some of its layers are replaced by PEFT's, which hold adapters by name: the *student*'s, which
-is trained, and in some runs the *teacher*'s. The weights of the model itself are one copy, whoever computes.
+Only this file and :mod:`lightning_sdft.policy.adapter_export` use PEFT. The model keeps its class, but some of its
+layers are replaced by PEFT's, which hold adapters by name: the *student*'s, which is trained, and in some runs the
+*teacher*'s. Both share one copy of the model's own weights.
 
 [1] Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021, https://arxiv.org/abs/2106.09685
 [2] Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023, https://arxiv.org/abs/2312.03732
@@ -41,27 +42,27 @@ __all__ = [
 ]
 
 STUDENT, TEACHER = "student", "teacher"
-"""Names of adapters, and parts of the names of their weights."""
+"""Names of the adapters, which also appear in the names of their weights."""
 
 HOLDERS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "modules_to_save")
-"""Where PEFT's layers hold the weights of adapters, by the adapter's name."""
+"""Attributes in which PEFT's layers hold the weights of adapters, by the adapter's name."""
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """Train an adapter of low rank instead of the model [1]: `W x + alpha / rank * B A x` in place of `W x`.
+    """Train a low-rank adapter instead of the model [1]: `W x + alpha / rank * B A x` in place of `W x`.
 
-    A starts at random and B at 0. Adapters are in float32, whatever the precision of the model.
+    A is initialised at random and B with 0. Adapters are in float32, whatever the precision of the model.
 
     Args:
-        rank: Rank of the adapter, r.
-        alpha: Scale of the adapter, which counts `alpha / rank` times.
-        target_modules: Layers that get an adapter: ``all-linear`` for every linear layer but the head; a list of names
-            or ends of names, such as ``[q_proj, v_proj, lm_head]``; or a regular expression for whole names.
-        dropout: Share of a layer's inputs that the adapter does not see in training.
-        modules_to_save: Ends of the names of modules that are trained whole instead, each in a copy of its own. Tied
-            weights come apart where one of them is trained.
-        rank_stabilized: Whether the adapter counts `alpha / sqrt(rank)` times [2].
+        rank: Rank r of the adapter.
+        alpha: Scale of the adapter, whose output is multiplied by `alpha / rank`.
+        target_modules: Layers that get an adapter: ``all-linear`` for every linear layer except the head; a list of
+            names or endings of names, such as ``[q_proj, v_proj, lm_head]``; or a regular expression for full names.
+        dropout: Dropout probability of the adapter's inputs during training.
+        modules_to_save: Endings of the names of modules that are trained in full instead, each as a copy of its own.
+            If one of two tied weights is trained, the two are no longer tied.
+        rank_stabilized: Whether to multiply the adapter's output by `alpha / sqrt(rank)` instead [2].
 
     Raises:
         ValueError: If a value is out of range.
@@ -79,30 +80,30 @@ class LoRA:
             raise ValueError(
                 f"{self}: rank and alpha must be positive, dropout within [0, 1), target_modules not empty"
             )
-        object.__setattr__(self, "modules_to_save", list(self.modules_to_save))  # equal settings are equal
+        object.__setattr__(self, "modules_to_save", list(self.modules_to_save))  # a tuple would not equal a list
 
 
-torch.serialization.add_safe_globals([LoRA])  # a checkpoint may name it, and is loaded without pickle's freedom
+torch.serialization.add_safe_globals([LoRA])  # checkpoints store it, and are loaded with weights_only=True
 
 
 def check_installed() -> None:
-    """Refuse to go on without PEFT.
+    """Check that PEFT is installed.
 
     Raises:
-        PolicyError: If it is not installed.
+        PolicyError: If it is not.
     """
     if find_spec("peft") is None:
         raise PolicyError("LoRA needs PEFT: pip install 'lightning-sdft[lora]'")
 
 
 def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None = None) -> None:
-    """Put an adapter into a model, of which the student's adapter alone is trained and used from then on.
+    """Add an adapter to a model. From then on only the student's adapter is used and trained.
 
     Args:
         model: A Hugging Face causal language model.
-        lora: What the adapter is like.
-        name: The adapter's name; the student's comes first.
-        source: Where the model is from, for those who get the adapter without it.
+        lora: Settings of the adapter.
+        name: The adapter's name; add the student's first.
+        source: Name of the base model, stored in the adapter's config for users of an exported adapter.
 
     Raises:
         PolicyError: If PEFT is not installed, or the model cannot have such an adapter.
@@ -121,11 +122,11 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
         base_model_name_or_path=source,
     )
     with warnings.catch_warnings():
-        # Of a second adapter, of tied weights and of transposed ones, all of which are meant and taken care of.
+        # PEFT warns of a second adapter, of tied and of transposed weights, all of which are intended and handled here.
         warnings.filterwarnings("ignore", module=r"peft\.")
         try:
             inject_adapter_in_model(config, model, name)
-        except ValueError as error:  # there is no such layer, or it is of a kind that PEFT does not know
+        except ValueError as error:  # there is no such layer, or PEFT does not support its type
             raise PolicyError(f"{type(model).__name__} cannot have the adapter {lora}: {error}") from error
     _check_adapter(model, lora)
     for weight in adapter_weights(model, name).values():
@@ -141,13 +142,13 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
 
 
 def adapter_weights(model: nn.Module, name: str | None = None) -> dict[str, nn.Parameter]:
-    """Weights of an adapter, or of all adapters, by their names in the model; those of each in the same order."""
+    """Weights of one adapter, or of all, by their names in the model; each adapter's come in the same order."""
     owners = ((weight, _owner(weight), parameter) for weight, parameter in model.named_parameters())
     return {weight: parameter for weight, owner, parameter in owners if owner is not None and name in (owner, None)}
 
 
 def adapter_state(state: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The weights of one adapter among others, by the names that they would have as the student's."""
+    """The weights of one adapter in a state dict, renamed as if they were the student's."""
     own = ((weight.split("."), value) for weight, value in state.items() if _owner(weight) == name)
     return {".".join(STUDENT if part == name else part for part in parts): value for parts, value in own}
 
@@ -169,13 +170,13 @@ def base_layer(layer: Any) -> Any:
 
 @contextmanager
 def using_adapter(layers: Sequence[Any], name: str | None) -> Iterator[None]:
-    """Compute with another adapter, or with none, and go back whatever happens.
+    """Compute with another adapter, or with none, inside this context; afterwards, the previous one is in use again.
 
-    PEFT's own switches would also change which weights are trained.
+    PEFT's own methods for this would also change which weights require gradient.
 
     Args:
         layers: All layers of the model that hold adapters.
-        name: The adapter; without one, the model computes what it did before it had adapters.
+        name: The adapter; ``None`` computes with the model's own weights only.
     """
     before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
     try:
@@ -190,7 +191,7 @@ def using_adapter(layers: Sequence[Any], name: str | None) -> Iterator[None]:
 
 
 def low_rank(layer: Any) -> tuple[Tensor, Tensor] | None:
-    """What the adapter in use adds to the weight of a linear layer, as factors `(V, r)` and `(r, D)`, or ``None``."""
+    """Update of a linear layer's weight by the active adapter, as factors `(V, r)` and `(r, D)`, or ``None``."""
     if not hasattr(layer, "lora_A") or layer.disable_adapters:
         return None
     (name,) = layer.active_adapters
@@ -199,7 +200,7 @@ def low_rank(layer: Any) -> tuple[Tensor, Tensor] | None:
 
 @torch.no_grad()
 def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights of a model as if it had the student's adapter in them, by the names that they had before."""
+    """The model's weights with the student's adapter merged in, under the names they had before it was added."""
     weights = {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): weight
         for name, weight in model.state_dict().items()
@@ -222,7 +223,7 @@ def _owner(weight: str) -> str | None:
 
 
 def _check_adapter(model: Any, lora: LoRA) -> None:
-    """Refuse names that mean nothing, and dropout where it would not happen."""
+    """Reject names that match no module, and dropout on the head, where it would have no effect."""
     adapted = [f".{name}" for name, module in model.named_modules() if hasattr(module, "lora_A")]
     saved = copied_modules(model)
     targets = [] if isinstance(lora.target_modules, str) else lora.target_modules
@@ -233,30 +234,30 @@ def _check_adapter(model: Any, lora: LoRA) -> None:
     for argument, names in unknown.items():
         if names:
             raise PolicyError(
-                f"{argument}: there is no {names} to train in {type(model).__name__}; name modules of it, and none of "
-                "them twice"
+                f"{argument}: there is no {names} to train in {type(model).__name__}; name modules that it has, and "
+                "each of them only once"
             )
     if lora.dropout and hasattr(model.get_output_embeddings(), "lora_A"):
         raise PolicyError(
-            f"dropout={lora.dropout} would not reach the head, whose weights losses read in chunks of tokens; set "
+            f"dropout={lora.dropout} would not reach the head, because the losses use its weights directly; set "
             f"dropout=0, or leave the head of {type(model).__name__} out of target_modules"
         )
 
 
 def _cast_inputs(module: Any, args: Any, kwargs: Any) -> Any:
-    """Let a copy that is trained whole compute in its own precision."""
+    """Cast the inputs of a module that is trained in full to that module's own precision."""
     own, base = _precisions(module)
     return None if own == base else (_cast(args, own), _cast(kwargs, own))
 
 
 def _cast_outputs(module: Any, args: Any, outputs: Any) -> Any:
-    """Let its results be in the precision of the model."""
+    """Cast its outputs back to the precision of the model."""
     own, base = _precisions(module)
     return None if own == base else _cast(outputs, base)
 
 
 def _precisions(module: Any) -> list[torch.dtype]:
-    """The precisions of the copy in use and of what it is a copy of."""
+    """The precisions of the copy in use and of the original module."""
     base = module.original_module
     copy = base if module.disable_adapters else module.modules_to_save[module.active_adapters[0]]
     return [next(each.parameters()).dtype for each in (copy, base)]

@@ -1,6 +1,6 @@
-"""A Hugging Face causal language model seen as a policy.
+"""A Hugging Face causal language model used as a policy.
 
-This file and :mod:`lightning_sdft.policy.decoding` are the only ones that know the model API of transformers.
+Only this file and :mod:`lightning_sdft.policy.decoding` use the model API of transformers.
 
 Letters: B sequences, N completion tokens of all sequences, D width, V vocabulary.
 """
@@ -37,14 +37,14 @@ __all__ = ["Policy"]
 
 
 class Policy(nn.Module):
-    """A causal language model as pi(completion | prompt).
+    """A causal language model used as a policy pi(completion | prompt).
 
     Args:
         model: A Hugging Face causal language model.
         tokenizer: Its tokenizer.
 
     Raises:
-        PolicyError: If the logits of the model are not what its head makes of its hidden states.
+        PolicyError: If applying the head to the model's hidden states does not give the model's logits.
     """
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
@@ -62,15 +62,15 @@ class Policy(nn.Module):
         trust_remote_code: bool = False,
         tokenizer: Tokenizer | None = None,
     ) -> Policy:
-        """Load a model in torch's default dtype (which Lightning sets to what the precision asks for), in train mode.
+        """Load a model in train mode and in torch's default dtype, which Lightning sets according to the precision.
 
         Args:
             name: A Hugging Face folder or hub id, a ``.gguf`` file, or ``zoo/laptop``, the model in this package.
-            pretrained: Whether to load the weights; otherwise the architecture gets random ones.
-            attention: Implementation of attention, as transformers names it; by default SDPA where the model supports
-                it (Gemma 2 does not), else eager.
+            pretrained: Whether to load the weights; otherwise they are initialised at random.
+            attention: Attention implementation, as transformers names it; by default SDPA if the model supports it
+                (Gemma 2 does not), else eager.
             trust_remote_code: Whether code that comes with the model may be run.
-            tokenizer: Its tokenizer, if loaded already.
+            tokenizer: The model's tokenizer, if it is loaded already.
         """
         tokenizer = tokenizer or load_tokenizer(name, trust_remote_code)
         options: dict[str, Any] = {
@@ -86,12 +86,12 @@ class Policy(nn.Module):
                 model = AutoModelForCausalLM.from_config(config, **options)
                 model.generation_config = generation_config(pretrained_source(name)) or model.generation_config
         if attention is None and getattr(model.config, "attn_logit_softcapping", None):
-            model.set_attn_implementation("eager")  # transformers before 5.21 takes SDPA, which knows no soft cap
+            model.set_attn_implementation("eager")  # transformers before 5.21 picks SDPA, which ignores the cap
         return cls(model.train(), tokenizer)
 
     @property
     def head(self) -> Head:
-        """What turns hidden states into logits."""
+        """The output head, which turns hidden states into logits."""
         layer, config = self.model.get_output_embeddings(), self.model.config
         scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1.0)
         soft_cap = getattr(config, "final_logit_softcapping", None)
@@ -99,7 +99,7 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = self.model.device
         return device
 
@@ -110,19 +110,19 @@ class Policy(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """The precision in which it computes here: of its weights, or of autocast where it is on."""
+        """The dtype in which the model computes: autocast's where it is on, else that of the weights."""
         device = self.device.type
         dtype: torch.dtype = self.model.dtype
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest sequence the model can read, where it has a limit."""
+        """Length of the longest sequence that the model can read, or ``None`` if it has no limit."""
         limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
         return limit
 
     def blocks(self) -> list[nn.Module]:
-        """The model's blocks, by which its weights are cut or moved; none where transformers does not name them."""
+        """The model's transformer blocks, the units of sharding and offloading; empty if transformers names none."""
         names = set(self.model._no_split_modules or ())
         return [module for module in self.model.base_model.modules() if type(module).__name__ in names]
 
@@ -134,12 +134,12 @@ class Policy(nn.Module):
         """Hidden states at the positions that predict completion tokens.
 
         Args:
-            sequences: What the model reads, each for itself.
-            packed: Whether they lie one behind the other in one row, which needs no padding, or in a row each.
-                Not every model keeps the sequences of a row apart.
+            sequences: Prompts with completions; none of them attends to another.
+            packed: Whether to concatenate all sequences in one row, without padding, instead of one row for each.
+                Not every model keeps packed sequences apart; see :meth:`check_packing`.
 
         Returns:
-            `(N, D)`, the sequences one after another.
+            `(N, D)`, in the order of the sequences.
         """
         rows = [torch.tensor(sequence.prompt + sequence.completion) for sequence in sequences]
         positions = [torch.arange(len(row)) for row in rows]
@@ -148,11 +148,11 @@ class Policy(nn.Module):
             for sequence, position in zip(sequences, positions, strict=True)
         ]
         if packed:
-            # Without a mask, transformers takes a position that does not follow the one before for a new sequence.
+            # Without a mask, transformers starts a new sequence wherever a position does not follow the one before.
             inputs = {"input_ids": torch.cat(rows)[None], "position_ids": torch.cat(positions)[None]}
             predicts = torch.cat(predicting)[None]
         else:
-            # Padding on the right needs no mask: no token attends to what comes after it. Attention is faster without.
+            # Padding on the right needs no mask, because no token attends to later ones; attention is faster without.
             inputs = {"input_ids": pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_id)}
             predicts = pad_sequence(predicting, batch_first=True)
         inputs = {name: each.to(self.device) for name, each in inputs.items()}
@@ -161,10 +161,10 @@ class Policy(nn.Module):
 
     @torch.enable_grad()
     def check_packing(self) -> None:
-        """Refuse a model that does not keep packed sequences apart.
+        """Check that the model keeps packed sequences apart.
 
         Raises:
-            PolicyError: If a hidden state depends on a token of another sequence, or is not what it is unpacked.
+            PolicyError: If a hidden state depends on a token of another sequence, or differs from the unpacked one.
         """
         sequences, embedded = [TokenSequence([1, 2, 3], [4, 5]), TokenSequence([6], [7, 8])], []
         embedding = self.model.get_input_embeddings()
@@ -172,18 +172,19 @@ class Policy(nn.Module):
             alone = self.hidden(sequences).detach()
             with embedding.register_forward_hook(lambda *call: embedded.append(call[-1])):
                 packed = self.hidden(sequences, packed=True)
-        # The gradient of an untrained model shows a leak that is lost in the rounding of its hidden states.
+        # In an untrained model a leak may be too small to see in the hidden states, but the gradient shows it.
         (dependence,) = torch.autograd.grad(packed[2:, 0].sum(), embedded[0])
         if dependence[0, :5].any() or not torch.allclose(packed, alone, rtol=0, atol=0.1 * alone.abs().max().item()):
             raise PolicyError(
-                f"{type(self.model).__name__} does not keep packed sequences apart (a layer carries a state along, or "
-                "ignores positions), so losses would be wrong; set packing=false"
+                f"{type(self.model).__name__} does not keep packed sequences apart (a layer carries a state from token "
+                "to token, or ignores positions), so losses would be wrong; set packing=false"
             )
 
     def prefill(self, prompts: Sequence[list[int]]) -> DecodingState:
-        """Read prompts, to generate from them.
+        """Run the model on prompts to generate from them.
 
-        Equal prompts are read once, what all of them begin with is read once, and those of similar length together.
+        Equal prompts are computed once, and so is a prefix that all prompts share. Prompts of similar length are
+        batched together.
         """
         distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len, reverse=True)
         worth = call_tokens(self.model)
@@ -194,7 +195,7 @@ class Policy(nn.Module):
         return DecodingState.merged(states, [index[tuple(prompt)] for prompt in prompts])
 
     def advance(self, state: DecodingState, tokens: Tensor) -> None:
-        """Append one token to each sequence `(B,)` and compute the logits of the next."""
+        """Append one token to each sequence, `(B,)`, and compute the logits of the next token."""
         state.logits = self.head(state.read(tokens[:, None]))
 
     def _read_prompts(self, prompts: Sequence[Sequence[int]], prefix: DecodingState | None = None) -> DecodingState:
@@ -205,44 +206,45 @@ class Policy(nn.Module):
         return state
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights by their names in the files of a checkpoint; what is tied stands under each of its names.
+        """The weights by their names in a Hugging Face checkpoint; tied weights appear under each of their names.
 
-        Those of a model with an adapter have it in them.
+        If the model has an adapter, it is merged into them.
         """
         weights: dict[str, Tensor] = revert_weight_conversion(self.model, lora.merged_weights(self.model))
         return weights
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained`` read.
+        """Save to a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained`` read.
 
         Args:
-            folder: Where to write.
-            dtype: Precision of the weights in the files; by default what they are in.
+            folder: Folder to write to.
+            dtype: Precision of the weights in the files; by default the model's own.
 
         Raises:
-            PolicyError: If there is an adapter, whose layers nobody else would know.
+            PolicyError: If the model has an adapter, whose layers ``from_pretrained`` would not know.
         """
         if lora.adapter_weights(self.model):
             raise PolicyError("the policy has an adapter; merge it first, as `lightning-sdft export` does")
         state = self.model.state_dict()
         if dtype is not None:
-            # Tied weights stay one tensor, and so are written once.
+            # Keep tied weights one tensor, so that they are written once.
             cast = {
                 tensor.data_ptr(): tensor.to(dtype) if tensor.is_floating_point() else tensor
                 for tensor in state.values()
             }
             state = {name: cast[tensor.data_ptr()] for name, tensor in state.items()}
         self.model.save_pretrained(folder, state_dict=state)
-        if dtype is not None:  # transformers writes the model's precision, in which readers would load the weights
+        if dtype is not None:  # transformers writes the model's own dtype to the config, and loading would use that
             config = copy.deepcopy(self.model.config)
             config.dtype = dtype
             config.save_pretrained(folder)
         self.tokenizer.hugging_face.save_pretrained(folder)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Policy:
-        """Cast no float32 buffers: rotary frequencies in bfloat16 would misplace tokens far from the start.
+        """Move and cast the module, but keep float32 buffers and adapters in their dtype.
 
-        And no adapters: in bfloat16 a small update rounds to nothing.
+        Rotary frequencies in bfloat16 would misplace tokens far from the start, and small updates of an adapter in
+        bfloat16 would round to nothing.
         """
         buffers = (buffer for buffer in self.buffers() if buffer.dtype == torch.float32)
         exact = {id(tensor): tensor for tensor in (*buffers, *lora.adapter_weights(self.model).values())}
@@ -262,16 +264,16 @@ class Policy(nn.Module):
             logits = self.head(self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state).float()
         if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
             raise PolicyError(
-                f"{type(self.model).__name__} makes logits of hidden states in a way this package does not know (there "
-                "is more than a bias, a scale and a soft cap), so its losses would be wrong; please report the model"
+                f"{type(self.model).__name__} makes logits of hidden states in a way this package does not know (with "
+                "more than a bias, a scale and a soft cap), so its losses would be wrong; please report the model"
             )
 
 
 def _from_pretrained(source: dict[str, str], options: dict[str, Any]) -> Any:
-    """Load weights; those of a GGUF file as dense ones, which can be trained and saved like any others."""
+    """Load a pretrained model; GGUF weights are dequantized, so that they can be trained and saved like any others."""
     if "gguf_file" not in source:
         return AutoModelForCausalLM.from_pretrained(**source, **options)
-    if hasattr(transformers, "GgufConfig"):  # newer releases of transformers leave the weights packed unless told
+    if hasattr(transformers, "GgufConfig"):  # newer releases of transformers keep weights quantized by default
         options = {**options, "quantization_config": transformers.GgufConfig(dequantize=True)}
     model: Any = AutoModelForCausalLM.from_pretrained(**source, **options)
     model.hf_quantizer = None

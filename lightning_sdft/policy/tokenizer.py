@@ -1,4 +1,4 @@
-"""Where a pretrained model is, and how its tokenizer turns conversations into tokens and back."""
+"""The tokenizer of a policy, and where to find a pretrained model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Tokenizer", "generation_config", "load_tokenizer", "pretrained_sourc
 
 
 class Tokenizer:
-    """Text to tokens and back, the way a policy is prompted.
+    """Turns conversations into token ids with the model's chat template, and token ids into text.
 
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template and an end-of-sequence token.
-        stop_ids: Tokens that end a response, beside the tokenizer's own end-of-sequence token.
+        stop_ids: Token ids that end a response, in addition to the tokenizer's end-of-sequence token.
 
     Raises:
-        PolicyError: If there is no chat template or no end-of-sequence token.
+        PolicyError: If the tokenizer has no chat template or no end-of-sequence token.
     """
 
     def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = ()) -> None:
@@ -45,17 +45,17 @@ class Tokenizer:
         self.end_id = self._end_of_turn()
 
     def encode(self, messages: Sequence[Any]) -> list[int]:
-        """Token ids of a conversation, up to where the assistant's response begins."""
+        """Token ids of a conversation as a prompt: everything up to where the assistant's response begins."""
         return self._render(list(messages), add_generation_prompt=True)
 
     def encode_all(self, conversations: Sequence[Sequence[Any]]) -> list[list[int]]:
-        """Token ids of conversations, each as :meth:`encode` gives them, in half the time."""
+        """Same as :meth:`encode` for several conversations, in half the time."""
         if not conversations:
             return []
         return self._render([list(each) for each in conversations], add_generation_prompt=True)
 
     def encode_completion(self, text: str) -> list[int]:
-        """Token ids of a response, with the token that ends it."""
+        """Token ids of a response, including the token that ends it."""
         return [*self.hugging_face(text, add_special_tokens=False)["input_ids"], self.end_id]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -68,7 +68,7 @@ class Tokenizer:
         return list(encoding["input_ids"])
 
     def _end_of_turn(self) -> int:
-        """The token by which the chat template ends an assistant's turn (Gemma's is not its end-of-sequence token)."""
+        """The token with which the chat template ends an assistant turn (in Gemma, not the end-of-sequence token)."""
         question = [{"role": "user", "content": "a"}]
         rendered: list[int] = self._render([*question, {"role": "assistant", "content": "a"}])
         response = rendered[len(self.encode(question)) :]
@@ -83,7 +83,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Tokenizer:
         trust_remote_code: See :meth:`Policy.load`.
 
     Raises:
-        PolicyError: If it has no chat template or no end-of-sequence token.
+        PolicyError: If the tokenizer has no chat template or no end-of-sequence token.
     """
     source = pretrained_source(name)
     options = {**source, "trust_remote_code": trust_remote_code}
@@ -94,10 +94,10 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Tokenizer:
 
 @contextmanager
 def refusing_code(name: str) -> Iterator[None]:
-    """Say what to do about a model that transformers, inside, does not load because that would run code.
+    """Turn transformers' refusal to run a model's code into an error that says what to do.
 
     Args:
-        name: The model.
+        name: The model that is loaded inside this context.
 
     Raises:
         PolicyError: If the model needs code that comes with it, or if its weights are pickles that hold more than data.
@@ -106,20 +106,20 @@ def refusing_code(name: str) -> Iterator[None]:
         yield
     except pickle.UnpicklingError:
         raise PolicyError(
-            f"the weights of {name!r} are a pickle that holds more than data, and to read that would run code of "
+            f"the weights of {name!r} are a pickle that holds more than data, and reading it would run code of "
             "whoever made it; nothing was run. Use the model's safetensors files"
         ) from None
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
         raise PolicyError(
-            f"{name!r} is loaded by code that comes with it; nothing of it was run. Read that code, and if you trust "
-            "it, type trust_remote_code=true with the command"
+            f"{name!r} needs code that comes with it to be loaded; none of it was run. Read that code, and if you "
+            "trust it, add trust_remote_code=true to the command line"
         ) from None
 
 
 def pretrained_source(name: str) -> dict[str, str]:
-    """Arguments of ``from_pretrained`` that say where a model is."""
+    """Arguments for ``from_pretrained`` that say where the model is."""
     path = zoo.folder(name) if name.startswith(zoo.PREFIX) else Path(name)
     if path.suffix != ".gguf":
         return {"pretrained_model_name_or_path": str(path) if path.exists() else name}
@@ -129,7 +129,7 @@ def pretrained_source(name: str) -> dict[str, str]:
 
 
 def generation_config(source: dict[str, str]) -> GenerationConfig | None:
-    """The generation config beside a model, where there is one."""
+    """The generation config that comes with a model, or ``None``."""
     if "gguf_file" in source:
         return None
     try:
@@ -139,7 +139,7 @@ def generation_config(source: dict[str, str]) -> GenerationConfig | None:
 
 
 def _stop_ids(source: dict[str, str]) -> list[int]:
-    """Tokens that end a response according to the model's generation config, where it has one."""
+    """Token ids that end a response according to the model's generation config; empty if it has none."""
     config = generation_config(source)
     stop = None if config is None else config.eos_token_id
     return [] if stop is None else [stop] if isinstance(stop, int) else list(stop)

@@ -1,4 +1,4 @@
-"""On-policy generation."""
+"""On-policy generation: engines that sample completions from the current policy."""
 
 from lightning_sdft.rollout.base import RolloutEngine
 from lightning_sdft.rollout.in_process import InProcessEngine, draw_seeds, generate

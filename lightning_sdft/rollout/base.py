@@ -1,4 +1,4 @@
-"""Who samples rollouts: the interface of engines."""
+"""The interface of rollout engines, which sample completions from the policy."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ __all__ = ["RolloutEngine"]
 
 
 class RolloutEngine(ABC):
-    """Samples rollouts of the policy that trains.
+    """Samples rollouts from the policy being trained.
 
-    Engines are dataclasses whose arguments are their settings. What they hold while they run stays out of checkpoints.
+    Engines are dataclasses whose arguments are their settings. Only the settings are pickled or saved in checkpoints.
     """
 
     exact: ClassVar[bool] = False
-    """Whether rollouts come from the policy's own weights and numerics, so that they need no importance weights."""
+    """Whether rollouts are sampled with the policy's own weights and numerics, and so need no importance weights."""
 
     def start(self, policy: Policy, max_tokens: int) -> None:  # noqa: B027  # nothing to do, by default
-        """Get ready before training.
+        """Prepare the engine before training starts.
 
         Args:
-            policy: Who trains.
-            max_tokens: Length of the longest sequence, prompt and completion, that will be asked for.
+            policy: The policy being trained.
+            max_tokens: Length of the longest sequence, prompt plus completion, that will be requested.
 
         Raises:
-            RolloutError: If the engine cannot sample what this policy would.
+            RolloutError: If the engine cannot sample from this policy.
         """
 
     @abstractmethod
@@ -43,23 +43,23 @@ class RolloutEngine(ABC):
         seeds: Sequence[int],
         step: int,
     ) -> list[Rollout]:
-        """Sample a completion of each prompt, with the weights that the policy has now.
+        """Sample a completion of each prompt with the policy's current weights.
 
         Args:
-            policy: Who trains.
+            policy: The policy being trained.
             prompts: Token ids of each prompt.
             max_tokens: Completions are truncated at this length.
-            sampling: How tokens are drawn.
-            seeds: Seed of each sequence.
-            step: Optimizer steps done since training started; the weights are the same as long as it is.
+            sampling: Settings of sampling.
+            seeds: Random seed of each sequence.
+            step: Number of optimizer steps since training started. The weights change only when it does.
 
         Raises:
-            RolloutError: If that fails.
+            RolloutError: If sampling fails.
         """
 
     def stop(self) -> None:  # noqa: B027
-        """Let go of what it holds, after training."""
+        """Release the engine's resources after training."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings alone."""
+        """The settings only, without anything that the engine holds while it runs."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.init} if is_dataclass(self) else {}

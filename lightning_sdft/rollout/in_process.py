@@ -1,4 +1,4 @@
-"""In-process generation: the policy that trains also samples, with its own weights and precision.
+"""In-process generation: the policy being trained samples by itself, with its own weights and precision.
 
 Letters: B sequences, T tokens.
 """
@@ -24,7 +24,7 @@ __all__ = ["InProcessEngine", "draw_seeds", "generate"]
 
 @dataclass
 class InProcessEngine(RolloutEngine):
-    """The policy itself samples, by :func:`generate`."""
+    """Samples from the policy itself with :func:`generate`."""
 
     exact: ClassVar[bool] = True
 
@@ -41,7 +41,7 @@ class InProcessEngine(RolloutEngine):
         return generate(policy, prompts, max_tokens, sampling, seeds)
 
 
-torch.serialization.add_safe_globals([InProcessEngine])  # a checkpoint may name it in its hyper-parameters
+torch.serialization.add_safe_globals([InProcessEngine])  # checkpoints store it in their hyperparameters
 
 
 @torch.no_grad()
@@ -52,18 +52,19 @@ def generate(
     sampling: Sampling,
     seeds: Sequence[int] | None = None,
 ) -> list[Rollout]:
-    """Write a completion of each prompt. Equal prompts are read once, and rows that are finished leave the batch.
+    """Generate a completion of each prompt.
 
-    The noise of a sequence's n-th token depends on its seed and n alone, so a rollout does not depend on who else is
-    in the batch (beyond floating point). A sharded policy is gathered once for all of it, and under autocast what is
-    trained is cast once.
+    Equal prompts are computed once, and finished sequences leave the batch. The noise of a sequence's n-th token
+    depends only on the sequence's seed and on n, so apart from floating-point rounding a rollout does not depend on
+    the other sequences in the batch. A sharded policy is gathered once for the whole call, and under autocast the
+    trained weights are cast once.
 
     Args:
-        policy: Who writes.
+        policy: The policy that generates.
         prompts: Token ids of each prompt.
         max_tokens: Completions are truncated at this length.
-        sampling: How tokens are drawn.
-        seeds: Seed of each sequence; by default drawn from torch's global generator.
+        sampling: Settings of sampling.
+        seeds: Random seed of each sequence; by default drawn from torch's global generator.
     """
     if seeds is None:
         seeds = draw_seeds(len(prompts)) if sampling.temperature else [0] * len(prompts)
@@ -88,14 +89,14 @@ def generate(
 
 
 def draw_seeds(count: int) -> list[int]:
-    """Seeds from torch's global generator, which a checkpoint restores."""
+    """Draw seeds from torch's global generator, whose state checkpoints save and restore."""
     return torch.randint(2**62, (count,)).tolist()
 
 
 def _rollouts(
     prompts: Sequence[list[int]], steps: Sequence[tuple[list[int], list[int], Tensor]], stop_ids: set[int]
 ) -> list[Rollout]:
-    """Put together what each step has written: rows, their tokens, and the log-probabilities of these."""
+    """Assemble rollouts from decoding steps, each of which has rows, one token per row, and log-probabilities."""
     completions: list[list[int]] = [[] for _ in prompts]
     log_probabilities: list[list[float]] = [[] for _ in prompts]
     scores = iter(torch.cat([scores for _, _, scores in steps]).tolist())
@@ -110,7 +111,7 @@ def _rollouts(
 
 
 def _noise(seeds: Sequence[int], max_tokens: int) -> Tensor:
-    """Uniform noise `(B, T)`, each row from its own seed."""
+    """Uniform noise `(B, T)`, each row drawn with its own seed."""
     rows = [
         torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
     ]

@@ -1,4 +1,4 @@
-"""Draw tokens from logits.
+"""Sample tokens from logits.
 
 Letters: B sequences, V vocabulary.
 """
@@ -14,22 +14,22 @@ from lightning_sdft.records import Sampling
 __all__ = ["log_probabilities", "sample"]
 
 BLOCK = 128
-"""Tokens whose probabilities are added up before the cumulative distribution is taken."""
+"""Number of tokens in a block of the vocabulary when a token is drawn in two levels: first a block, then a token."""
 
 LARGEST = 1024
-"""Most probable tokens among which top-p looks for its last one, before it sorts the vocabulary."""
+"""Number of most probable tokens that top-p sorts on a CPU; it sorts the whole vocabulary only if those are too few."""
 
 
 def sample(logits: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw one token per row by inverting the cumulative distribution.
+    """Sample one token per row by inverting the cumulative distribution.
 
     Args:
         logits: `(B, V)`.
-        sampling: How to draw.
+        sampling: Settings of sampling.
         noise: Uniform on [0, 1), in float64, `(B,)`.
 
     Returns:
-        The tokens `(B,)` and their log-probabilities under the distribution that was drawn from `(B,)`.
+        The tokens `(B,)`, and their log-probabilities `(B,)` under the distribution they were sampled from.
     """
     if sampling.temperature == 0:
         scores, tokens = logits.max(-1)
@@ -40,15 +40,16 @@ def sample(logits: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, T
 
 
 def log_probabilities(logits: Tensor, sampling: Sampling, tokens: Tensor) -> Tensor:
-    """Log-probability of a given token per row under the distribution that :func:`sample` draws from.
+    """Log-probability of one given token per row under the distribution that :func:`sample` draws from.
 
     Args:
         logits: `(B, V)`.
-        sampling: How was drawn. Greedy answers have the log-probabilities of temperature 1, as :func:`sample` gives.
+        sampling: Settings of sampling. For greedy decoding, the result is the log-probability at temperature 1, as in
+            :func:`sample`.
         tokens: `(B,)`.
 
     Returns:
-        `(B,)`; minus infinity where the token is excluded.
+        `(B,)`; minus infinity where top-k, min-p or top-p exclude the token.
     """
     if sampling.temperature == 0:
         return _gather(logits, tokens) - logits.logsumexp(-1)
@@ -62,14 +63,14 @@ def _gather(values: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _weigh(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Logits as the temperature makes them, the largest being 0, and what is drawn in proportion to, both `(B, V)`."""
+    """Scaled logits, shifted so that the largest is 0, and their exponentials as sampling weights, both `(B, V)`."""
     scaled = logits / sampling.temperature
     scaled -= scaled.amax(-1, keepdim=True)
     return scaled, _restrict(scaled.exp(), sampling)
 
 
 def _restrict(weights: Tensor, sampling: Sampling) -> Tensor:
-    """Weights `(B, V)`, the largest of which is 1, with 0 where top-k, min-p or top-p exclude a token."""
+    """Set weights `(B, V)`, of which the largest is 1, to 0 where top-k, min-p or top-p exclude a token."""
     if sampling.top_k:
         smallest = weights.topk(min(sampling.top_k, weights.shape[-1])).values[:, -1:]
         weights = weights.masked_fill(weights < smallest, 0)
@@ -81,9 +82,9 @@ def _restrict(weights: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _smallest_of_top_p(weights: Tensor, top_p: float) -> Tensor:
-    """The smallest weight `(B, 1)` that belongs to the top-p; equal weights belong to it together."""
+    """The smallest weight `(B, 1)` that top-p keeps; tokens of equal weight are kept or excluded together."""
     share = top_p * weights.sum(-1, keepdim=True, dtype=torch.float64)
-    # Sorting is slow on the CPU, and asking whether it is needed is slow elsewhere.
+    # On a CPU, sorting everything is slow. On other devices, checking whether that is needed is slow (it synchronises).
     count = min(LARGEST, weights.shape[-1]) if weights.device.type == "cpu" else weights.shape[-1]
     largest = weights.topk(count).values
     if count < weights.shape[-1] and (largest.sum(-1, keepdim=True, dtype=torch.float64) < share).any():
@@ -93,9 +94,9 @@ def _smallest_of_top_p(weights: Tensor, top_p: float) -> Tensor:
 
 
 def _invert(weights: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens `(B,)` at shares `noise` of the cumulative weights, and the sum of all weights `(B,)`, in float64.
+    """Tokens `(B,)` at which the cumulative weights reach the fraction `noise`, and the total weight `(B,)` in float64.
 
-    In two levels where there are many tokens, for most of the work to be a sum in the weights' own precision.
+    Uses two levels for large vocabularies, so most of the sum stays in the cheap dtype.
     """
     if weights.shape[-1] <= 4 * BLOCK:
         token, _, total = _invert_level(weights, noise)
@@ -107,9 +108,13 @@ def _invert(weights: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _invert_level(weights: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices at shares of the cumulative weights, shares of their own weights that are below, and all weights' sums.
+    """Invert the cumulative weights once.
 
-    The comparison is strict and shares stay below 1, so an index of weight 0 is never drawn.
+    The comparison is strict and the noise stays below 1, so an index of weight 0 is never drawn.
+
+    Returns:
+        The indices `(B,)`, how far into each index's own weight the noise falls as a fraction `(B,)`, and the total
+        weight `(B,)`.
     """
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1]

@@ -1,4 +1,4 @@
-"""The policy's own log-probabilities of tokens that somebody else has drawn.
+"""The policy's own log-probabilities of tokens that another engine has sampled.
 
 Letters: N completion tokens of all sequences, D width, V vocabulary.
 """
@@ -20,25 +20,25 @@ __all__ = ["score", "score_rollouts"]
 
 
 def score(hidden: Tensor, head: Head, tokens: Tensor, sampling: Sampling) -> Tensor:
-    """Log-probabilities under the distribution that the policy would have drawn from, without gradient.
+    """Log-probabilities of tokens under the distribution that the policy itself would sample from, without gradient.
 
-    Temperature and truncation (top-p, top-k, min-p) are applied to the policy as they were to the sampler. The ratio of
-    both is then one between two distributions; with the policy's full vocabulary it would be off by the probability
-    that the truncation has left out.
+    Temperature and truncation (top-p, top-k, min-p) are applied to the policy as they were to the sampler, so the two
+    distributions can be compared. Without truncation on the policy's side, importance ratios would be off by the
+    probability that truncation removes.
 
     Args:
         hidden: Hidden states at the positions that predict the tokens, `(N, D)`.
-        head: The head that makes logits of them.
-        tokens: `(N,)`.
-        sampling: How they were drawn.
+        head: The output head that turns them into logits.
+        tokens: The sampled tokens, `(N,)`.
+        sampling: The settings they were sampled with.
 
     Returns:
-        `(N,)`; minus infinity where the policy would not have drawn the token.
+        `(N,)`; minus infinity where the policy could not have sampled the token.
     """
 
     def token_loss(positions: Tensor, logits: Tensor) -> TokenLoss:
         values = log_probabilities(logits, sampling, tokens[positions])
-        return TokenLoss(values, logits, {})  # detached as they are, nobody asks for the gradient
+        return TokenLoss(values, logits, {})  # unused as a gradient: hidden states and head are detached
 
     bias = None if head.bias is None else head.bias.detach()
     detached = replace(head, weight=head.weight.detach(), bias=bias)
@@ -48,7 +48,7 @@ def score(hidden: Tensor, head: Head, tokens: Tensor, sampling: Sampling) -> Ten
 def score_rollouts(
     rollouts: Sequence[Rollout], hidden: Tensor, head: Head, sampling: Sampling
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the tokens of rollouts: the policy's by :func:`score`, and the sampler's, both `(N,)`."""
+    """Log-probabilities of all completion tokens: the policy's by :func:`score`, and the sampler's, both `(N,)`."""
     tokens = torch.tensor([token for rollout in rollouts for token in rollout.completion], device=hidden.device)
     sampler = torch.tensor([each for rollout in rollouts for each in rollout.log_probabilities], device=hidden.device)
     return score(hidden, head, tokens, sampling), sampler

@@ -1,4 +1,4 @@
-"""Rollouts from vLLM, in this process or from a server (extra ``vllm``)."""
+"""Rollouts from vLLM, in the training process or from a server (extra ``vllm``)."""
 
 from lightning_sdft.rollout.vllm.engine import VLLMEngine
 from lightning_sdft.rollout.vllm.server import VLLMServer

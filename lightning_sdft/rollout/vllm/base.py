@@ -1,4 +1,4 @@
-"""What rollouts from vLLM have in common, whether it runs in this process or in a server."""
+"""The common part of both vLLM engines, in the training process and in a server."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from lightning_sdft.rollout.base import RolloutEngine
 __all__ = ["LOG_PROBABILITIES", "WORKER", "VLLMRollouts"]
 
 LOG_PROBABILITIES = "processed_logprobs"
-"""vLLM's log-probabilities of the distribution that it draws from: after temperature and truncation."""
+"""vLLM's setting for log-probabilities of the distribution it samples from, after temperature and truncation."""
 
 WORKER = "lightning_sdft.rollout.vllm.worker.PolicyWorker"
-"""The extension of vLLM's worker, by name."""
+"""Import path of our extension of vLLM's worker."""
 
 
 @dataclass
 class VLLMRollouts(RolloutEngine):
-    """Keeps vLLM's weights those of the policy, and asks it for completions: token ids go in, token ids come out."""
+    """Keeps vLLM's weights up to date with the policy's, and samples from it; prompts and answers are token ids."""
 
     _fingerprint: str = field(default="", init=False, repr=False, compare=False)
     _step: int | None = field(default=None, init=False, repr=False, compare=False)
 
     def start(self, policy: Policy, max_tokens: int) -> None:
-        """Get ready before training; see :meth:`RolloutEngine.start`."""
+        """Check that vLLM can take the policy's weights; see :meth:`RolloutEngine.start`."""
         if any(isinstance(parameter, DTensor) for parameter in policy.parameters()):
             raise RolloutError(
-                f"{type(self).__name__} cannot take the weights of a policy that is cut over processes (fsdp2); train "
-                "with strategy auto or ddp, or leave engine out"
+                f"{type(self).__name__} cannot take the weights of a policy that is sharded over processes (fsdp2); "
+                "train with strategy auto or ddp, or leave engine out"
             )
         model = policy.model
         ends = (model.get_input_embeddings(), model.get_output_embeddings())
         if model.config.tie_word_embeddings and any(adapted_layers(layer) for layer in ends):
             raise RolloutError(
-                f"{type(self).__name__} takes head and embedding of {type(model).__name__} for one weight, and an "
-                "adapter parts them; leave both out of lora.target_modules and modules_to_save, or leave engine out"
+                f"{type(self).__name__} treats head and embedding of {type(model).__name__} as one tied weight, and an "
+                "adapter on either unties them; leave both out of lora.target_modules and modules_to_save, or leave "
+                "engine out"
             )
         self._step = None
 
@@ -58,8 +59,8 @@ class VLLMRollouts(RolloutEngine):
     ) -> list[Rollout]:
         """Sample a completion of each prompt; see :meth:`RolloutEngine.generate`.
 
-        The weights are sent when the optimizer has stepped, and compared. Their fingerprint salts vLLM's prefix cache:
-        what other weights have computed is never read.
+        After each optimizer step the weights are sent to vLLM and compared. Their fingerprint is the salt of vLLM's
+        prefix cache, so that prefixes computed with older weights are never reused.
         """
         if step != self._step:
             self._fingerprint = self.send_weights(policy)
@@ -69,11 +70,14 @@ class VLLMRollouts(RolloutEngine):
         completions = self.complete(policy, prompts, parameters)
         for completion, log_probabilities in completions:
             if len(completion) != len(log_probabilities):
-                raise RolloutError(f"vLLM gave {len(log_probabilities)} log-probabilities of {len(completion)} tokens")
+                raise RolloutError(
+                    f"vLLM gave {len(log_probabilities)} log-probabilities for {len(completion)} tokens; use a version "
+                    "of vLLM that this package supports"
+                )
             if len(completion) < max_tokens and stop_ids.isdisjoint(completion[-1:]):
                 raise RolloutError(
-                    f"vLLM truncated a completion at {len(completion)} tokens, where {max_tokens} were asked for; give "
-                    "it room: a server by --max-model-len and --generation-config vllm"
+                    f"vLLM truncated a completion at {len(completion)} tokens, where {max_tokens} were asked for; let "
+                    "it generate more: start a server with a larger --max-model-len and --generation-config vllm"
                 )
         return [
             Rollout(prompt, completion, log_probabilities, completion[-1] in stop_ids)
@@ -82,17 +86,17 @@ class VLLMRollouts(RolloutEngine):
 
     @abstractmethod
     def send_weights(self, policy: Policy) -> str:
-        """Give vLLM the weights of the policy; returns their fingerprint."""
+        """Give vLLM the weights of the policy, and return their fingerprint."""
 
     @abstractmethod
     def complete(
         self, policy: Policy, prompts: Sequence[list[int]], parameters: Sequence[dict[str, Any]]
     ) -> list[tuple[list[int], list[float]]]:
-        """Tokens and log-probabilities of a completion of each prompt, with vLLM's sampling parameters for each."""
+        """Tokens and log-probabilities of one completion per prompt, each with its own vLLM sampling parameters."""
 
 
 def _parameters(sampling: Sampling, max_tokens: int, stop_ids: set[int], seed: int) -> dict[str, Any]:
-    """Sampling as vLLM names it; all of it, or the model's own defaults would apply."""
+    """Sampling settings under vLLM's names; all are given, because the model's defaults replace missing ones."""
     return {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -103,7 +107,7 @@ def _parameters(sampling: Sampling, max_tokens: int, stop_ids: set[int], seed: i
         "frequency_penalty": 0.0,
         "max_tokens": max_tokens,
         "seed": seed,
-        "ignore_eos": True,  # which is the model's; ours are the tokenizer's and the generation config's
+        "ignore_eos": True,  # the model config's end token; stop_token_ids has ours
         "stop_token_ids": sorted(stop_ids),
         "logprobs": 0,
     }

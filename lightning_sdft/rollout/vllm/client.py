@@ -1,4 +1,4 @@
-"""JSON over HTTP to a server that may take minutes to answer, or be dead."""
+"""An HTTP client with JSON for a server that may take minutes to answer, or may have died."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from lightning_sdft.errors import RolloutError
 __all__ = ["Client", "RefusedError"]
 
 LOOK_AFTER = 10.0
-"""Seconds without an answer after which the server is asked whether it is alive, again and again."""
+"""Seconds between health checks of the server while no answer arrives."""
 
 PATIENCE = 30.0
-"""Seconds in which it must say so. With the above, a server that hangs is given up within a minute."""
+"""Seconds within which the server must answer a health check; so a server that hangs is noticed within a minute."""
 
 AT_ONCE = 128
-"""Requests that are in the server's hands at once; it makes batches of them itself."""
+"""Number of requests that are sent concurrently; the server batches them itself."""
 
 
 class RefusedError(RolloutError):
-    """The server has answered, and says no."""
+    """The server has answered a request with an error."""
 
 
 class Client:
-    """Sends requests side by side, and notices when the server is gone.
+    """Sends concurrent requests, and notices when the server is gone.
 
     Args:
-        url: Where the server is, such as ``http://localhost:8000``.
-        advice: What the user can do when it does not answer.
+        url: Address of the server, such as ``http://localhost:8000``.
+        advice: What the user can do when it does not answer; part of the error message.
     """
 
     def __init__(self, url: str, advice: str) -> None:
@@ -45,11 +45,11 @@ class Client:
         return self.post_all(path, [body])[0]
 
     def post_all(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Any]:
-        """Send requests, and wait for all answers, as long as the server is alive.
+        """Send requests, and wait for all answers as long as the server is alive.
 
         Raises:
-            RefusedError: If it refuses one.
-            RolloutError: If it cannot be reached, dies or hangs.
+            RefusedError: If the server answers a request with an error.
+            RolloutError: If the server cannot be reached, dies or hangs.
         """
         waiting = iter(enumerate(bodies))
         lock = threading.Lock()
@@ -66,7 +66,7 @@ class Client:
                 except RolloutError as error:
                     answers.put((index, error))
 
-        # Threads that nobody waits for at exit: one may be waiting for a server that hangs.
+        # Daemon threads, so that exiting does not wait for a request to a server that hangs.
         for _ in range(min(len(bodies), AT_ONCE)):
             threading.Thread(target=send, daemon=True).start()
         results: list[Any] = [None] * len(bodies)
@@ -107,7 +107,7 @@ class Client:
 
 
 def _reason(said: bytes) -> str:
-    """What an error of the server says, or its first words."""
+    """The message of the server's error response, or the start of the response if it has no message."""
     try:
         return str(json.loads(said)["error"]["message"])[:500]
     except (ValueError, KeyError, TypeError):

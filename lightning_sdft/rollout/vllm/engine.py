@@ -1,4 +1,4 @@
-"""Rollouts from vLLM in the process that trains."""
+"""Rollouts from vLLM in the training process."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["VLLMEngine"]
 
 @dataclass
 class VLLMEngine(VLLMRollouts):
-    """Rollouts from vLLM in the process that trains, on its device (extra ``vllm``).
+    """Rollouts from vLLM in the training process, on its device (extra ``vllm``).
 
-    While the policy trains, vLLM sleeps and holds no memory, where the platform can do that (GPUs can). One process
-    alone: with several, use :class:`VLLMServer`.
+    While the policy trains, vLLM sleeps and holds no memory, if the platform supports that (GPUs do). It works with a
+    single process only; with several, use :class:`VLLMServer`.
 
     Args:
-        gpu_memory_utilization: Share of the device's memory that vLLM may take while it samples.
-        dtype: Precision in which it samples; by default that in which the policy computes.
+        gpu_memory_utilization: Fraction of the device's memory that vLLM may use while it samples.
+        dtype: Precision in which vLLM computes; by default the one in which the policy computes.
         options: Further arguments of ``vllm.LLM``, such as ``max_num_seqs`` and ``enforce_eager``.
     """
 
@@ -44,7 +44,7 @@ class VLLMEngine(VLLMRollouts):
     _owns_group: bool = field(default=False, init=False, repr=False, compare=False)
 
     def start(self, policy: Policy, max_tokens: int) -> None:
-        """Build vLLM for the architecture of the policy; its weights come with the first rollout."""
+        """Build vLLM for the architecture of the policy; the weights are sent before the first rollout."""
         super().start(policy, max_tokens)
         self.stop()
         if distributed.is_initialized() and distributed.get_world_size() > 1:
@@ -55,7 +55,7 @@ class VLLMEngine(VLLMRollouts):
         if policy.device.index:
             raise RolloutError(
                 f"VLLMEngine samples on the first device, but the policy is on {policy.device}; set trainer.devices=1, "
-                "and say by CUDA_VISIBLE_DEVICES which one that is"
+                "and choose the device with CUDA_VISIBLE_DEVICES"
             )
         try:
             from vllm import LLM
@@ -66,10 +66,10 @@ class VLLMEngine(VLLMRollouts):
         if not self._sleeps:
             rank_zero_info("vLLM cannot sleep on this platform: it keeps its memory while the policy trains.")
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, where it can read the policy's tensors
-        # It warns of each layer that has no weights to read. Whether all have arrived is checked by their fingerprint.
+        # It warns of each layer that it finds no weights for. We check by the fingerprint that all have arrived.
         logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
         self._owns_group = not distributed.is_initialized()
-        if self._owns_group:  # else vLLM makes a group that, on GPUs, gathers nothing from the CPU
+        if self._owns_group:  # else vLLM makes a group that, on GPUs, cannot gather CPU tensors
             store = distributed.HashStore()  # type: ignore[attr-defined]
             distributed.init_process_group(store=store, rank=0, world_size=1)
         dtype = str(policy.compute_dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype
@@ -91,12 +91,12 @@ class VLLMEngine(VLLMRollouts):
                 )
             except (RuntimeError, TypeError, ValueError) as error:
                 raise RolloutError(
-                    f"vLLM cannot run the policy ({error}); set engine.options, or leave engine out"
+                    f"vLLM cannot run the policy ({error}); change engine.options, or leave engine out"
                 ) from error
         self._sleep()
 
     def send_weights(self, policy: Policy) -> str:
-        """Let vLLM copy the policy's tensors, and compare."""
+        """Let vLLM copy the policy's tensors, and check that it has them."""
         weights = policy.weights()
         with _apart(policy):
             if self._sleeps:
@@ -110,7 +110,7 @@ class VLLMEngine(VLLMRollouts):
     def complete(
         self, policy: Policy, prompts: Sequence[list[int]], parameters: Sequence[dict[str, Any]]
     ) -> list[tuple[list[int], list[float]]]:
-        """All completions in one call."""
+        """Sample all completions in one call of vLLM."""
         from vllm import SamplingParams
 
         salted = [{"prompt_token_ids": prompt, "cache_salt": self._fingerprint} for prompt in prompts]
@@ -127,7 +127,7 @@ class VLLMEngine(VLLMRollouts):
         ]
 
     def stop(self) -> None:
-        """Let go of vLLM."""
+        """Shut vLLM down."""
         if self._llm is None:
             return
         from vllm.distributed import cleanup_dist_env_and_memory
@@ -139,15 +139,15 @@ class VLLMEngine(VLLMRollouts):
 
     def _sleep(self) -> None:
         if self._sleeps:
-            self._llm.sleep(level=2)  # which forgets the weights: they are sent again before the next rollout
+            self._llm.sleep(level=2)  # level 2 drops the weights: they are sent again before the next rollout
             self._step = None
 
 
 @contextmanager
 def _apart(policy: Policy) -> Iterator[None]:
-    """Keep vLLM out of training: of its random numbers, which a resumed run would not draw, and of autocast."""
+    """Isolate vLLM from training: from its random state, so that runs can be resumed exactly, and from autocast."""
     with isolate_rng(), torch.no_grad(), torch.autocast(policy.device.type, enabled=False):
         yield
 
 
-torch.serialization.add_safe_globals([VLLMEngine])  # a checkpoint may name it in its hyper-parameters
+torch.serialization.add_safe_globals([VLLMEngine])  # checkpoints store it in their hyperparameters

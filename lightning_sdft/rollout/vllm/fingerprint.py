@@ -1,7 +1,7 @@
-"""Whether an engine has the weights of the policy: checksums that do not depend on how it lays them out.
+"""Checks that an engine has the policy's weights, by checksums that do not depend on their layout.
 
-An engine fuses projections, pads the vocabulary and cuts tensors over devices. So the checksum of a tensor is a sum
-over its elements: those of parts add up, order does not matter, and zeros count nothing.
+An engine fuses projections, pads the vocabulary and shards tensors over devices. So the checksum of a tensor is a sum
+over its elements: checksums of parts add up, order does not matter, and zero padding adds nothing.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from lightning_sdft.errors import RolloutError
 __all__ = ["TensorSum", "check_weights", "checksum", "tensor_sums"]
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Size of an element in bytes to the integers that its bits are."""
+"""Integer dtype for the bits of an element, by the element's size in bytes."""
 
 MIXERS = ((0x2C1B3C6D, 15), (0x297A2D39, 13))
-"""Odd factors and shifts that spread a change of any bit over all of them; 0 stays 0."""
+"""Odd factors and shifts of the hash: a change of any bit spreads over all bits, and 0 stays 0."""
 
 BLOCK = 2**24
-"""Elements that are summed at a time, which bounds the memory that it takes."""
+"""Number of elements that are hashed at a time, which bounds the memory needed."""
 
 
 @dataclass(frozen=True)
 class TensorSum:
-    """The checksum of a tensor of an engine.
+    """The checksum of one of the engine's tensors.
 
     Args:
-        tensors: The policy's tensors that it is made of, by name.
-        dtype: Its dtype, as torch names it.
-        elements: How many elements it has, padding included.
+        tensors: Names of the policy's tensors that it consists of.
+        dtype: Name of its dtype in torch.
+        elements: Number of elements, including padding.
         checksum: See :func:`checksum`.
     """
 
@@ -51,7 +51,7 @@ def checksum(tensor: Tensor) -> int:
     total = 0
     for block in tensor.detach().reshape(-1).split(BLOCK):
         mixed = block.view(BITS[block.element_size()]).to(torch.int32)
-        for factor, shift in MIXERS:  # products overflow, as they should
+        for factor, shift in MIXERS:  # overflow is intended
             mixed = mixed * factor
             mixed ^= mixed >> shift
         total += int(mixed.sum(dtype=torch.int64))
@@ -59,7 +59,7 @@ def checksum(tensor: Tensor) -> int:
 
 
 def tensor_sums(model: nn.Module) -> list[dict[str, Any]]:
-    """Checksums of the tensors of vLLM's model, as plain data; those that it keeps repacked (on CPUs) are left out."""
+    """Checksums of the tensors of vLLM's model, as plain data, without those that it repacks (on CPUs)."""
     fused: Mapping[str, Sequence[str]] = getattr(model, "packed_modules_mapping", {})
     return [
         asdict(TensorSum(_parts(name, fused), str(each.dtype).removeprefix("torch."), each.numel(), checksum(each)))
@@ -69,7 +69,7 @@ def tensor_sums(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _parts(name: str, fused: Mapping[str, Sequence[str]]) -> list[str]:
-    """The tensors of the policy behind one of vLLM's, such as those of three projections behind ``qkv_proj``."""
+    """Names of the policy's tensors that one of vLLM's consists of, such as three projections for ``qkv_proj``."""
     pieces = name.split(".")
     for position, piece in enumerate(pieces):
         if piece in fused:
@@ -82,10 +82,10 @@ def check_weights(weights: Mapping[str, Tensor], workers: Sequence[Sequence[Mapp
 
     Args:
         weights: The policy's weights by name.
-        workers: What :func:`tensor_sums` says in each process of the engine.
+        workers: The result of :func:`tensor_sums` in each process of the engine.
 
     Returns:
-        A short name of these weights, which no others have.
+        A hash that identifies these weights.
 
     Raises:
         RolloutError: If a tensor differs, or none can be compared.
@@ -94,14 +94,18 @@ def check_weights(weights: Mapping[str, Tensor], workers: Sequence[Sequence[Mapp
     for expected, found in _pairs(weights, workers):
         compared.append(expected)
         sums = [each.checksum for each in found]
-        if sum(sums) != expected.checksum and set(sums) != {expected.checksum}:  # neither cut nor repeated
+        if sum(sums) != expected.checksum and set(sums) != {expected.checksum}:  # neither sharded nor replicated
             different.append(expected.tensors[0])
     if not compared:
-        raise RolloutError("none of vLLM's tensors has a name that the policy knows, so nothing can be compared")
+        raise RolloutError(
+            "none of vLLM's tensors has a name that the policy knows, so nothing can be compared; use another engine "
+            "for this model"
+        )
     if different:
         raise RolloutError(
             f"vLLM does not have the weights of the policy though they were sent: {len(different)} of {len(compared)} "
-            f"tensors differ, the first is {different[0]}. Rollouts would come from another model"
+            f"tensors differ, the first is {different[0]}. Rollouts would come from another model; leave engine out, "
+            "and please report the model and the version of vLLM"
         )
     return hashlib.sha256(repr(compared).encode()).hexdigest()[:32]
 
@@ -109,7 +113,7 @@ def check_weights(weights: Mapping[str, Tensor], workers: Sequence[Sequence[Mapp
 def _pairs(
     weights: Mapping[str, Tensor], workers: Sequence[Sequence[Mapping[str, Any]]]
 ) -> Iterator[tuple[TensorSum, list[TensorSum]]]:
-    """What each tensor should be, and what it is in the processes of an engine that have it or a part of it."""
+    """The expected checksum of each tensor, and those found in the engine's processes that hold it or a shard of it."""
     found: dict[str, list[TensorSum]] = {}
     for sums in workers:
         for each in (TensorSum(**entry) for entry in sums):
@@ -119,7 +123,7 @@ def _pairs(
             continue
         tensors = [weights[name].detach().to(getattr(torch, parts[0].dtype)) for name in parts[0].tensors]
         elements = sum(tensor.numel() for tensor in tensors)
-        # Over several devices, a tensor may be repeated in part, which no sum can tell.
+        # With several devices, a tensor may be replicated in part; sums cannot detect that, so it is not compared.
         if len(parts) == 1 or elements in (parts[0].elements, sum(part.elements for part in parts)):
             total = sum(checksum(tensor) for tensor in tensors)
             yield TensorSum(parts[0].tensors, parts[0].dtype, elements, total), parts

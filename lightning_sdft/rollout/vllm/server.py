@@ -25,25 +25,27 @@ COMMAND = (
     f"VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode {LOG_PROBABILITIES} --worker-extension-cls {WORKER} "
     "--max-model-len {max_tokens}"
 )
-"""How a server is started, in an environment that has this package."""
+"""The command that starts a server, in an environment that has this package."""
 
 
 @dataclass
 class VLLMServer(VLLMRollouts):
     """Rollouts from a vLLM server on the same host, on devices of its own (extra ``vllm`` in its environment).
 
-    Start it before training, for this run alone; what it serves is replaced by the policy before the first rollout::
+    Start a server before training, for this run alone. Before the first rollout, its weights are replaced by the
+    policy's::
 
         VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 --logprobs-mode processed_logprobs \
             --worker-extension-cls lightning_sdft.rollout.vllm.worker.PolicyWorker --max-model-len 2048
 
-    Whoever reaches a server in this mode can change its weights, so keep it to the host. Weights go through a file.
-    With several training processes each asks for its own rollouts, and the first one sends the weights.
+    Anyone who can reach a server in this mode can change its weights, so do not expose it beyond this host. Weights
+    are sent through a file. With several training processes, each requests its own rollouts, and the first one sends
+    the weights.
 
     Args:
-        url: Where it is.
-        folder: Where the file of the weights is written, which the server must be able to read; by default in memory
-            (``/dev/shm``) where there is such a place, else the system's folder for temporary files.
+        url: Address of the server.
+        folder: Folder for the file with the weights, which the server must be able to read; by default in memory
+            (``/dev/shm``) if that exists, else the system's folder for temporary files.
     """
 
     url: str = "http://localhost:8000"
@@ -52,7 +54,7 @@ class VLLMServer(VLLMRollouts):
     _dtype: str = field(default="", init=False, repr=False, compare=False)
 
     def start(self, policy: Policy, max_tokens: int) -> None:
-        """Check that the server is there and samples what this policy would; see :meth:`RolloutEngine.start`."""
+        """Check that the server answers and serves this policy's architecture; see :meth:`RolloutEngine.start`."""
         super().start(policy, max_tokens)
         command = COMMAND.format(max_tokens=max_tokens)
         again = f"start it, and go on from the last checkpoint by --ckpt_path if there is one: {command}"
@@ -69,24 +71,24 @@ class VLLMServer(VLLMRollouts):
             )
         if settings["log_probabilities"] != LOG_PROBABILITIES:
             raise RolloutError(
-                f"the vLLM server at {self.url} gives {settings['log_probabilities']}, of another distribution than it "
-                f"draws from; start it in this way: {command}"
+                f"the vLLM server at {self.url} gives {settings['log_probabilities']}, which are not the "
+                f"log-probabilities of the distribution it samples from; start it in this way: {command}"
             )
         if settings["max_tokens"] < max_tokens:
             raise RolloutError(
-                f"the vLLM server at {self.url} reads {settings['max_tokens']} tokens, the budgets allow {max_tokens}; "
-                f"start it in this way: {command}"
+                f"the vLLM server at {self.url} reads at most {settings['max_tokens']} tokens, but the token budgets "
+                f"allow {max_tokens}; start it in this way: {command}"
             )
         self._dtype = settings["dtype"]
 
     def send_weights(self, policy: Policy) -> str:
-        """Let the server read the weights from a file, which the first process writes, and compare."""
+        """Let the server load the weights from a file, which the first process writes, and check that it has them."""
         return on_first_process(lambda: self._send_weights(policy))
 
     def complete(
         self, policy: Policy, prompts: Sequence[list[int]], parameters: Sequence[dict[str, Any]]
     ) -> list[tuple[list[int], list[float]]]:
-        """One request per completion, for each has a seed of its own."""
+        """Send one request per completion, because each has its own seed."""
         own = {"return_token_ids": True, "cache_salt": self._fingerprint}
         bodies = [{"prompt": prompt, **each, **own} for prompt, each in zip(prompts, parameters, strict=True)]
         answers = self._connected.post_all("/v1/completions", bodies)
@@ -96,7 +98,7 @@ class VLLMServer(VLLMRollouts):
         except (KeyError, IndexError, TypeError):
             raise RolloutError(
                 f"the vLLM server at {self.url} answers without token ids or log-probabilities; it is of another "
-                "version than this package knows (0.32)"
+                "version than the one that this package supports (0.32): install that one"
             ) from None
 
     def _send_weights(self, policy: Policy) -> str:
@@ -104,15 +106,15 @@ class VLLMServer(VLLMRollouts):
         place = self.folder or ("/dev/shm" if Path("/dev/shm").is_dir() else None)
         with tempfile.TemporaryDirectory(prefix="policy-weights-", dir=place) as folder:
             dtype = getattr(torch, self._dtype)
-            # Every name has a tensor of its own: vLLM must be sent the head also where it is tied to the embedding,
-            # for it may keep a repacked copy, which would stay as it was.
+            # Give every name a tensor of its own. The head is sent even if it is tied to the embedding, because vLLM
+            # may hold a repacked copy of it, which would otherwise keep the old weights.
             tensors = {name: each.detach().to("cpu", dtype, copy=True) for name, each in weights.items()}
             save_file(tensors, Path(folder) / "model.safetensors")
             try:
                 self._call("reload_weights", weights_path=folder)
             except RefusedError as error:
                 raise RolloutError(
-                    f"{error}. It must be able to read {folder}; if it is not, set engine.folder to a place that it can"
+                    f"{error}. It must be able to read {folder}; if it cannot, set engine.folder to one that it can"
                 ) from None
         return check_weights(weights, self._call("policy_sums"))
 
@@ -128,7 +130,7 @@ class VLLMServer(VLLMRollouts):
 
 
 def on_first_process(function: Callable[[], str]) -> str:
-    """What a function returns or raises in the first process, in all of them, and none goes on before."""
+    """Run a function in the first process; every process waits for it and gets its return value or error."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return function()
     outcome: list[Any] = [None, None]
@@ -143,4 +145,4 @@ def on_first_process(function: Callable[[], str]) -> str:
     return cast(str, outcome[0])
 
 
-torch.serialization.add_safe_globals([VLLMServer])  # a checkpoint may name it in its hyper-parameters
+torch.serialization.add_safe_globals([VLLMServer])  # checkpoints store it in their hyperparameters

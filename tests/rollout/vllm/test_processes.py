@@ -43,7 +43,7 @@ def check(model: str, url: str, deaf_url: str) -> None:
     mesh = init_device_mesh("cpu", (2,))
     norm = policy.model.model.norm
     norm.weight = torch.nn.Parameter(distribute_tensor(norm.weight.detach(), mesh, [Shard(0)]))
-    with pytest.raises(RolloutError, match=r"cut over processes \(fsdp2\); train with strategy auto or ddp"):
+    with pytest.raises(RolloutError, match=r"sharded over processes \(fsdp2\); train with strategy auto or ddp"):
         engine.start(policy, 40)
 
 

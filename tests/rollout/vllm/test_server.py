@@ -70,7 +70,7 @@ def test_an_adapter_is_in_the_weights_that_are_sent(server: StandIn, llama: Poli
 def test_adapter_that_parts_tied_weights_is_refused(family_folder: Callable[[str], Path]) -> None:
     policy = Policy.load(str(family_folder("qwen2")))
     add_adapter(policy.model, LoRA(rank=2, target_modules=["embed_tokens"]))
-    message = "takes head and embedding of Qwen2ForCausalLM for one weight"
+    message = "treats head and embedding of Qwen2ForCausalLM as one tied weight"
     with standing_in(family_folder("qwen2")) as server, pytest.raises(RolloutError, match=message):
         started(server, policy)
 
@@ -185,8 +185,8 @@ def test_server_without_our_extension_is_refused(server: StandIn, llama: Policy)
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"max_tokens": 39}, "reads 39 tokens, the budgets allow 40; start it in this way: .*--max-model-len 40"),
-        ({"log_probabilities": "raw_logprobs"}, "gives raw_logprobs, of another distribution than it draws from"),
+        ({"max_tokens": 39}, "reads at most 39 tokens, but the token budgets allow 40; .*--max-model-len 40"),
+        ({"log_probabilities": "raw_logprobs"}, "gives raw_logprobs, which are not the log-probabilities of"),
         ({"shape": {"model_type": "llama", "vocab_size": 65}}, "serves {.*65}, the policy is {.*'vocab_size': 64"),
     ],
 )
