@@ -18,8 +18,8 @@ from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
 from tests.conftest import needs_gpu
+from tests.distributed.strategy_runs import Curve, Run, assert_same, fit, outcome
 from tests.launch import in_processes
-from tests.strategy_runs import Curve, Run, assert_same, fit, outcome
 
 WITH_HEAD = LoRA(rank=2, alpha=8, target_modules=["q_proj", "down_proj", "embed_tokens", "lm_head"])
 LORA = LoRA(rank=2, alpha=8)

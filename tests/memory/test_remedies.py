@@ -51,6 +51,12 @@ def test_what_helps_is_offered_and_what_helps_most_comes_first(module: Any, data
     assert {ACCUMULATE, CHECKPOINTING, OFFLOAD, NARROW, SHARDED} <= {each.settings for each in remedy}
 
 
+@pytest.fixture(scope="module")
+def promises() -> dict[str, int]:
+    """What the remedies of the run above would take, once they are known."""
+    return {}
+
+
 @pytest.mark.parametrize(
     ("settings", "arguments", "sizes", "plan"),
     [
@@ -68,13 +74,16 @@ def test_a_remedy_is_what_a_run_with_its_settings_would_take(
     plan: Plan,
     module: Any,
     data: Any,
+    promises: dict[str, int],
     words_module: Callable[..., Any],
     words_data: Callable[..., Any],
 ) -> None:
-    promised = {each.settings: each.peak for each in found(module, data)}[settings]
+    promises |= {} if promises else {each.settings: each.peak for each in found(module, data)}
     other = words_module(SDFTModule, max_prompt_tokens=20, max_completion_tokens=30, **arguments)
     real = peak(other, words_data(**{"batch_size": 8, "micro_batch_size": 4, **sizes}), plan).peak
-    assert promised == pytest.approx(real, abs=4 * 64)  # an optimizer counts the steps of each tensor, or does not
+    assert promises[settings] == pytest.approx(
+        real, abs=4 * 64
+    )  # an optimizer counts the steps of each tensor, or does not
 
 
 def test_fewer_answers_at_a_time_help_where_evaluation_takes_most(words_module: Callable[..., Any], data: Any) -> None:
@@ -98,24 +107,21 @@ def test_adapter_is_what_a_large_model_is_trained_by(seven_billion: str, data: A
 @pytest.mark.parametrize(
     ("arguments", "sizes", "plan", "absent"),
     [
-        ({}, {"micro_batch_size": 1}, GPU, ACCUMULATE),
-        ({"gradient_checkpointing": True}, {}, GPU, CHECKPOINTING),
-        ({"lora": LoRA(rank=4)}, {}, GPU, ADAPTER),
-        ({"lora": LoRA(rank=4)}, {}, GPU, OFFLOAD),
-        ({"teacher": "live"}, {}, GPU, OFFLOAD),
-        ({"rollout_source": "teacher"}, {}, GPU, OFFLOAD),
-        ({}, {}, Plan(teacher_follows=True), OFFLOAD),  # it is on the CPU already
-        ({}, {}, Plan(teacher_follows=True), NARROW),
-        ({}, {}, Plan(True, precision="bf16-true", teacher_follows=True), NARROW),
-        ({}, {"batch_size": 4}, GPU, SHARDED),
-        ({}, {}, Plan(teacher_follows=True), SHARDED),
+        ({}, {"micro_batch_size": 1}, GPU, [ACCUMULATE]),
+        ({"gradient_checkpointing": True}, {}, GPU, [CHECKPOINTING]),
+        ({"lora": LoRA(rank=4)}, {}, GPU, [ADAPTER, OFFLOAD]),
+        ({"teacher": "live"}, {}, GPU, [OFFLOAD]),
+        ({"rollout_source": "teacher"}, {}, GPU, [OFFLOAD]),
+        ({}, {}, Plan(teacher_follows=True), [OFFLOAD, NARROW, SHARDED]),  # it is on the CPU already
+        ({}, {}, Plan(True, precision="bf16-true", teacher_follows=True), [NARROW]),
+        ({}, {"batch_size": 4}, GPU, [SHARDED]),
     ],
 )
 def test_what_is_set_or_cannot_be_is_not_offered(
     arguments: dict[str, Any],
     sizes: dict[str, Any],
     plan: Plan,
-    absent: str,
+    absent: list[str],
     words_module: Callable[..., Any],
     words_data: Callable[..., Any],
 ) -> None:
@@ -123,7 +129,7 @@ def test_what_is_set_or_cannot_be_is_not_offered(
     data = words_data(**{"batch_size": 8, "micro_batch_size": 4, **sizes})
     settings = offered(module, data, plan)
     assert settings
-    assert not any(each.startswith(absent.split()[0]) for each in settings)
+    assert not any(each.startswith(setting.split()[0]) for each in settings for setting in absent)
 
 
 def test_module_and_data_are_left_as_they_were(module: Any, data: Any) -> None:

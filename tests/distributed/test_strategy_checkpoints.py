@@ -14,8 +14,8 @@ from lightning_sdft.errors import CheckpointError
 from lightning_sdft.checkpoint import load_checkpoint, load_policy
 from lightning_sdft.distributed.sharded_checkpoint import is_sharded
 from lightning_sdft.modules import SDFTModule
+from tests.distributed.strategy_runs import CHECKPOINT_STEP, STEPS, Run, fit, outcome
 from tests.launch import in_processes
-from tests.strategy_runs import CHECKPOINT_STEP, STEPS, Run, fit, outcome
 
 
 @pytest.fixture(scope="module")
