@@ -18,6 +18,28 @@ from lightning_sdft.policy.lora import STUDENT, adapter_weights
 
 torch.set_num_threads(1)
 
+SLOW = [
+    "tests/reproduce/test_subset.py",
+    "notebooks/",
+    "tests/test_strategy.py",
+    "tests/faults/",
+    "tests/test_configs.py",
+    "tests/test_experiment_configs.py",
+    "tests/experiments/",
+    "tests/memory/",
+]
+"""Where the slowest files are, the slowest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files, so that at the end no process works on one while the others have nothing to do."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((index for index, place in enumerate(SLOW) if item.nodeid.startswith(place)), len(SLOW))
+
+    items.sort(key=rank)
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 VOCABULARY = ["<pad>", "<eos>", "<user>", "<assistant>", "<end>", *(f"w{index}" for index in range(59))]

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from collections.abc import Callable
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_sdft.callbacks.pass_at_k import PassAtK
+from lightning_sdft.commands.fit import main
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from lightning_sdft.records import GREEDY, Example, Sampling
+from tests.launch import in_processes
 from tests.modules.conftest import question
 
 
@@ -106,17 +108,24 @@ def test_ungraded_responses_are_no_samples(run: Any) -> None:
     assert metrics["test/pass_at_8/words"] in (0, 1)  # of the one question with 8
 
 
+def evaluate(arguments: list[str], folder: Path) -> None:
+    """The command line, whose output goes to a file of each process."""
+    name = f"{os.environ['WORLD_SIZE']}-{os.environ['RANK']}.txt"
+    with chdir(folder), open(name, "w") as file, redirect_stdout(file):
+        main(arguments)
+
+
 def test_two_processes_share_the_questions_and_report_the_same(tmp_path: Path) -> None:
     config = Path(__file__).parents[2] / "configs" / "experiment" / "laptop_sdft.yaml"
     sizes = {"prior_size": 3, "test_size": 9, "validation_size": 4, "evaluation_batch_size": 2}
-    command = [sys.executable, "-m", "lightning_sdft", "test", "--config", str(config), "--trainer.logger=false"]
+    command = ["test", "--config", str(config), "--trainer.logger=false"]
     command += [f"--data.{name}={value}" for name, value in sizes.items()]
     command += ["--trainer.callbacks+=PassAtK", "--trainer.callbacks.samples=4", "--trainer.enable_progress_bar=false"]
     tables = []
     for processes in (["--trainer.devices=1"], ["--trainer.devices=2", "--trainer.strategy=ddp"]):
-        printed = subprocess.run(
-            [*command, *processes], cwd=tmp_path, check=True, capture_output=True, text=True
-        ).stdout
+        count = 1 + len(tables)
+        in_processes(count, evaluate, [*command, *processes], tmp_path)
+        printed = (tmp_path / f"{count}-0.txt").read_text()
         tables.append([line for line in printed.splitlines() if "│" in line])
     assert "test/pass_at_4/swap-ends" in str(tables[0])
     assert tables[0] == tables[1]

@@ -17,6 +17,7 @@ from lightning_sdft.teacher import FORMS, CopiedTeacher, EMATeacher, LiveTeacher
 from tests.conftest import make_model, make_tokenizer, needs_gpu
 from tests.memory.conftest import allocated
 from tests.modules.conftest import WORDS_TEMPLATE
+from tests.pairs import pairwise
 
 PROMPT, COMPLETION, SHOWN = 24, 40, 60
 """Lengths of all prompts, responses and teacher prompts, in tokens."""
@@ -68,19 +69,26 @@ OPTIONS: list[tuple[dict[str, Any], int]] = [
 ]
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-@pytest.mark.parametrize("method", [SFTModule, SDFTModule])
+@pytest.mark.parametrize(
+    ("options", "precision", "method"),
+    pairwise(OPTIONS, ["32-true", "bf16-mixed", "bf16-true"], [SFTModule, SDFTModule]),
+)
 def test_training_takes_what_was_estimated(
-    method: type[CausalLMModule], precision: str, folder: str, words_data: Any, make_trainer: Any
+    options: tuple[dict[str, Any], int],
+    precision: str,
+    method: type[CausalLMModule],
+    folder: str,
+    words_data: Any,
+    make_trainer: Any,
 ) -> None:
-    for arguments, micro in OPTIONS:
-        data = words_data([example(index) for index in range(24)], batch_size=8, micro_batch_size=micro)
-        module = make(method, folder, **arguments)
-        plan = TrainerPlan(precision=precision, teacher_follows=method is SDFTModule)
-        estimated = estimate(module, plan, lengths_by_data(module, data, 1))
-        assert "policy" not in module._modules
-        real = fit(module, data, make_trainer, precision=precision, accumulate_grad_batches=8 // micro)
-        assert estimated.peak == pytest.approx(real, rel=0.06)
+    arguments, micro = options
+    data = words_data([example(index) for index in range(24)], batch_size=8, micro_batch_size=micro)
+    module = make(method, folder, **arguments)
+    plan = TrainerPlan(precision=precision, teacher_follows=method is SDFTModule)
+    estimated = estimate(module, plan, lengths_by_data(module, data, 1))
+    assert "policy" not in module._modules
+    real = fit(module, data, make_trainer, precision=precision, accumulate_grad_batches=8 // micro)
+    assert estimated.peak == pytest.approx(real, rel=0.06)
 
 
 @pytest.fixture(scope="module")

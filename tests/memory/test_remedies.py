@@ -52,6 +52,12 @@ def test_what_helps_is_offered_and_what_helps_most_comes_first(module: Any, data
     assert {ACCUMULATE, CHECKPOINTING, OFFLOAD, NARROW, SHARDED} <= {each.settings for each in remedy}
 
 
+@pytest.fixture(scope="module")
+def promises() -> dict[str, int]:
+    """What the remedies of the run above would take, once they are known."""
+    return {}
+
+
 @pytest.mark.parametrize(
     ("settings", "arguments", "sizes", "plan"),
     [
@@ -69,13 +75,16 @@ def test_a_remedy_is_what_a_run_with_its_settings_would_take(
     plan: TrainerPlan,
     module: Any,
     data: Any,
+    promises: dict[str, int],
     words_module: Callable[..., Any],
     words_data: Callable[..., Any],
 ) -> None:
-    promised = {each.settings: each.peak for each in found(module, data)}[settings]
+    promises |= {} if promises else {each.settings: each.peak for each in found(module, data)}
     other = words_module(SDFTModule, max_prompt_tokens=20, max_completion_tokens=30, **arguments)
     real = peak(other, words_data(**{"batch_size": 8, "micro_batch_size": 4, **sizes}), plan).peak
-    assert promised == pytest.approx(real, abs=4 * 64)  # an optimizer counts the steps of each tensor, or does not
+    assert promises[settings] == pytest.approx(
+        real, abs=4 * 64
+    )  # an optimizer counts the steps of each tensor, or does not
 
 
 def test_fewer_answers_at_a_time_help_where_evaluation_takes_most(words_module: Callable[..., Any], data: Any) -> None:
@@ -99,24 +108,21 @@ def test_adapter_is_what_a_large_model_is_trained_by(seven_billion: str, data: A
 @pytest.mark.parametrize(
     ("arguments", "sizes", "plan", "absent"),
     [
-        ({}, {"micro_batch_size": 1}, GPU, ACCUMULATE),
-        ({"gradient_checkpointing": True}, {}, GPU, CHECKPOINTING),
-        ({"lora": LoRA(rank=4)}, {}, GPU, ADAPTER),
-        ({"lora": LoRA(rank=4)}, {}, GPU, OFFLOAD),
-        ({"teacher": LiveTeacher()}, {}, GPU, OFFLOAD),
-        ({"rollout_source": "teacher"}, {}, GPU, OFFLOAD),
-        ({}, {}, TrainerPlan(teacher_follows=True), OFFLOAD),  # it is on the CPU already
-        ({}, {}, TrainerPlan(teacher_follows=True), NARROW),
-        ({}, {}, TrainerPlan(True, precision="bf16-true", teacher_follows=True), NARROW),
-        ({}, {"batch_size": 4}, GPU, SHARDED),
-        ({}, {}, TrainerPlan(teacher_follows=True), SHARDED),
+        ({}, {"micro_batch_size": 1}, GPU, [ACCUMULATE]),
+        ({"gradient_checkpointing": True}, {}, GPU, [CHECKPOINTING]),
+        ({"lora": LoRA(rank=4)}, {}, GPU, [ADAPTER, OFFLOAD]),
+        ({"teacher": LiveTeacher()}, {}, GPU, [OFFLOAD]),
+        ({"rollout_source": "teacher"}, {}, GPU, [OFFLOAD]),
+        ({}, {}, TrainerPlan(teacher_follows=True), [OFFLOAD, NARROW, SHARDED]),  # it is on the CPU already
+        ({}, {}, TrainerPlan(True, precision="bf16-true", teacher_follows=True), [NARROW]),
+        ({}, {"batch_size": 4}, GPU, [SHARDED]),
     ],
 )
 def test_what_is_set_or_cannot_be_is_not_offered(
     arguments: dict[str, Any],
     sizes: dict[str, Any],
     plan: TrainerPlan,
-    absent: str,
+    absent: list[str],
     words_module: Callable[..., Any],
     words_data: Callable[..., Any],
 ) -> None:
@@ -124,7 +130,7 @@ def test_what_is_set_or_cannot_be_is_not_offered(
     data = words_data(**{"batch_size": 8, "micro_batch_size": 4, **sizes})
     settings = offered(module, data, plan)
     assert settings
-    assert not any(each.startswith(absent.split()[0]) for each in settings)
+    assert not any(each.startswith(setting.split()[0]) for each in settings for setting in absent)
 
 
 def test_module_and_data_are_left_as_they_were(module: Any, data: Any) -> None:
