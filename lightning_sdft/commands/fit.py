@@ -27,6 +27,7 @@ import lightning_sdft.losses
 import lightning_sdft.modules
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
 from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint
+from lightning_sdft.commands.config_files import base_config
 from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
 from lightning_sdft.commands.judge import judge
@@ -35,7 +36,6 @@ from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
 from lightning_sdft.commands.report import results_table
-from lightning_sdft.config_files import base_config
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.errors import (
     ChatError,
@@ -206,6 +206,7 @@ NOISE = [
     ".* does not have many workers",  # text is read in no time
     "It is recommended to use `self.log\\(.*sync_dist=True",  # accuracies, which are the same in all processes
     "Total length of `list` across ranks is zero",  # a run without evaluation
+    "`ModelCheckpoint\\(monitor='val/accuracy'\\)` could not find",  # a run without evaluation
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
 ]
 """Warnings of other packages that say nothing to our users."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # which it exports by a list
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_sdft.config_files import stands_on
+from lightning_sdft.commands.config_files import stands_on
 from lightning_sdft.errors import SettingError
 from lightning_sdft.trust import check_typed, import_refused
 
@@ -23,7 +23,7 @@ class ConfigFile(ActionConfigFile):
     jsonargparse would read them by themselves, so that ``callbacks+`` in them had nothing to be added to.
     """
 
-    def __call__(self, parser: Any, cfg: Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Put the settings of a file over those that are there."""
         for part in stands_on(Path(values)):
             super().__call__(parser, cfg, str(part), option_string)

@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import Namespace
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from lightning_sdft.config_files import stands_on
+from lightning_sdft.commands.config_files import stands_on
 from lightning_sdft.errors import SettingError
 
 __all__ = ["Config", "Outcome", "PriorBenchmarks", "Run", "nested", "plain", "read_curves", "read_parts"]
