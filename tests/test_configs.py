@@ -1,216 +1,89 @@
-"""Every config file runs: a fast run of each on a stand-in where the real model or data are not at hand."""
+"""Config files: what each of them asks for, by reading it, and a step of each kind of run, on a stand-in."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_sdft.commands.fit import SDFTCLI, main
-from lightning_sdft.data.science import SCIENCE_SYSTEM_PROMPT, science_question
+from lightning_sdft.commands.fit import main
 from lightning_sdft.losses import TruncatedImportance
-from lightning_sdft.modules import CPTModule, ReinvokeModule, SDFTModule
+from lightning_sdft.modules import SDFTModule
 from lightning_sdft.rollout import VLLMEngine, VLLMServer
-from tests.chat.server import says, serving
-from tests.conftest import make_model, make_tokenizer
+from tests.config_runs import (
+    CONFIGS,
+    QUICK,
+    built,
+    domain_arguments,
+    files,
+    in_folder,
+    judge_url,
+    resolved,
+    rows,
+    stand_in,
+    stand_in_arguments,
+)
 from tests.rollout.vllm.stand_in import standing_in
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "configs"
-EXPERIMENTS = sorted(CONFIGS.glob("experiment/*.yaml"))
+__all__ = ["in_folder", "judge_url", "rows", "stand_in"]
+
+EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("experiment/*.yaml"))
 DOMAINS = ("science", "tool_use", "medical", "knowledge")
-DOMAIN_EXPERIMENTS = [path for path in EXPERIMENTS if path.name.startswith(DOMAINS)]
-QUIET = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.enable_model_summary=false"]
+BASE = [each["class_path"] for each in yaml.safe_load((CONFIGS / "base.yaml").read_text())["trainer"]["callbacks"]]
+STEPS = ["medical_sft", "science_dft", "tool_use_sdft", "knowledge_sdft", "knowledge_cpt", "science_reinvoke"]
+STEPS += ["smollm2_sdft", "laptop_sdft_lora"]
+STEP = ["--trainer.precision=32-true", "--trainer.fast_dev_run=true"]
 
 
-@pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that reads as much as a large one."""
-    folder = tmp_path_factory.mktemp("stand-in")
-    make_model("llama", max_position_embeddings=32768).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_stands_on_the_base_and_is_its_methods(name: str, in_folder: Path) -> None:
+    cli = built(f"experiment/{name}")
+    method = name.removesuffix("_lora").rsplit("_", 1)[1]
+    assert type(cli.model).__name__.lower() == f"{method}module"
+    assert cli.model.weight_decay == 0
+    assert cli.datamodule.group_size(1) == cli.datamodule.batch_size  # and whole micro-batches
+    assert cli.trainer.gradient_clip_val == 1.0
+    assert isinstance(cli.trainer.logger, TensorBoardLogger)
+    assert cli.trainer.logger.name == name  # in no folder of another experiment
+    assert cli.trainer.max_steps == 12 if name.startswith("smollm2") else cli.trainer.max_epochs in (1, 2, 4, 12)
+    names = [each.class_path.rpartition(".")[2] for each in cli.config.trainer.callbacks]
+    own = {"EMATeacher"} if method == "sdft" else set()
+    own |= {"KLToBase"} if name.startswith("laptop") and method != "reinvoke" else set()
+    assert names[: len(BASE)] == BASE
+    assert set(names[len(BASE) :]) == own
+    assert len(names) == len(set(names))
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Rows in the shapes of the real files, written for this test."""
-    folder = tmp_path_factory.mktemp("rows")
-    call = [{"Action": "getWeather", "Action_Input": '{"city": "Oslo"}'}]
-    content: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("tool_use", "science", "json", "problems", "general")
-    }
-    content["articles"] = [{"article": "a", "text": "Oslo is rainy this week.\n\n" * 20}]
-    content["questions"] = []
-    for day in range(80):
-        content["tool_use"].append(
-            {
-                "prompt": f"Question: what is the weather in Oslo on day {day}?",
-                "golden_response": ["Action: getWeather", 'Action Input: {"city": "Oslo"}'],
-                "golden_answer": call,
-            }
-        )
-        question = science_question(f"What is {day} plus one?", ["a", "b", "c", "d"])
-        messages = [{"role": "system", "content": SCIENCE_SYSTEM_PROMPT}, {"role": "user", "content": question}]
-        response = "<reasoning>\nb\n</reasoning>\n<answer>\nB\n</answer>"
-        science = {"id": str(day), "prompt": messages, "reference": "B", "response": response}
-        content["science"].append(science)
-        content["json"].append({"Question": f"What helps against cold number {day}?", "Response": "Rest and tea."})
-        problem = {"Open-ended Verifiable Question": f"What causes rash {day}?", "Ground-True Answer": "A virus"}
-        content["problems"].append(problem)
-        content["general"].append({"messages": [{"role": "user", "content": f"Tell me about {day}."}]})
-        content["questions"].append({"article": "a", "question": f"Is Oslo rainy on day {day}?", "answer": "Yes"})
-    files = {name: folder / f"{name}.json" for name in content}
-    for name, file in files.items():
-        file.write_text(json.dumps(content[name]))
-    return files
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith(DOMAINS)])
+def test_the_papers_settings_are_in_the_configs_of_its_domains(name: str) -> None:
+    domain, method = name.rsplit("_", 1)
+    config = resolved(f"experiment/{name}")
+    model, data, trainer = config["model"]["init_args"], config["data"], config["trainer"]
+    base = model["teacher"]["init_args"] if method == "reinvoke" else model
+    assert base["model"] == "Qwen/Qwen2.5-7B-Instruct"
+    assert method != "reinvoke" or model["model"] == f"runs/{domain}_sft/export"
+    assert model["warmup_steps"] == 10
+    assert model["learning_rate"] in ((1e-6, 5e-6, 1e-5) if method == "cpt" else (5e-6, 1e-5, 2e-5, 5e-5))
+    assert model["gradient_checkpointing"] is True
+    assert method == "cpt" or data["init_args"]["batch_size"] in (16, 32, 64)
+    evaluated = data["init_args"].get("evaluation", data)
+    assert evaluated["class_path"].endswith(f".{domain.title().replace('_', '')}DataModule")
+    if domain in ("medical", "knowledge"):
+        assert evaluated["init_args"]["judge"]["init_args"]["folder"] == f"runs/{name}/judge"
+    assert trainer["precision"] == ("bf16-true" if method in ("sdft", "reinvoke") else "bf16-mixed")
+    assert trainer["accelerator"] == "gpu"
+    if method == "sdft":
+        assert model["skip_tokens"] == 3
+        assert model["privileged_context"] == ("both" if domain == "knowledge" else "demonstration")
+        assert trainer["callbacks"][-1]["init_args"]["teacher_rate"] == 0.01
 
 
-@pytest.fixture(scope="module")
-def judge_url() -> Iterator[str]:
-    """A judge that is content with everything."""
-    with serving(lambda prompt, count: says("CORRECT")) as server:
-        yield server.url
-
-
-def domain_arguments(domain: str, data: str, rows: dict[str, Path], judge_url: str) -> list[str]:
-    """Where the rows of a domain are, and who judges them."""
-    judge = [f"{data}judge.init_args.chat.init_args.base_url={judge_url}", f"{data}judge.init_args.folder=judge"]
-    if domain == "science":
-        return [f"{data}{split}={rows['science']}" for split in ("train", "validation", "test")]
-    if domain == "tool_use":
-        return [f"{data}train={rows['tool_use']}", f"{data}test={rows['tool_use']}"]
-    if domain == "medical":
-        sizes = [f"{data}test_questions=4", f"{data}validation_questions=4"]
-        return [f"{data}train={rows['json']}", f"{data}test={rows['problems']}", *sizes, *judge]
-    if domain == "knowledge":
-        questions = [f"{data}{split}={rows['questions']}" for split in ("train", "test")]
-        return [f"{data}articles={rows['articles']}", f"{data}passage_length=30", *questions, *judge]
-    return [f"{data}train={rows['json']}"]
-
-
-def stand_in_arguments(config: Path, stand_in: Path, rows: dict[str, Path], judge_url: str) -> list[str]:
-    """Where the real model and data are not at hand."""
-    if config.name.startswith("laptop"):
-        return ["--model.init_args.model=zoo/laptop"]
-    model = [f"--model.init_args.model={stand_in}", "--model.init_args.max_completion_tokens=8"]
-    domain, method = config.stem.rsplit("_", 1)
-    if method == "reinvoke":
-        model.append(f"--model.init_args.teacher.model={stand_in}")
-        data = [f"--data.init_args.source={rows['general']}"]
-        return [*model, *data, *domain_arguments(domain, "--data.init_args.evaluation.init_args.", rows, judge_url)]
-    return [*model, *domain_arguments(domain, "--data.init_args.", rows, judge_url)]
-
-
-@pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiment_runs_fast(
-    config: Path, stand_in: Path, rows: dict[str, Path], judge_url: str, in_folder: Path
-) -> None:
-    arguments = stand_in_arguments(config, stand_in, rows, judge_url)
-    cli = main(["fit", "--config", str(config), *QUIET, "--trainer.fast_dev_run=true", *arguments])
-    assert cli.trainer.global_step == 1
-
-
-@pytest.mark.parametrize("method", ["sft", "dft", "sdft"])
-@pytest.mark.parametrize("data", ["science", "tool_use", "medical", "knowledge", "json"])
-def test_parts_compose_and_run_fast(
-    method: str, data: str, stand_in: Path, rows: dict[str, Path], judge_url: str, in_folder: Path
-) -> None:
-    sources = domain_arguments(data, "--data.init_args.", rows, judge_url)
-    if data == "knowledge":  # whose part is about the invented events
-        sources = []
-    if data == "json":
-        sources += ["--data.init_args.prompt_column=Question", "--data.init_args.demonstration_column=Response"]
-    cli = run_composed(["method/" + method, "data/" + data], sources, stand_in)
-    assert type(cli.model).__name__ == f"{method.upper()}Module"
-
-
-def test_continued_pretraining_and_reinvocation_compose(stand_in: Path, rows: dict[str, Path], in_folder: Path) -> None:
-    options = ["--data.init_args.train_on=articles", "--data.init_args.passage_length=80"]
-    assert isinstance(run_composed(["method/cpt", "data/knowledge"], options, stand_in).model, CPTModule)
-    sources = [f"--data.init_args.source={rows['general']}", f"--model.init_args.teacher.model={stand_in}"]
-    assert isinstance(run_composed(["method/reinvoke", "data/general"], sources, stand_in).model, ReinvokeModule)
-
-
-def test_rollouts_from_vllm_compose(stand_in: Path, rows: dict[str, Path], in_folder: Path) -> None:
-    columns = ["--data.init_args.prompt_column=Question", "--data.init_args.demonstration_column=Response"]
-    sources = [f"--data.init_args.train={rows['json']}", *columns]
-    engine = "--model.init_args.engine.init_args"
-    with standing_in(stand_in) as server:
-        server.settings = {"max_tokens": 4096}
-        options = [f"{engine}.url={server.url}", "--model.init_args.importance.per=token"]
-        parts = ["method/sdft", "rollout/vllm_server", "data/json"]
-        module = run_composed(parts, [*sources, *options], stand_in).model
-        assert isinstance(module, SDFTModule)
-        assert module.engine == VLLMServer(server.url)
-        assert module.importance == TruncatedImportance(per="token")
-        assert server.requests
-    parts = [f"--config={CONFIGS / part}.yaml" for part in ("method/sdft", "rollout/vllm", "data/json")]
-    model = [f"--model.init_args.model={stand_in}", f"{engine}.options={{seed: 1}}"]
-    module = main([*parts, *model, *sources], run=False).model
-    assert isinstance(module, SDFTModule)
-    assert module.engine == VLLMEngine(gpu_memory_utilization=0.3, options={"seed": 1})
-
-
-def run_composed(parts: list[str], sources: list[str], stand_in: Path) -> SDFTCLI:
-    """One step of base, the parts, and the CPU trainer."""
-    every = ["base", *parts, "trainer/cpu"]
-    composed = [argument for part in every for argument in ("--config", str(CONFIGS / f"{part}.yaml"))]
-    model = [f"--model.init_args.model={stand_in}", "--model.init_args.max_completion_tokens=64"]
-    options = ["--trainer.fast_dev_run=true", "--trainer.accumulate_grad_batches=8", *QUIET]
-    cli = main(["fit", *composed, *model, *sources, *options])
-    assert cli.trainer.global_step == 1
-    return cli
-
-
-@pytest.mark.parametrize("model", ["laptop_model", "laptop_small"])
-def test_zoo_configs_run_fast(model: str, in_folder: Path) -> None:
-    zoo = ["fit", "--config", str(CONFIGS / "zoo" / f"{model}.yaml"), *QUIET, "--trainer.fast_dev_run=true"]
-    main([*zoo, "--data.init_args.size=64", "--data.init_args.evaluation_size=2"])
-
-
-def test_laptop_data_config_runs_fast(in_folder: Path) -> None:
-    parts = [
-        "--config",
-        str(CONFIGS / "experiment" / "laptop_sft.yaml"),
-        "--config",
-        str(CONFIGS / "data" / "laptop.yaml"),
-    ]
-    main(["fit", *parts, *QUIET, "--trainer.fast_dev_run=true"])
-
-
-def test_gpu_trainer_config_runs_fast_in_its_precision(in_folder: Path) -> None:
-    parts = ["experiment/laptop_sdft", "trainer/gpu"]
-    composed = [argument for part in parts for argument in ("--config", str(CONFIGS / f"{part}.yaml"))]
-    cli = main(["fit", *composed, "--trainer.accelerator=cpu", "--trainer.fast_dev_run=true"])
-    assert cli.trainer.precision == "bf16-mixed"
-    assert cli.trainer.global_step == 1
-
-
-@pytest.mark.parametrize("method", ["sft", "dft"])
-def test_packing_runs_fast(method: str, in_folder: Path) -> None:
-    config = ["fit", "--config", str(CONFIGS / "experiment" / f"laptop_{method}.yaml"), *QUIET]
-    cli = main([*config, "--trainer.fast_dev_run=true", "--model.init_args.packing", "true"])
-    assert cli.model.packing is True
-    assert cli.trainer.global_step == 1
-
-
-@pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiment_keeps_to_the_base(config: Path) -> None:
-    """One --config is enough, so each experiment repeats the base; it must not drift from it."""
-    base = yaml.safe_load((CONFIGS / "base.yaml").read_text())["trainer"]
-    trainer = yaml.safe_load(config.read_text())["trainer"]
-    classes = [callback["class_path"] for callback in trainer["callbacks"]]
-    expected = [callback["class_path"] for callback in base["callbacks"]]
-    if not config.name.startswith("smollm2"):  # which has nothing to evaluate on
-        assert [name for name in classes if name in expected] == expected
-    assert trainer["gradient_clip_val"] == base["gradient_clip_val"]
-    assert [logger["class_path"] for logger in trainer["logger"]] == ["TensorBoardLogger"]
-    assert ("EMATeacher" in classes) == config.stem.removesuffix("_lora").endswith("sdft")
+def test_every_domain_has_every_method() -> None:
+    names = {name for name in EXPERIMENTS if name.startswith(DOMAINS)}
+    expected = {f"{domain}_{method}" for domain in DOMAINS for method in ("sft", "dft", "sdft", "reinvoke")}
+    assert names == {*expected, "knowledge_cpt"}
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
@@ -218,34 +91,72 @@ def test_config_says_what_it_is_for(config: Path) -> None:
     assert config.read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("config", DOMAIN_EXPERIMENTS, ids=lambda path: path.stem)
-def test_the_papers_settings_are_in_the_configs_of_its_domains(config: Path) -> None:
-    content = yaml.safe_load(config.read_text())
-    model, data, trainer = content["model"]["init_args"], content["data"]["init_args"], content["trainer"]
-    method = config.stem.rsplit("_", 1)[1]
-    base = model["teacher"] if method == "reinvoke" else model
-    assert base["model"] == "Qwen/Qwen2.5-7B-Instruct"
-    assert model["warmup_steps"] == 10
-    rates = (1e-6, 5e-6, 1e-5) if method == "cpt" else (5e-6, 1e-5, 2e-5, 5e-5)
-    assert model["learning_rate"] in rates
-    assert method == "cpt" or data["batch_size"] in (16, 32, 64)
-    assert trainer["accumulate_grad_batches"] * data["micro_batch_size"] == data["batch_size"]
-    assert trainer["gradient_clip_val"] == 1.0
-    assert "weight_decay" not in model
-    if method == "sdft":
-        assert model["skip_tokens"] == 3
-        assert model.get("privileged_context") == ("both" if config.name.startswith("knowledge") else None)
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_of_each_method_and_domain(
+    name: str, stand_in: Path, rows: dict[str, Path], judge_url: str, in_folder: Path
+) -> None:
+    arguments = stand_in_arguments(name, stand_in, rows, judge_url)
+    cli = main(["fit", *files(f"experiment/{name}"), *QUICK, *STEP, *arguments])
+    assert cli.trainer.global_step == 1
 
 
-def test_every_domain_has_every_method() -> None:
-    names = {path.stem for path in DOMAIN_EXPERIMENTS}
-    expected = {f"{domain}_{method}" for domain in DOMAINS for method in ("sft", "dft", "sdft", "reinvoke")}
-    assert names == {*expected, "knowledge_cpt"}
+@pytest.mark.parametrize("method", ["sft", "dft", "sdft", "cpt", "reinvoke"])
+def test_every_method_composes_with_every_domain(method: str) -> None:
+    for data in ("science", "tool_use", "medical", "knowledge", "json", "general", "laptop"):
+        config = resolved(f"method/{method}", f"data/{data}", "trainer/cpu")
+        assert config["model"]["class_path"].lower() == f"lightning_sdft.{method}module"
+        name = {"laptop": "stringskills"}.get(data, data.replace("_", ""))
+        assert config["data"]["class_path"].lower() == f"lightning_sdft.{name}datamodule"
+        assert config["trainer"]["accelerator"] == "cpu"
 
 
-@pytest.fixture
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run in a folder of its own: runs are written to ``runs``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["lightning-sdft"])
-    return tmp_path
+def test_a_step_on_the_invented_events_by_parts(stand_in: Path, in_folder: Path) -> None:
+    model = [f"--model.init_args.model={stand_in}", "--model.init_args.max_completion_tokens=64"]
+    cli = main(["fit", *files("method/sft", "data/knowledge", "trainer/cpu"), *QUICK, *STEP, *model])
+    assert cli.trainer.global_step == 1
+
+
+def test_a_step_on_a_gpus_precision_with_packing(in_folder: Path) -> None:
+    parts = files("experiment/laptop_dft", "data/laptop", "trainer/gpu")
+    options = ["--trainer.fast_dev_run=true", "--model.init_args.packing=true"]
+    options.append("--data.init_args.evaluation_batch_size=4")
+    cli = main(["fit", *parts, *QUICK, *options])
+    assert cli.trainer.precision == "bf16-mixed"
+    assert cli.model.packing is True
+    assert cli.trainer.global_step == 1
+
+
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp2", "fsdp2_multinode"])
+def test_trainers_of_other_machines_are_read(trainer: str) -> None:
+    config = resolved("experiment/laptop_sft", f"trainer/{trainer}")["trainer"]
+    assert config["precision"] == "bf16-mixed"
+    assert trainer.partition("_")[0] in str(config["strategy"]).lower()
+
+
+def test_rollouts_from_vllm_compose(stand_in: Path, rows: dict[str, Path], in_folder: Path) -> None:
+    model, engine = f"--model.init_args.model={stand_in}", "--model.init_args.engine.init_args"
+    columns = ["--data.init_args.prompt_column=Question", "--data.init_args.demonstration_column=Response"]
+    sources = [*domain_arguments("json", "--data.init_args.", rows, ""), *columns]
+    with standing_in(stand_in) as server:
+        server.settings = {"max_tokens": 4096}
+        options = [f"{engine}.url={server.url}", "--model.init_args.importance.per=token"]
+        parts = files("method/sdft", "rollout/vllm_server", "data/json", "trainer/cpu")
+        short = "--model.init_args.max_completion_tokens=64"
+        module = main(["fit", *parts, *QUICK, *STEP, model, short, *sources, *options]).model
+        assert isinstance(module, SDFTModule)
+        assert module.engine == VLLMServer(server.url)
+        assert module.importance == TruncatedImportance(per="token")
+        assert server.requests
+    module = built("method/sdft", "rollout/vllm", "data/json", options=[f"{engine}.options={{seed: 1}}"]).model
+    assert isinstance(module, SDFTModule)
+    assert module.engine == VLLMEngine(gpu_memory_utilization=0.3, options={"seed": 1})
+
+
+def test_zoo_models_are_pretrained_by_one_recipe(in_folder: Path) -> None:
+    small = ["--data.init_args.size=64", "--data.init_args.evaluation_size=2"]
+    cli = main(["fit", *files("zoo/laptop_small"), *QUICK, "--trainer.fast_dev_run=true", *small])
+    assert cli.trainer.global_step == 1
+    other = built("zoo/laptop_model")
+    assert (cli.model.model, other.model.model) == ("zoo/laptop-small", "zoo/laptop")
+    assert cli.config.fit.trainer.logger.init_args.name == "laptop_small"
+    assert [each.class_path for each in other.config.trainer.callbacks] == ["lightning_sdft.LastCheckpoints"]

@@ -1,4 +1,4 @@
-"""Every config of an experiment is read, and a step of each of its methods runs on a stand-in."""
+"""Every config of an experiment is read, and a step of each kind of its runs runs on a stand-in."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import auto_parser
+from jsonargparse import Namespace, auto_parser
 
+from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.continual import continual
 from lightning_sdft.experiments.plan import Plan
 from lightning_sdft.experiments.runs.build import build
-from lightning_sdft.experiments.runs.run import nested, read_parts
+from lightning_sdft.experiments.runs.run import nested, plain, read_parts
 from lightning_sdft.experiments.sweep import sweep
-from lightning_sdft.teacher import EMATeacher
-from tests.test_configs import CONFIGS, ROOT, domain_arguments, judge_url, rows, stand_in
+from tests.config_runs import CONFIGS, ROOT, domain_arguments, judge_url, rows, stand_in
 
 __all__ = ["judge_url", "rows", "stand_in"]
 
@@ -28,12 +28,14 @@ METHODS = [
     for folder, path in EXPERIMENTS
     for method in yaml.safe_load(path.read_text()).get("methods", [""])
 ]
+AVERAGED = ("SDFT", "EMA teacher", "forward KL", "reverse KL", "Jensen-Shannon", "answer", "article", "both")
+AVERAGED += ("skip none", "skip 1", "skip 3", "rate 0.003", "rate 0.01", "rate 0.02", "rate 0.05")
 QUICK = {"accelerator": "cpu", "precision": "32-true", "fast_dev_run": True}
 
 
 def read(folder: str, path: Path, out: Path) -> Any:
     """The arguments of the command, as it would get them."""
-    parser = auto_parser(COMMANDS[folder], as_positional=False)
+    parser = auto_parser(COMMANDS[folder], as_positional=False, parser_class=CommandParser)
     return parser.instantiate(parser.parse_args(["--config", str(path), "--out", str(out)]))
 
 
@@ -45,8 +47,8 @@ def plan_of(folder: str, arguments: Any) -> Plan:
 
 def instead(parts: list[dict[str, Any]], stand_in: Path, rows: dict[str, Path], judge_url: str) -> list[dict[str, Any]]:
     """Models and data that are at hand, where those of the parts are not."""
-    content = next(part for part in parts if "class_path" in part.get("data", {}))
-    method, data = content["model"], content["data"]
+    method = next(part["model"] for part in reversed(parts) if "class_path" in part.get("model", {}))
+    data = next(part["data"] for part in reversed(parts) if "class_path" in part.get("data", {}))
     if data["class_path"] == "StringSkillsDataModule":
         return [nested("model.init_args.model", "zoo/laptop")]
     models = [nested("model.init_args.model", str(stand_in)), nested("model.init_args.max_completion_tokens", 8)]
@@ -54,17 +56,56 @@ def instead(parts: list[dict[str, Any]], stand_in: Path, rows: dict[str, Path], 
     if method["class_path"] == "ReinvokeModule":
         models += [nested("model.init_args.teacher.model", str(stand_in))]
         models += [nested("data.init_args.source", str(rows["general"]))]
-        data, prefix = data["init_args"]["evaluation"], "data.init_args.evaluation.init_args."
+        data = next(part["data"]["init_args"]["evaluation"] for part in parts if "evaluation" in str(part.get("data")))
+        prefix = "data.init_args.evaluation.init_args."
     domains = {"Science": "science", "ToolUse": "tool_use", "Medical": "medical", "Knowledge": "knowledge"}
     domain = domains[data["class_path"].removesuffix("DataModule")]
     given = (argument.partition("=") for argument in domain_arguments(domain, prefix, rows, judge_url))
     return [*models, *(nested(name, yaml.safe_load(value)) for name, _, value in given)]
 
 
+def parts_of(folder: str, path: Path, method: str, out: Path) -> list[dict[str, Any]]:
+    """The configs of the last run of a method, or of the last combination of a sweep."""
+    arguments = read(folder, path, out)
+    if folder != "sweep":
+        plan = plan_of(folder, arguments)
+        return list(plan.run(plan.variants(method)[-1]).parts)
+    last = {name: values[-1] for name, values in arguments.grid.items()}
+    chosen = [plain(value) if isinstance(value, Namespace | dict) else {name: value} for name, value in last.items()]
+    settings = [nested(name, value) for each in chosen for name, value in each.items()]
+    return [*read_parts(arguments.parts), *settings, *(nested(name, 0) for name in arguments.seeded)]
+
+
 @pytest.mark.parametrize(("folder", "path", "method"), METHODS)
-def test_a_step_of_each_method_runs(
-    folder: str,
-    path: Path,
+def test_runs_of_each_method_are_read(
+    folder: str, path: Path, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    parts = parts_of(folder, path, method, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    cli = build([*parts, nested("model.init_args.model", "zoo/laptop"), {"trainer": QUICK}], tmp_path / "configs")
+    names = [type(each).__name__ for each in cli.trainer.callbacks]
+    assert names.count("EMATeacher") == (method in AVERAGED or "sdft" in path.stem)
+    assert "EarlyStopping" not in names or method in ("SDFT", "EMA teacher")
+    assert cli.trainer.gradient_clip_val == 1.0
+    kept = next(each for each in cli.config.trainer.callbacks if each.class_path.endswith("ModelCheckpoint"))
+    assert kept.init_args.save_weights_only or (folder, path.stem) == ("sweep", "laptop_sdft")
+
+
+@pytest.mark.parametrize(
+    ("file", "method"),
+    [
+        ("compare/laptop", "SFT + re-invoke"),
+        ("compare/laptop_rollouts", "offline distillation"),
+        ("compare/laptop_rollouts", "SFT on the teacher's answers"),
+        ("compare/laptop_teacher", "live teacher"),
+        ("compare/knowledge_context", "article"),
+        ("continual/skills", "SDFT"),
+        ("sweep/skills_sdft", ""),
+    ],
+)
+def test_a_step_of_each_kind_of_run(
+    file: str,
     method: str,
     stand_in: Path,
     rows: dict[str, Path],
@@ -73,25 +114,12 @@ def test_a_step_of_each_method_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    arguments = read(folder, path, tmp_path)
-    if folder == "sweep":
-        chosen = [
-            value[-1] if isinstance(value[-1], dict) else {name: value[-1]} for name, value in arguments.grid.items()
-        ]
-        settings = [nested(name, value) for each in chosen for name, value in each.items()]
-        parts = [*read_parts(arguments.parts), *settings, *(nested(name, 0) for name in arguments.seeded)]
-    else:
-        plan = plan_of(folder, arguments)
-        assert method in plan.methods
-        parts = list(plan.run(plan.variants(method)[-1]).parts)
+    folder, name = file.split("/")
+    parts = parts_of(folder, CONFIGS / folder / f"{name}.yaml", method, tmp_path)
     monkeypatch.chdir(tmp_path)
     cli = build([*parts, *instead(parts, stand_in, rows, judge_url), {"trainer": QUICK}], tmp_path / "configs")
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     assert cli.trainer.global_step == 1
-    averages = [callback for callback in cli.trainer.callbacks if isinstance(callback, EMATeacher)]
-    assert len(averages) <= 1
-    if "SDFT" in (method, path.stem[-4:].upper()):
-        assert averages
 
 
 @pytest.mark.parametrize(("folder", "path"), EXPERIMENTS, ids=lambda value: getattr(value, "stem", value))
@@ -112,12 +140,8 @@ def test_the_papers_grids(name: str) -> None:
     assert count == expected[name]
     rates = [1e-6, 5e-6, 1e-5] if name == "knowledge_cpt" else [5e-6, 1e-5, 5e-5]
     assert grid["model.init_args.learning_rate"] == rates
-    if "batch" in grid:
-        micro = yaml.safe_load((ROOT / read_first(name)).read_text())["data"]["init_args"]["micro_batch_size"]
-        for each in grid["batch"]:
-            assert each["data.init_args.batch_size"] == micro * each["trainer.accumulate_grad_batches"]
-        assert [each["data.init_args.batch_size"] for each in grid["batch"]] == [16, 32, 64]
-
-
-def read_first(name: str) -> str:
-    return str(yaml.safe_load((CONFIGS / "sweep" / f"{name}.yaml").read_text())["parts"][0])
+    if name != "knowledge_cpt":
+        assert grid["data.init_args.batch_size"] == [16, 32, 64]
+    if name.endswith("sdft"):
+        rates = [each["trainer.callbacks+"][0]["init_args"]["teacher_rate"] for each in grid["EMA rate"]]
+        assert rates == [0.01, 0.02, 0.05]

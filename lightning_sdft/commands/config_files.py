@@ -8,7 +8,7 @@ import yaml
 
 from lightning_sdft.errors import SettingError
 
-__all__ = ["base_config", "stands_on"]
+__all__ = ["base_config", "included_files"]
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ def base_config(package: Path = PACKAGE) -> Path:
     return found
 
 
-def stands_on(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+def included_files(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     """The files that a config file includes, in the order in which they are read before it.
 
     A file includes those in its list ``config``, whose paths are relative to its folder. Each of them comes after the
@@ -58,5 +58,5 @@ def stands_on(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:
         part = file.parent / str(name)
         if not part.is_file():
             raise SettingError(f"{file} includes {part}, which does not exist; paths are relative to the file's folder")
-        found += [*stands_on(part, (*above, file.resolve())), part]
+        found += [*included_files(part, (*above, file.resolve())), part]
     return found

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # public, and not in its list
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_sdft.commands.config_files import stands_on
+from lightning_sdft.commands.config_files import included_files
 from lightning_sdft.errors import SettingError
 from lightning_sdft.trust import check_typed, import_refused
 
@@ -25,7 +25,7 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Override the present settings with those of a file."""
-        for part in stands_on(Path(values)):
+        for part in included_files(Path(values)):
             super().__call__(parser, cfg, str(part), option_string)  # type: ignore[no-untyped-call]
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 

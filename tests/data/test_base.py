@@ -126,16 +126,29 @@ def test_sets_of_other_data_are_evaluated_too_where_their_names_are_new():
 # Sizes that must agree
 
 
-def test_micro_batches_must_be_what_the_trainer_accumulates():
-    message = r"trainer.accumulate_grad_batches=3, but an optimizer step has 2 micro-batches.*accumulate_grad_batches=2"
-    with pytest.raises(ValueError, match=message):
-        module(batch_size=8, micro_batch_size=4, accumulated=3).train_dataloader()
+@pytest.mark.parametrize(("given", "processes", "expected"), [(1, 1, 4), (1, 2, 2), (4, 1, 4)])
+def test_trainer_is_told_how_many_micro_batches_a_step_has(given, processes, expected):
+    datamodule = module(count=16, batch_size=8, micro_batch_size=2, accumulated=given, processes=processes)
+    datamodule.setup("validate")
+    assert datamodule.trainer.accumulate_grad_batches == given
+    datamodule.setup("fit")
+    assert datamodule.trainer.accumulate_grad_batches == expected
+    datamodule.teardown("fit")
+    assert datamodule.trainer.accumulate_grad_batches == given  # for other data
+
+
+@pytest.mark.parametrize(("given", "processes", "expected"), [(3, 1, 4), (4, 2, 2)])
+def test_trainer_that_was_told_otherwise_is_refused_before_the_base_is_evaluated(given, processes, expected):
+    datamodule = module(count=16, batch_size=8, micro_batch_size=2, accumulated=given, processes=processes)
+    datamodule.setup("test")
+    message = f"trainer.accumulate_grad_batches={given}, but an optimizer step has {expected} micro-batches: "
+    with pytest.raises(DataError, match=message + r"data.batch_size=8 over \d process\(es\) in micro-batches of 2"):
+        datamodule.setup("fit")
+    assert datamodule.trainer.accumulate_grad_batches == given
 
 
 def test_processes_share_the_micro_batches():
-    assert module(count=16, batch_size=8, micro_batch_size=2, accumulated=2, processes=2).group_size(2) == 4
-    with pytest.raises(ValueError, match="accumulate_grad_batches=4, but an optimizer step has 2 micro-batches"):
-        module(batch_size=8, micro_batch_size=2, accumulated=4, processes=2).group_size(2)
+    assert module(batch_size=8, micro_batch_size=2, processes=2).group_size(2) == 4
 
 
 def test_micro_batch_must_divide_the_group():
@@ -167,13 +180,6 @@ def test_objects_among_the_arguments_stay_out_of_checkpoints():
     assert given.hparams["names"] == ["a", "b"]
     assert given.hparams["batch_size"] == 4
     assert "rows" not in given.hparams
-
-
-def test_settings_that_disagree_are_refused_in_setup_before_the_base_is_evaluated():
-    datamodule = module(count=8, accumulated=3, batch_size=4, micro_batch_size=2)
-    with pytest.raises(DataError, match="accumulate_grad_batches=3"):
-        datamodule.setup("fit")
-    datamodule.setup("test")
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4])

@@ -10,13 +10,13 @@ from lightning_sdft.modules import SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.teacher import CopiedTeacher, LiveTeacher
 
-ACCUMULATE = "data.micro_batch_size=1 trainer.accumulate_grad_batches=8"
+SMALLER = "data.micro_batch_size=1"
 CHECKPOINTING = "model.gradient_checkpointing=true"
 FEWER = "data.evaluation_batch_size=4"
 ADAPTER = "model.lora.rank=16"
 OFFLOAD = "model.teacher=CopiedTeacher model.teacher.memory=offload"
 NARROW = "trainer.precision=bf16-true"
-SHARDED = "trainer.strategy=fsdp2 trainer.devices=8 data.micro_batch_size=1 trainer.accumulate_grad_batches=1"
+SHARDED = "trainer.strategy=fsdp2 trainer.devices=8 data.micro_batch_size=1"
 
 GPU = TrainerPlan(accelerator=True, teacher_follows=True, evaluates=True)
 
@@ -49,7 +49,7 @@ def test_what_helps_is_offered_and_what_helps_most_comes_first(module: Any, data
     peaks = [each.peak for each in remedy]
     assert peaks == sorted(peaks)
     assert max(peaks) < peak(module, data).peak
-    assert {ACCUMULATE, CHECKPOINTING, OFFLOAD, NARROW, SHARDED} <= {each.settings for each in remedy}
+    assert {SMALLER, CHECKPOINTING, OFFLOAD, NARROW, SHARDED} <= {each.settings for each in remedy}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def promises() -> dict[str, int]:
 @pytest.mark.parametrize(
     ("settings", "arguments", "sizes", "plan"),
     [
-        (ACCUMULATE, {}, {"micro_batch_size": 1}, GPU),
+        (SMALLER, {}, {"micro_batch_size": 1}, GPU),
         (CHECKPOINTING, {"gradient_checkpointing": True}, {}, GPU),
         (OFFLOAD, {"teacher": CopiedTeacher("offload")}, {}, GPU),
         (NARROW, {}, {}, TrainerPlan(True, precision="bf16-true", teacher_follows=True, evaluates=True)),
@@ -108,7 +108,7 @@ def test_adapter_is_what_a_large_model_is_trained_by(seven_billion: str, data: A
 @pytest.mark.parametrize(
     ("arguments", "sizes", "plan", "absent"),
     [
-        ({}, {"micro_batch_size": 1}, GPU, [ACCUMULATE]),
+        ({}, {"micro_batch_size": 1}, GPU, [SMALLER]),
         ({"gradient_checkpointing": True}, {}, GPU, [CHECKPOINTING]),
         ({"lora": LoRA(rank=4)}, {}, GPU, [ADAPTER, OFFLOAD]),
         ({"teacher": LiveTeacher()}, {}, GPU, [OFFLOAD]),

@@ -103,7 +103,7 @@ def run(
     shared += ["--model.max_prompt_tokens=2048", "--model.gradient_checkpointing=false", "--model.over_budget=drop"]
     shared += ["--model.max_teacher_prompt_tokens=4096"] if method == "sdft" else []
     shared += ["--data.batch_size=4", "--data.micro_batch_size=2", "--data.evaluation_batch_size=4"]
-    shared += ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.accumulate_grad_batches=2"]
+    shared += ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
     shared += [f"--trainer.default_root_dir={folder}", "--trainer.enable_model_summary=false"]
     shared += ["--trainer.enable_progress_bar=false", "--trainer.logger.init_args.version=0"]
     shared += [f"--trainer.logger.init_args.save_dir={folder}", "--trainer.max_steps=2"]

@@ -125,7 +125,6 @@ def arguments(setting: Setting, model: Path, file: Path) -> list[str]:
         f"--data.init_args.train={file}",
         *(f"--data.init_args.{name}={value}" for name, value in sizes.items()),
         "--trainer.max_steps=3",
-        f"--trainer.accumulate_grad_batches={setting.micro_batches}",
         f"--trainer.callbacks=[{callbacks}]",
         "--trainer.logger=false",
         f"--trainer.default_root_dir={file.parent}",

@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import Namespace
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from lightning_sdft.commands.config_files import stands_on
+from lightning_sdft.commands.config_files import included_files
 from lightning_sdft.errors import SettingError
 
 __all__ = [
@@ -212,7 +212,7 @@ def _has_left(folder: Path) -> bool:
 def _read(path: Path) -> list[Config]:
     """The configs of the files that a config file includes, and then its own."""
     configs = []
-    for file in (*stands_on(path), path):
+    for file in (*included_files(path), path):
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except OSError as error:
