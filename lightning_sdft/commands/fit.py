@@ -109,10 +109,9 @@ class SDFTCLI(LightningCLI):
             arguments["ckpt_path"] = find(self.trainer)
         return arguments
 
-    def _trainer_settings(self, config: Namespace) -> Namespace:
+    def _trainer_settings(self, config: Namespace) -> Any:
         """The settings of the trainer, which stand below the subcommand if there is one."""
-        settings: Namespace = (config if self.subcommand is None else config[self.subcommand])["trainer"]
-        return settings
+        return (config if self.subcommand is None else config[self.subcommand])["trainer"]
 
     def _print_results(self, arguments: Mapping[str, Any]) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
