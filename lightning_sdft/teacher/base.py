@@ -49,7 +49,7 @@ class Teacher(nn.Module):
         """Move the teacher's weights towards the student's, by an EMA step of this rate."""
 
     def drift(self, student: Policy) -> float:
-        """Distance of the teacher's weights from the student's, relative to the student's norm; 0 if none follow."""
+        """Distance of the teacher's own weights from the student's, relative to the student's norm; 0 without any."""
         return 0.0
 
 
