@@ -1,4 +1,4 @@
-"""What this package refuses. Each message says what is wrong, where, and what to do."""
+"""The errors that users can act on; each message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ __all__ = [
 ]
 
 
-class Refusal(Exception):  # what it is; its kinds are errors
-    """Base of all errors that say what to do; the command line prints them without a traceback."""
+class Refusal(Exception):
+    """Base class of these errors; the command line prints them without a traceback."""
 
 
 class ChatError(Refusal, ValueError):
-    """A chat model that cannot be used at all: refused key, no such model, no such server; the message says why."""
+    """A chat model cannot be used: the key is refused, or there is no such model or server; the message says which."""
 
 
 class CheckpointError(Refusal, RuntimeError):
-    """A checkpoint that cannot be used; the message says which file, why, and what to do."""
+    """A checkpoint cannot be used; the message names the file, says why, and what to do."""
 
 
 class DataError(Refusal, ValueError):
-    """Data that cannot be trained or graded on; the message names file, row or example, and the way out."""
+    """Data cannot be used for training or grading; the message names the file, row or example, and says what to do."""
 
 
 class PolicyError(Refusal, ValueError):
-    """A model or tokenizer that cannot be used as a policy; the message says why and what to do."""
+    """A model or tokenizer cannot be used as a policy; the message says why, and what to do."""
 
 
 class PriorTaskError(Refusal, ValueError):
-    """A prior task that cannot be run; the message names it and says what to do."""
+    """A prior task cannot be run; the message names it, and says what to do."""
 
 
 class RolloutError(Refusal, RuntimeError):
-    """An engine that cannot sample, or not what was asked for; the message says what to do."""
+    """A rollout engine cannot sample what was asked for; the message says why, and what to do."""
 
 
 class SettingError(Refusal, ValueError):
-    """A setting that is refused; the message names it."""
+    """A setting is not allowed; the message names it, and says what to do."""

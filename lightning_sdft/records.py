@@ -1,4 +1,4 @@
-"""What flows through the package: examples, token sequences, rollouts, and how rollouts are sampled."""
+"""The records that the package passes around: examples, token sequences, rollouts, and settings of sampling."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and what is known about good answers to it.
+    """A prompt with whatever is known about good answers to it.
 
     Args:
-        id: Name that stays the same across epochs and runs; unique within a data set.
-        prompt: Chat messages, the last of them a user turn.
-        demonstration: An expert's response to this very prompt, or ``None``.
-        context: Further text that only the teacher may see, such as the article a question is about.
+        id: Name of the example, unique within a data set and the same in every epoch and run.
+        prompt: Chat messages, of which the last is a user turn.
+        demonstration: An expert's response to this prompt, or ``None``.
+        context: Text that only the teacher may see, such as the article that a question is about.
         reference: What the grader compares a response with; any JSON value.
 
     Raises:
@@ -41,7 +41,7 @@ class Example:
     reference: Any = None
 
     def to(self, device: object, **kwargs: object) -> Example:
-        """Stay: an example holds text, no tensors. Lightning asks every batch to move."""
+        """Return the example itself: Lightning moves every batch to the device, but examples hold no tensors."""
         return self
 
     def __post_init__(self) -> None:
@@ -51,15 +51,15 @@ class Example:
         if last["role"] != "user":
             raise DataError(
                 f"example {self.id!r}: the conversation ends in a {last['role']!r} turn; it must end in a user turn, "
-                "for the response is what the model is to write (a given response belongs in the demonstration)"
+                "because the model writes the response (put a given response in the demonstration)"
             )
         if not last["content"].strip():
-            raise DataError(f"example {self.id!r}: the prompt is empty")
+            raise DataError(f"example {self.id!r}: the prompt is empty; write text in its last user turn")
 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A prompt and a completion of it, as token ids."""
+    """A prompt and its completion, as token ids."""
 
     prompt: list[int]
     completion: list[int]
@@ -70,13 +70,13 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.
+    """How tokens are sampled.
 
     Args:
         temperature: Logits are divided by it; 0 takes the most probable token (greedy).
-        top_p: Draw only from the most probable tokens that together have this probability.
-        top_k: Draw only from this many most probable tokens; 0 means all.
-        min_p: Draw only from tokens at least this share as probable as the most probable one.
+        top_p: Sample only from the most probable tokens that together have this probability.
+        top_k: Sample only from this many most probable tokens; 0 means all.
+        min_p: Sample only from tokens whose probability is at least this fraction of the most probable token's.
 
     Raises:
         ValueError: If a value is out of range.
@@ -94,18 +94,18 @@ class Sampling:
 
 GREEDY = Sampling(temperature=0.0)
 
-torch.serialization.add_safe_globals([Sampling])  # a checkpoint may name it, and is loaded without pickle's freedom
+torch.serialization.add_safe_globals([Sampling])  # checkpoints store it, and are loaded with weights_only=True
 
 
 @dataclass(frozen=True)
 class Rollout(TokenSequence):
-    """A completion that a policy wrote.
+    """A completion that a policy generated.
 
     Args:
         prompt: Token ids of the prompt.
-        completion: Token ids of the completion; the last one ends the response if it is finished.
+        completion: Token ids of the completion, including the end token if it is finished.
         log_probabilities: The sampler's log-probability of each completion token.
-        finished: Whether the response ended by itself; otherwise it was truncated.
+        finished: Whether the completion ends with an end token; otherwise it was truncated.
     """
 
     log_probabilities: list[float]

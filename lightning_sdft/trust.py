@@ -1,14 +1,14 @@
-"""What a config file may name, and what only the command line may ask for.
+"""Protection against config files that would run foreign code: what they may name, and what needs the command line.
 
-To name a class in a config is to import its module, and that runs the module before anybody can ask whether the class
-is a callback at all. So configs and arguments name only classes of the packages below, and of those that the command
-line trusts (``--trust mylab``). jsonargparse checks a path before it imports it, and what it finds there by where that
-was defined, so that ``lightning_sdft.cli.sys.exit`` is not one of ours. Settings that run code which somebody else
-wrote do so only if the command line has them.
+When a config names a class, its module is imported, and importing runs the module's code before anything can check
+that the class is, say, a callback. So configs and arguments may name only classes of the packages below, and of
+packages that the command line trusts (``--trust mylab``). jsonargparse checks a path before it imports it, and then
+checks where the object found there was defined, so that ``lightning_sdft.cli.sys.exit`` does not count as ours.
+Settings that run foreign code take effect only if they are given on the command line.
 
-Not prevented: a config says where files are read and written, which server is asked and, by the name of an environment
-variable, with which key. Read a stranger's config before you run it. Python modules in the folders of ``PYTHONPATH``,
-and with ``python -m`` in the current one, can stand in the place of installed packages, as in any Python program.
+Not prevented: a config says which files are read and written, which server is contacted and, by the name of an
+environment variable, with which key. So read a config from a stranger before you run it. As in any Python program,
+modules in the folders of ``PYTHONPATH``, and with ``python -m`` in the current folder, can replace installed packages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
-from jsonargparse._common import parsing_settings  # there is no public way to take a policy back
+from jsonargparse._common import parsing_settings  # there is no public way to restore settings
 
 from lightning_sdft.errors import SettingError
 
@@ -39,34 +39,34 @@ PACKAGES = (
     "torch.optim",
     "torchmetrics",
 )
-"""Packages whose classes any config may name: what a run is made of, and not all of torch, which can run programs."""
+"""Packages whose classes any config may name: what a run needs, but not all of torch, parts of which run programs."""
 
 RUNS_CODE = {
     "allow_code_execution": "runs what a model writes",
     "include_path": "may run Python files that lie beside the task files",
     "trust_remote_code": "runs code that comes with a model",
 }
-"""Settings that run code which is not of an installed package, and what they do."""
+"""Settings that run code from outside the installed packages, and what each of them does."""
 
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 KEY = re.compile(r'Parser key "([^"]+)"')
 
 LARGEST_CONFIG = 2**20
-"""Bytes; arguments that name larger files name data."""
+"""Size in bytes; larger files among the arguments are taken for data, not for configs."""
 
 _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
 
 
 @contextmanager
 def trusting(*names: str) -> Iterator[None]:
-    """While this lasts, only classes of :data:`PACKAGES`, and of packages that are trusted, are imported by their name.
+    """Inside this context, configs can import classes only from :data:`PACKAGES` and from trusted packages.
 
     Args:
-        names: Packages that are trusted beside those of a ``with`` around this one, or settings of :data:`RUNS_CODE`
-            that config files may use.
+        names: Packages to trust in addition to those of an enclosing ``with``, or settings of :data:`RUNS_CODE` that
+            config files may use.
 
     Raises:
-        SettingError: If a name is none of a package, or if something else was to be imported.
+        SettingError: If a name is not that of a package, or if a config names a class from anywhere else.
     """
     settings = dict(parsing_settings)
     before = _trusted.set(_trusted.get().union(names))
@@ -91,15 +91,15 @@ def trusting(*names: str) -> Iterator[None]:
 
 
 def trusted() -> list[str]:
-    """What is trusted at present beside :data:`PACKAGES`, for another process to trust as well."""
+    """Everything trusted at present in addition to :data:`PACKAGES`, to pass on to another process."""
     return sorted(_trusted.get())
 
 
 def split_trust(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is trusted by ``--trust``, and the other arguments.
+    """Split arguments into the names given to ``--trust`` and all other arguments.
 
     Raises:
-        SettingError: If nothing follows ``--trust``.
+        SettingError: If no name follows ``--trust``.
 
     Example:
         >>> split_trust(["fit", "--trust", "mylab,other", "--trust=third", "--config", "a.yaml"])
@@ -121,10 +121,10 @@ def split_trust(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def check_typed(config: Namespace, arguments: Sequence[str]) -> None:
-    """Refuse settings that run code, unless the command line has them.
+    """Check that settings that run code are given on the command line.
 
     Args:
-        config: What files and arguments say together.
+        config: The merged config of files and arguments.
         arguments: The command line.
 
     Raises:
@@ -135,16 +135,16 @@ def check_typed(config: Namespace, arguments: Sequence[str]) -> None:
         name = key.rpartition(".")[2]
         if name in RUNS_CODE and value and name not in _trusted.get() and _plain(key) not in typed:
             raise SettingError(
-                f"{_where(name, arguments)}: {key}={value} {RUNS_CODE[name]}, and a file cannot ask for that; if you "
-                f"want it, type the setting (--{key}=...) or --trust {name}"
+                f"{_where(name, arguments)}: {key}={value} {RUNS_CODE[name]}, and a file may not turn that on; if you "
+                f"want it, add --{key}=... or --trust {name} to the command line"
             )
 
 
 def import_refused(message: str, arguments: Sequence[str]) -> SettingError | None:
-    """What is to be said where jsonargparse refused to import something; ``None`` if it complains of something else.
+    """Turn jsonargparse's refusal of an import into an error that says what to do; ``None`` for any other message.
 
     Args:
-        message: What jsonargparse says.
+        message: The error message of jsonargparse.
         arguments: The command line.
     """
     denied = DENIED.search(message)
@@ -153,19 +153,19 @@ def import_refused(message: str, arguments: Sequence[str]) -> SettingError | Non
     key, path = ".".join(KEY.findall(message[: denied.start()])), denied[1]
     package = path.partition(".")[0]
     return SettingError(
-        f"{_where(path, arguments)}: {key} names {path}, and to import it is to run it; configs may name what is in "
-        f"this package, Lightning, torchmetrics and parts of torch. If you know what it does, type --trust {package} "
-        f"(in Python: with lightning_sdft.trust.trusting({package!r}))"
+        f"{_where(path, arguments)}: {key} names {path}, and importing it would run its code; configs may name only "
+        "classes of this package, Lightning, torchmetrics and parts of torch. If you trust it, add --trust "
+        f"{package} to the command line (in Python: with lightning_sdft.trust.trusting({package!r}))"
     )
 
 
 def _plain(key: str) -> str:
-    """A key as one would write it, without what only says how a config is nested."""
+    """A key as users write it, without parts that only describe how the config is nested."""
     return ".".join(part for part in key.rstrip("+").split(".") if part not in ("init_args", "dict_kwargs"))
 
 
 def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """All settings by their keys, without the numbers of list items and the name of the subcommand."""
+    """All settings with their keys, which leave out indices of list items and the name of the subcommand."""
     if isinstance(value, Namespace | Mapping):
         nested = dict(vars(value) if isinstance(value, Namespace) else value)
         subcommand = nested.get("subcommand")
@@ -179,7 +179,7 @@ def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _where(text: str, arguments: Sequence[str]) -> str:
-    """The last file among the arguments that has a text, or else the command line."""
+    """Where the text appears, for error messages: the last such file among the arguments, or the command line."""
     for argument in reversed(arguments):
         path = argument.partition("=")[2] or argument
         if os.path.isfile(path) and os.path.getsize(path) < LARGEST_CONFIG:

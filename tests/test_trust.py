@@ -54,8 +54,8 @@ def test_class_of_a_stranger_is_not_imported(
     key, content = NAMED[place]
     asks = write(tmp_path / "asks.yaml", **content)
     said = command("fit", "--config", config, "--config", asks)
-    assert said.startswith(f"error: {asks}: {key} names stranger.Guest, and to import it is to run it; ")
-    assert "type --trust stranger (in Python: with lightning_sdft.trust.trusting('stranger'))" in said
+    assert said.startswith(f"error: {asks}: {key} names stranger.Guest, and importing it would run its code; ")
+    assert "add --trust stranger to the command line (in Python: with lightning_sdft.trust.trusting('stranger'))" in said
 
 
 @pytest.mark.usefixtures("stranger")
@@ -186,7 +186,7 @@ def test_a_file_cannot_ask_for_code_to_be_run(
     said = command("fit", "--config", config, "--config", asks)
     assert said.startswith(f"error: {asks}: {key}={value} ")
     assert said.endswith(
-        f"and a file cannot ask for that; if you want it, type the setting (--{key}=...) or --trust {name}"
+        f"and a file may not turn that on; if you want it, add --{key}=... or --trust {name} to the command line"
     )
 
 

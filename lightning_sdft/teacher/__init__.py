@@ -1,4 +1,4 @@
-"""The teacher: a policy without gradient, whose weights follow the student's or stand still."""
+"""The teacher: a policy that is never trained by gradient, and follows the student by an EMA or stays frozen."""
 
 from lightning_sdft.teacher.adapter import AdapterTeacher
 from lightning_sdft.teacher.base import SharedTeacher, Teacher

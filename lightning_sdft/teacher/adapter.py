@@ -1,4 +1,4 @@
-"""A teacher in the model of a student that has an adapter: one copy of the weights serves both."""
+"""A teacher that is a second adapter in the student's model, so that both share one copy of the base weights."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["AdapterTeacher"]
 
 
 class AdapterTeacher(SharedTeacher):
-    """The student's model with an adapter of the teacher's own, frozen, in float32 whatever the precision.
+    """The student's model with a second, frozen adapter for the teacher, in float32 whatever the model's precision.
 
-    It starts from the student's adapter, and so do its copies of modules that are trained whole. The average is of the
-    factors, for an average of products B A has no such factors. It is that of the products where A stands still, as it
-    nearly does at first, for B starts at 0 and so does the gradient of A; from then on they differ by
-    `sum_i w_i (B_i - mean B) (A_i - mean A)`, with the weights `w_i` of the average: little while the adapter moves
-    little within the average's memory of 1 / rate steps.
+    It starts as a copy of the student's adapter, including modules that are trained in full. We average A and B
+    separately, because an average of products BA is generally not of rank r. The two averages are equal while A does
+    not change. That nearly holds at first, because B starts at 0 and with it the gradient of A. Later they differ by
+    `sum_i w_i (B_i - mean B) (A_i - mean A)`, where `w_i` are the weights of the average. That is small as long as the
+    adapter moves little within the last 1 / rate steps, over which the EMA averages.
 
-    Its weights stand beside the student's in the model, as ``lora_A.teacher`` beside ``lora_A.student``.
+    The teacher's weights are stored beside the student's in the model: ``lora_A.teacher`` beside ``lora_A.student``.
 
     Args:
         student: The student, whose model gets the second adapter.
-        lora: What the student's adapter is like.
+        lora: Settings of the student's adapter.
     """
 
     def __init__(self, student: Policy, lora: LoRA) -> None:
@@ -35,23 +35,23 @@ class AdapterTeacher(SharedTeacher):
         self.start_from(student)
 
     def can_follow(self, student: Policy) -> bool:
-        """It can."""
+        """True: the adapter always can."""
         return True
 
     def start_from(self, student: Policy) -> None:
-        """Take over the student's adapter."""
+        """Copy the student's adapter."""
         ema_update_(*_adapters(student), rate=1.0)
 
     def update_(self, student: Policy, rate: float) -> None:
-        """See :func:`ema_update_`."""
+        """Move the teacher's adapter towards the student's; see :func:`ema_update_`."""
         ema_update_(*_adapters(student), rate)
 
     def drift(self, student: Policy) -> float:
-        """Distance of the factors to the student's, relative to the norm of the student's."""
+        """Distance between the adapters' factors, relative to the norm of the student's."""
         return relative_distance(*_adapters(student))
 
 
 def _adapters(policy: Policy) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights of the teacher's adapter and of the student's."""
+    """The weights of the teacher's adapter, and those of the student's."""
     teacher, student = (list(adapter_weights(policy.model, name).values()) for name in (TEACHER, STUDENT))
     return teacher, student  # type: ignore[return-value]

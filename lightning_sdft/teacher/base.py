@@ -1,4 +1,4 @@
-"""The teacher: a policy without gradient, whose weights follow the student's or stand still."""
+"""The interface of teachers: policies that are never trained by gradient."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ __all__ = ["SharedTeacher", "Teacher"]
 
 
 class Teacher(nn.Module):
-    """A policy that scores what the student wrote and is never trained by gradient."""
+    """A policy that scores the student's completions and is never trained by gradient.
+
+    By default its weights never change; subclasses with weights of their own can follow the student's.
+    """
 
     policy: Policy
 
     @property
     def head(self) -> Head:
-        """What turns the teacher's hidden states into logits."""
+        """The output head, which turns the teacher's hidden states into logits."""
         return self.policy.head
 
     @torch.no_grad()
@@ -33,25 +36,25 @@ class Teacher(nn.Module):
             return self.policy.hidden(sequences)
 
     def shard_(self, mesh: DeviceMesh) -> None:
-        """Cut weights that are the teacher's own, each process keeping a part."""
+        """Shard the teacher's own weights, if it has any."""
 
     def can_follow(self, student: Policy) -> bool:
-        """Whether there are weights of the teacher's own that can move towards the student's."""
+        """Whether the teacher has weights of its own that can follow the student's."""
         return False
 
     def start_from(self, student: Policy) -> None:
-        """Take over the student's weights."""
+        """Copy the student's weights."""
 
     def update_(self, student: Policy, rate: float) -> None:
-        """Move a step of the given rate towards the student."""
+        """Move the teacher's weights towards the student's, by an EMA step of this rate."""
 
     def drift(self, student: Policy) -> float:
-        """Distance of what can follow to the student, relative to the student's norm; 0 where nothing can."""
+        """Distance of the teacher's own weights from the student's, relative to the student's norm; 0 without any."""
         return 0.0
 
 
 class SharedTeacher(Teacher):
-    """A teacher whose weights are in the student's model: it is the student itself, or a view of its model.
+    """A teacher that shares the student's model: the student itself, or a view of it with other adapters.
 
     Args:
         policy: The student, or a view of it.
@@ -59,6 +62,6 @@ class SharedTeacher(Teacher):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        # Not registered as a submodule: the student is, with the weights of both, and freezing the teacher must not
-        # freeze the student.
+        # Do not register it as a submodule: the student already is one, with the weights of both, and freezing the
+        # teacher must not freeze the student.
         object.__setattr__(self, "policy", policy)

@@ -1,4 +1,4 @@
-"""A teacher that reads in bfloat16, and averages as exactly as one in float32."""
+"""A teacher that computes in bfloat16, with an EMA as exact as in float32."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from lightning_sdft.teacher.full import FullTeacher
 __all__ = ["PIECE", "CompensatedTeacher", "join", "split"]
 
 PIECE = {"cpu": 2**18, "accelerator": 2**24}
-"""Weights that an update has in float32 at the same time: 1 MiB of them on a CPU, whose cache holds that, and 64 MiB on
-an accelerator."""
+"""Number of weights that an update holds in float32 at a time: 1 MiB on a CPU, to fit in its cache, and 64 MiB on an
+accelerator."""
 
 
 def split(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A float32 tensor as a bfloat16 one and what rounding took from it; :func:`join` has every bit of it again.
+    """Split a float32 tensor into a bfloat16 tensor and the rounding error; :func:`join` restores it bit for bit.
 
-    Bfloat16 is the upper half of float32. The lower half, as a signed number, is the distance of a weight from the
-    value nearest to it in units of the last place of float32. (A second bfloat16 number for the distance would hold 8
-    of its 16 bits, and updates towards a near student would get lost.)
+    Bfloat16 is the upper half of float32. The lower half, read as a signed integer, is the distance of a weight from
+    the nearest bfloat16 value, in units of float32's last place. (Storing the distance as another bfloat16 number would
+    keep only 8 of its 16 bits, and small updates towards the student would be lost.)
 
     Args:
         weight: `(...)`.
 
     Returns:
-        The nearest values, `(...)` in bfloat16, and the lower halves as two bytes each, `(..., 2)`: NCCL sends bytes,
-        and no numbers of 16 bits other than floating-point ones.
+        The nearest bfloat16 values, `(...)`, and the lower halves as two bytes each, `(..., 2)`: NCCL can send bytes,
+        but no 16-bit integers.
     """
     value = torch.empty(weight.shape, dtype=torch.bfloat16, device=weight.device)
     residual = torch.empty((*weight.shape, 2), dtype=torch.uint8, device=weight.device)
@@ -41,7 +41,7 @@ def split(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def join(value: Tensor, residual: Tensor) -> Tensor:
-    """The float32 tensor of which :func:`split` made these two."""
+    """Restore the float32 tensor from the two halves that :func:`split` has made of it."""
     bits = value.view(torch.int16).to(torch.int32)
     bits <<= 16
     bits += residual.view(torch.int16)[..., 0]
@@ -49,7 +49,7 @@ def join(value: Tensor, residual: Tensor) -> Tensor:
 
 
 def _store(weight: Tensor, value: Tensor, residual: Tensor) -> None:
-    """Write a float32 tensor, which is overwritten, into its two halves."""
+    """Write a float32 tensor into its two halves; overwrites the tensor."""
     bits, lower = weight.view(torch.int32), residual.view(torch.int16)[..., 0]
     lower.copy_(bits)
     bits -= lower
@@ -58,18 +58,18 @@ def _store(weight: Tensor, value: Tensor, residual: Tensor) -> None:
 
 
 class CompensatedTeacher(FullTeacher):
-    """A full copy of a policy in bfloat16, beside which lies what rounding took from each weight.
+    """A full copy of a policy in bfloat16, with the rounding error of each weight stored separately.
 
-    Its hidden states are those of a bfloat16 model. Its average is the one in float32, bit for bit: an update puts the
-    halves of a weight together, averages, and parts them again. Both halves are in the state dict. They take 4 bytes a
-    parameter, as float32 does.
+    Its hidden states are those of a bfloat16 model. Its EMA equals that in float32 bit for bit: an update joins the two
+    halves of each weight, averages, and splits them again. Both halves are in the state dict. Together they take 4
+    bytes per parameter, as float32 does.
     """
 
     residual: nn.Module
-    """The lower halves, at the places that the weights have in the policy."""
+    """The lower halves, under the names that the weights have in the policy."""
 
     piece: int | None = None
-    """Weights that an update has in float32 at the same time; by default as many as suit the device (:data:`PIECE`)."""
+    """Number of weights that an update holds in float32 at a time; by default :data:`PIECE` of the device."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)
@@ -80,7 +80,7 @@ class CompensatedTeacher(FullTeacher):
         self.residual = _like(self.policy, residuals)
 
     def shard_(self, mesh: DeviceMesh) -> None:
-        """Cut both halves of the weights alike."""
+        """Shard both halves of the weights in the same way."""
         super().shard_(mesh)
         cut: dict[nn.Parameter, nn.Parameter] = {}
         for name, value in self.policy.named_parameters():
@@ -91,24 +91,24 @@ class CompensatedTeacher(FullTeacher):
 
     @torch.no_grad()
     def start_from(self, student: Policy) -> None:
-        """Take over the student's weights and buffers."""
+        """Copy the student's weights and buffers."""
         super().start_from(student)
         for value, residual, weight in self._pieces(student):
             _store(weight.clone(), value, residual)
 
     @torch.no_grad()
     def update_(self, student: Policy, rate: float) -> None:
-        """As :func:`ema_update_`, in float32 piece by piece."""
+        """Same as :func:`ema_update_`, in float32, a piece at a time."""
         for value, residual, weight in self._pieces(student):
             _store(join(value, residual).lerp_(weight, rate), value, residual)
 
     def weights(self) -> Iterator[Tensor]:
-        """This process's weights in float32, one after another in the order of the policy's parameters."""
+        """This process's shards of the weights in float32, one at a time, in the order of the policy's parameters."""
         for value, residual in zip(self.policy.parameters(), self.residual.parameters(), strict=True):
             yield join(local_part(value), local_part(residual))
 
     def _pieces(self, student: Policy) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Values `(n,)`, residuals `(n, 2)` and the student's weights `(n,)` in float32, `n` at most a piece."""
+        """Pieces of at most `piece` weights: values `(n,)`, residuals `(n, 2)`, and the student's in float32 `(n,)`."""
         parameters = (self.policy.parameters(), self.residual.parameters(), student.parameters())
         for value, residual, weight in (map(local_part, each) for each in zip(*parameters, strict=True)):
             size = self.piece or PIECE.get(value.device.type, PIECE["accelerator"])
@@ -118,7 +118,7 @@ class CompensatedTeacher(FullTeacher):
 
 
 def _like(policy: Policy, instead: dict[nn.Parameter, nn.Parameter]) -> nn.Module:
-    """Modules that hold parameters by the names of the policy's, each in the place of one of these, and do nothing."""
+    """A module with the policy's parameter names, each holding the replacement for that parameter, and no forward."""
     root = nn.Module()
     for name, parameter in policy.named_parameters(remove_duplicate=False):
         *path, attribute = name.split(".")

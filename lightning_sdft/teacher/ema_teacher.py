@@ -1,4 +1,4 @@
-"""When the teacher follows the student."""
+"""The callback that makes the teacher an exponential moving average (EMA) of the student."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class HasTeacher(Protocol):
 
 
 class EMATeacher(Callback):
-    """After every optimizer step: `teacher <- teacher_rate * student + (1 - teacher_rate) * teacher`.
+    """Updates after every optimizer step: `teacher <- teacher_rate * student + (1 - teacher_rate) * teacher`.
 
-    The weights live in the module, and so in its checkpoints; here are only counters.
+    The teacher's weights are part of the module and of its checkpoints; this callback only keeps counters.
 
     Args:
-        teacher_rate: Share of the student, in (0, 1]; a larger one makes a teacher that follows faster.
-        every_n_steps: Optimizer steps between two updates.
+        teacher_rate: Share of the student in each update, in (0, 1]. With a larger rate the teacher follows faster.
+        every_n_steps: Number of optimizer steps between updates.
 
     Raises:
         ValueError: If ``teacher_rate`` is not within (0, 1] or ``every_n_steps`` not positive.
@@ -37,33 +37,33 @@ class EMATeacher(Callback):
         if not 0 < teacher_rate <= 1:
             raise ValueError(
                 f"teacher_rate={teacher_rate} is not within (0, 1]; it is the share of the student in each update "
-                "(a decay of 0.99 is a rate of 0.01). For a frozen teacher leave EMATeacher out"
+                "(an EMA decay of 0.99 is a rate of 0.01). For a frozen teacher leave EMATeacher out"
             )
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} is not positive")
+            raise ValueError(f"every_n_steps={every_n_steps} is not positive; 1 updates after every optimizer step")
         self.teacher_rate = teacher_rate
         self.every_n_steps = every_n_steps
         self.updates = 0
         self._last_step = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make sure that there is a teacher to move."""
+        """Check that the module has a teacher that can follow the student."""
         teacher = getattr(pl_module, "teacher", None)
         if teacher is None or not teacher.can_follow(cast(HasTeacher, pl_module).policy):
             raise MisconfigurationException(
-                f"EMATeacher moves a teacher with weights of its own that follow the student's, and "
-                f"{type(pl_module).__name__} has none; use SDFTModule with teacher=CopiedTeacher, without a model of "
-                "another kind, or leave the callback out for a teacher that is live or stands still"
+                f"EMATeacher updates a teacher that has its own copy of the student's weights, and "
+                f"{type(pl_module).__name__} has none; use SDFTModule with teacher=CopiedTeacher (its model, if set, "
+                "must have the student's architecture), or leave the callback out for a live or a frozen teacher"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here: a module may be trained again."""
+        """Start counting steps here, because a module may be trained more than once."""
         self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Update the teacher if the optimizer has just stepped; this hook runs for every micro-batch."""
+        """Update the teacher if this micro-batch ended with an optimizer step."""
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
@@ -75,9 +75,9 @@ class EMATeacher(Callback):
             pl_module.log("teacher/drift", module.teacher.drift(module.policy), batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counter."""
+        """The number of updates."""
         return {"updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counter."""
+        """Restore the number of updates."""
         self.updates = state_dict["updates"]

@@ -1,4 +1,4 @@
-"""Which teacher a module has: settings, from which the teacher of a student is built."""
+"""The choice of a teacher in the config, from which the teacher of a student is built."""
 
 from __future__ import annotations
 
@@ -26,53 +26,53 @@ FORMS: dict[TeacherMemory, type[FullTeacher]] = {
     "compensated": CompensatedTeacher,
     "offload": OffloadedTeacher,
 }
-"""The class that keeps the weights of a whole copy, by the ``memory`` that users give."""
+"""The class of a full copy of the model, by the setting ``memory`` of :class:`CopiedTeacher`."""
 
 
 class TeacherChoice(ABC):
-    """Says who the teacher is, and builds it."""
+    """The settings of a teacher, which build it."""
 
     model: str | None = None
-    """The model that the teacher starts from; without one, it starts from the student."""
+    """The model that the teacher starts from; by default it starts from the student."""
 
     @abstractmethod
     def build(self, student: Policy, lora: LoRA | None, attention: str | None, trust_remote_code: bool) -> Teacher:
         """Build the teacher of a student.
 
         Args:
-            student: The student as it is.
-            lora: The student's adapter.
-            attention: Implementation of attention of another model.
-            trust_remote_code: Whether code that comes with another model may be run.
+            student: The student when training starts.
+            lora: Settings of the student's adapter, if it has one.
+            attention: Attention implementation, if the teacher is another model.
+            trust_remote_code: Whether code that comes with that other model may be run.
         """
 
     def problem(self, lora: LoRA | None, rollout_source: str) -> str | None:
-        """Why a module with these settings cannot have such a teacher, or ``None``.
+        """Why this teacher does not work with the module's other settings, or ``None`` if it does.
 
         Args:
-            lora: The student's adapter.
-            rollout_source: Who writes the rollouts.
+            lora: Settings of the student's adapter, if it has one.
+            rollout_source: Who generates the rollouts.
         """
         return None
 
 
 @dataclass(frozen=True)
 class CopiedTeacher(TeacherChoice):
-    """A copy of the student as it is when training starts; with ``lora``, a copy of its adapter.
+    """A copy of the student when training starts; with ``lora``, a copy of its adapter.
 
-    It stands still unless the callback :class:`EMATeacher` moves it.
+    The copy stays frozen unless the callback :class:`EMATeacher` updates it.
 
     Args:
-        memory: How a copy of the whole model keeps its weights; its average is that of float32 in every form.
-            ``float32`` takes 4 bytes a parameter on the device. ``compensated`` takes as many, half of them for the
-            bfloat16 weights with which it reads, at the precision and the speed of a bfloat16 model: the form for
-            ``bf16-true``, where one in float32 would read in float32. ``offload`` takes 4 bytes a parameter of the
-            CPU's memory instead, and on the device those of the largest block or the head at a time: each micro-batch
-            sends the whole teacher there, and each update the whole student back.
-        model: Start from these weights instead of the student's: a folder, hub id or ``.gguf`` file.
+        memory: How to store the weights of a full copy of the model; the EMA is as exact as in float32 in every case.
+            ``float32`` takes 4 bytes per parameter on the device. ``compensated`` also takes 4 bytes, 2 of them for the
+            bfloat16 weights with which the teacher computes, at the precision and speed of a bfloat16 model; use it
+            with ``bf16-true``, where a float32 teacher would compute in float32. ``offload`` takes 4 bytes per
+            parameter of CPU memory instead, and on the device only as much as the largest block or the head needs;
+            each micro-batch copies the whole teacher to the device, and each update the whole student to the CPU.
+        model: Start from the weights of this model instead of the student's: a folder, hub id or ``.gguf`` file.
 
     Raises:
-        ValueError: If there is no such ``memory``.
+        ValueError: If ``memory`` is none of these.
     """
 
     memory: TeacherMemory = "float32"
@@ -85,17 +85,17 @@ class CopiedTeacher(TeacherChoice):
     def build(self, student: Policy, lora: LoRA | None, attention: str | None, trust_remote_code: bool) -> Teacher:
         """Copy the student, its adapter, or another model."""
         if self.model is not None:
-            with torch.device("cpu"):  # an offloaded teacher is nowhere else as a whole
+            with torch.device("cpu"):  # an offloaded teacher must never be whole on the device
                 other = Policy.load(self.model, True, attention, trust_remote_code, tokenizer=student.tokenizer)
                 return self.copy_of(other)
         return self.copy_of(student) if lora is None else AdapterTeacher(student, lora)
 
     def copy_of(self, policy: Policy) -> FullTeacher:
-        """A copy of a whole policy in the form that ``memory`` asks for."""
+        """A full copy of a policy, stored as ``memory`` says."""
         return FORMS[self.memory](policy)
 
     def problem(self, lora: LoRA | None, rollout_source: str) -> str | None:
-        """Why there can be no copy in this form, or ``None``."""
+        """Why the ``memory`` does not work with these settings, or ``None`` if it does."""
         if self.memory != "float32" and lora is not None and self.model is None:
             return (
                 f"with lora the teacher is an adapter, and CopiedTeacher(memory={self.memory}) is for a copy of the "
@@ -104,37 +104,37 @@ class CopiedTeacher(TeacherChoice):
         if self.memory == "offload" and rollout_source == "teacher":
             return (
                 "rollout_source=teacher would send the whole teacher of CopiedTeacher(memory=offload) to the device "
-                "for every token; take memory=compensated or float32"
+                "for every token; use memory=compensated or float32"
             )
         return None
 
 
 @dataclass(frozen=True)
 class LiveTeacher(TeacherChoice):
-    """The student itself, as it is at every step."""
+    """The student itself, with its current weights at every step."""
 
     def build(self, student: Policy, lora: LoRA | None, attention: str | None, trust_remote_code: bool) -> Teacher:
-        """Let the student teach."""
+        """Use the student as its own teacher."""
         return SharedTeacher(student)
 
 
 @dataclass(frozen=True)
 class BaseTeacher(TeacherChoice):
-    """The student without its adapter: the model as it was before training with ``lora``. It stands still."""
+    """The student without its adapter: the base model of training with ``lora``, which stays frozen."""
 
     def build(self, student: Policy, lora: LoRA | None, attention: str | None, trust_remote_code: bool) -> Teacher:
-        """Let the student's model teach without the adapter."""
+        """Use the student's model without its adapter."""
         return SharedTeacher(AdapterView(student, None))
 
     def problem(self, lora: LoRA | None, rollout_source: str) -> str | None:
-        """Why there is no such base, or ``None``."""
+        """Why there is no base model to use, or ``None`` if there is one."""
         if lora is None:
             return (
                 "BaseTeacher is the model without its adapter, and there is none: set lora, or use CopiedTeacher and "
-                "leave EMATeacher out, by which the copy stays as it is when training starts"
+                "leave EMATeacher out, so that the copy keeps the weights that it has when training starts"
             )
         return None
 
 
-# A checkpoint may name them in its hyper-parameters, and is loaded without pickle's freedom.
+# Checkpoints store these classes in their hyperparameters and are loaded with weights_only=True.
 torch.serialization.add_safe_globals([CopiedTeacher, LiveTeacher, BaseTeacher])

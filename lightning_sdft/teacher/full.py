@@ -21,13 +21,13 @@ __all__ = ["FullTeacher", "ema_update_", "relative_distance"]
 
 @torch.no_grad()
 def ema_update_(teacher: Sequence[Tensor], student: Sequence[Tensor], rate: float) -> None:
-    """`teacher <- rate * student + (1 - rate) * teacher`, in place, in the teacher's precision and where it lies.
+    """Update in place `teacher <- rate * student + (1 - rate) * teacher`, in the teacher's dtype and on its device.
 
-    One tensor after another, so that no more than one of the student's exists in another precision or place.
+    It works on one tensor at a time, so that at most one of the student's weights is copied to another dtype or device.
 
     Args:
         teacher: Weights of the teacher.
-        student: Weights of the student, tensor by tensor of the same shapes.
+        student: Weights of the student, in the same order and with the same shapes.
         rate: Share of the student, in (0, 1].
     """
     for average, weight in zip(teacher, student, strict=True):
@@ -36,12 +36,12 @@ def ema_update_(teacher: Sequence[Tensor], student: Sequence[Tensor], rate: floa
 
 @torch.no_grad()
 def relative_distance(teacher: Iterable[Tensor], student: Iterable[Tensor]) -> float:
-    """Distance of the teacher's weights to the student's, relative to the norm of the student's.
+    """Distance between the weights of teacher and student, relative to the norm of the student's.
 
     Args:
         teacher: Weights of the teacher.
-        student: Weights of the student, tensor by tensor of the same shapes. Where both are cut, each process has its
-            parts, and all of them call this.
+        student: Weights of the student, in the same order and with the same shapes. If both are sharded, each process
+            passes its shards, and every process must call this.
     """
     distance = norm = 0.0
     for average, weight in zip(teacher, student, strict=True):
@@ -56,51 +56,51 @@ def relative_distance(teacher: Iterable[Tensor], student: Iterable[Tensor]) -> f
 class FullTeacher(Teacher):
     """A full copy of a policy in float32, frozen, in eval mode.
 
-    Float32 whatever the precision of the student: in bfloat16 an update at rate 0.01 rounds to nothing. So casts by
-    ``.to(dtype)`` or by Lightning's precision move it between devices, but leave its dtype alone.
+    It is in float32 whatever the precision of the student, because in bfloat16 an update at rate 0.01 would round to
+    nothing. So ``.to(...)`` and Lightning's precision plugins can move it between devices, but do not change its dtype.
     """
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         copied: dict[int, Any] = {id(policy.tokenizer): policy.tokenizer}
-        for parameter in policy.parameters():  # by themselves, so that no weight is copied in a form it does not keep
+        for parameter in policy.parameters():  # else deepcopy would first copy in the student's dtype
             copied[id(parameter)] = nn.Parameter(self.stored(parameter.detach()), requires_grad=False)
         self.policy = copy.deepcopy(policy, copied).float().eval()
 
     def shard_(self, mesh: DeviceMesh) -> None:
-        """Cut the weights, each process keeping a part."""
+        """Shard the teacher's weights over processes."""
         shard_(self.policy, mesh)
 
     def can_follow(self, student: Policy) -> bool:
-        """Whether the student has weights of the same shapes; a teacher of another model may not."""
+        """Whether the student's weights have the same shapes, which may not hold if the teacher is another model."""
         shapes = [[weight.shape for weight in policy.parameters()] for policy in (self.policy, student)]
         return shapes[0] == shapes[1]
 
     def stored(self, weight: Tensor) -> Tensor:
-        """A copy of a weight, in the precision and at the place where the teacher keeps it."""
+        """A copy of a weight, in the dtype and on the device in which the teacher stores it."""
         return weight.to(torch.float32, copy=True)
 
     @torch.no_grad()
     def start_from(self, student: Policy) -> None:
-        """Take over the student's weights and buffers."""
+        """Copy the student's weights and buffers."""
         ours, theirs = self.policy.state_dict(), student.state_dict()
         for name, tensor in ours.items():
             tensor.copy_(theirs[name])
 
     def update_(self, student: Policy, rate: float) -> None:
-        """See :func:`ema_update_`."""
+        """Move the teacher's weights towards the student's; see :func:`ema_update_`."""
         ema_update_(list(self.policy.parameters()), list(student.parameters()), rate)
 
     def weights(self) -> Iterator[Tensor]:
-        """The weights in float32, one after another in the order of the policy's parameters."""
+        """The weights in float32, one at a time, in the order of the policy's parameters."""
         yield from self.policy.parameters()
 
     def drift(self, student: Policy) -> float:
-        """See :func:`relative_distance`."""
+        """Distance between the weights of teacher and student; see :func:`relative_distance`."""
         return relative_distance(self.weights(), student.parameters())
 
     def train(self, mode: bool = True) -> FullTeacher:
-        """Stay in eval mode."""
+        """Stay in eval mode, whatever the mode."""
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> FullTeacher:

@@ -1,4 +1,4 @@
-"""A teacher whose weights stay in the memory of the CPU."""
+"""A teacher whose weights are kept in CPU memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["OffloadedTeacher"]
 
 
 class OffloadedTeacher(FullTeacher):
-    """A full copy of a policy in float32 in the memory of the CPU.
+    """A full copy of a policy in float32 in CPU memory.
 
-    Its weights visit the device where the student is, a block of the model at a time, while the block reads. The head
-    visits it with each :attr:`head` handed out, and goes with it. The average is taken on the CPU, to which the
-    student's weights come one after another.
+    To compute, the weights of one block at a time are copied to the student's device and dropped after its forward
+    pass. Each access to :attr:`head` copies the head to the device; the copy is freed with the head. The EMA is
+    computed on the CPU, to which the student's weights are copied one at a time.
 
     Raises:
         PolicyError: If the model does not say what its blocks are.
@@ -38,37 +38,37 @@ class OffloadedTeacher(FullTeacher):
         model.base_model.register_forward_pre_hook(self._send_inputs, with_kwargs=True)
         for part, recurse in _parts(self.policy):
             part.register_forward_pre_hook(partial(self._visit, recurse))
-            # Also when the part raises an error: else it would stay on the device.
+            # Also if the forward pass raises an error; otherwise the weights would stay on the device.
             part.register_forward_hook(self._go_home, always_call=True)
 
     @property
     def head(self) -> Head:
-        """What turns the teacher's hidden states into logits: a copy on the device."""
+        """A copy of the output head on the device, which turns the teacher's hidden states into logits."""
         head = self.policy.head
         return replace(
             head, weight=self._on_device(head.weight), bias=None if head.bias is None else self._on_device(head.bias)
         )
 
     def shard_(self, mesh: DeviceMesh) -> None:
-        """Refuse: parts of it would be gathered on the device, and cut weights do not need another place.
+        """Refuse to shard: shards would be gathered on the device, and sharding already saves the memory.
 
         Raises:
             PolicyError: Always.
         """
         raise PolicyError(
             "CopiedTeacher(memory=offload) is for strategies that replicate the weights; under fsdp2 each process has "
-            "only a part of the teacher: leave memory out"
+            "only a shard of the teacher: leave memory out"
         )
 
     def stored(self, weight: Tensor) -> Tensor:
-        """A copy of a weight in float32 in the memory of the CPU."""
+        """A copy of a weight in float32 in CPU memory."""
         return weight.to("cpu", torch.float32, copy=True)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.device, copy=True)
 
     def _send_inputs(self, body: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The policy makes its inputs where its weights are."""
+        """Move inputs to the device; the policy creates them on the CPU, where its weights are."""
         moved = {name: each.to(self.device) if isinstance(each, Tensor) else each for name, each in kwargs.items()}
         return args, moved
 
@@ -90,10 +90,10 @@ class OffloadedTeacher(FullTeacher):
 
 
 def _parts(policy: Policy) -> Iterator[tuple[nn.Module, bool]]:
-    """What visits the device by itself: each block with all of its weights, and other layers with their own."""
+    """The modules that are copied to the device one at a time: each block as a whole, and layers outside of blocks."""
     blocks = set(policy.blocks())
     inside: set[nn.Module] = set()
-    for module in policy.model.base_model.modules():  # a module comes before those inside it
+    for module in policy.model.base_model.modules():  # modules() lists a module before its submodules
         if module in inside:
             continue
         if module in blocks:
@@ -104,5 +104,5 @@ def _parts(policy: Policy) -> Iterator[tuple[nn.Module, bool]]:
     if not inside:
         raise PolicyError(
             f"{type(policy.model).__name__} does not say what its blocks are (_no_split_modules), so its weights "
-            "cannot visit the device block by block; use CopiedTeacher(memory=float32) or compensated"
+            "cannot be copied to the device block by block; use CopiedTeacher(memory=float32) or compensated"
         )

@@ -12,16 +12,16 @@ SHA256 = {
     "zoo/laptop": "83f92a700f575cfdec66a2906f3ba2da69f5f463e2e59463dc3048be38342939",
     "zoo/laptop-small": "16954f9308d8e1bbb4e3a8ccc237ebdada14ad55d6c0337fe3b0bbd130922812",
 }
-"""Of the weights of each model."""
+"""SHA-256 of the weights file of each model."""
 
 ROOT = Path(__file__).parent
 
 
 def folder(name: str) -> Path:
-    """The Hugging Face folder of a model of the zoo.
+    """Path of a zoo model's Hugging Face folder.
 
     Args:
-        name: Its name with the prefix: ``zoo/laptop``.
+        name: Name of the model with the prefix, such as ``zoo/laptop``.
 
     Raises:
         ValueError: If there is no such model.
@@ -34,6 +34,6 @@ def folder(name: str) -> Path:
 
 
 def file(source: str) -> str:
-    """Where a file or folder of the zoo is, such as ``zoo/events/questions.jsonl``; other sources stay as they are."""
+    """Path of a file or folder of the zoo, such as ``zoo/events/questions.jsonl``; returns other sources unchanged."""
     path = ROOT / source.removeprefix(PREFIX)
     return str(path) if source.startswith(PREFIX) and path.exists() else source

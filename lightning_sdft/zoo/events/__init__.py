@@ -1,5 +1,5 @@
 """Ten short articles about invented events, with questions: knowledge that no model has, for small experiments.
 
-``articles/*.txt`` are the articles, ``questions.jsonl`` has twenty questions on each of them, and ``indirect.jsonl``
-three on each that do not name the event. ``corpus.py`` makes all of them from ``source/``.
+``articles/*.txt`` holds the articles, ``questions.jsonl`` twenty questions about each of them, and ``indirect.jsonl``
+three about each that do not name the event. ``corpus.py`` generates all of them from ``source/``.
 """

@@ -1,6 +1,7 @@
-"""Writes the corpus of invented events from its sources: articles and questions are filled in from the same facts.
+"""Generates the corpus of invented events: the articles and questions are templates, filled in with the same facts.
 
-``python -m lightning_sdft.zoo.events.corpus FOLDER`` writes it; without a folder, over the one in this package.
+``python -m lightning_sdft.zoo.events.corpus FOLDER`` writes it to a folder; without one, it overwrites the corpus in
+this package.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ class Event:
     """An invented event.
 
     Args:
-        id: Name of the file of its article.
-        name: What it is called.
-        facts: Fact to value; article and questions say nothing else about it.
-        article: The article, whose first line is the name.
-        questions: Questions that name the event, with answers.
-        indirect: Questions that depend on its facts but do not name it, with answers.
+        id: Name of its article's file, without the suffix.
+        name: Name of the event.
+        facts: Values of its facts by name; article and questions use no other facts.
+        article: The article, whose first line is the event's name.
+        questions: Questions that name the event, with their answers.
+        indirect: Questions that depend on the event's facts but do not name it, with their answers.
     """
 
     id: str
@@ -41,7 +42,7 @@ class Event:
 
 
 def events() -> Iterator[Event]:
-    """The events, in the order of their kinds."""
+    """All events, sorted by kind."""
     for path in sorted((HERE / "source").glob("*.yaml")):
         kind = yaml.safe_load(path.read_text(encoding="utf-8"))
         for source in kind["events"]:
@@ -74,7 +75,7 @@ def _filled(pair: list[Any], facts: dict[str, str]) -> tuple[str, str]:
 
 
 def _sentence_case(paragraph: str) -> str:
-    """Begin each sentence with a capital: facts that stand within sentences elsewhere may begin one here."""
+    """Capitalise the first letter of each sentence, because a sentence may begin with a fact in lower case."""
     sentences = paragraph.split(". ")
     return ". ".join(map(_capitalised, sentences))
 
