@@ -107,7 +107,7 @@ def _default_folders(trainer: Trainer) -> set[Path]:
         return {Path(trainer.default_root_dir) / "checkpoints"}
     logger = trainer.loggers[0]
     root = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name)
-    version = getattr(logger, "_version", None)  # asking for `version` would make one
+    version = getattr(logger, "_version", None)  # the property `version` would create one
     if version is None:
         return set(root.glob("*/checkpoints"))
     return {root / (version if isinstance(version, str) else f"version_{version}") / "checkpoints"}

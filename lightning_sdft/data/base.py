@@ -155,7 +155,7 @@ class DemonstrationDataModule(LightningDataModule):
         if left_out:
             log.info("each epoch leaves out %d of %d examples that do not fill a step", left_out, len(examples))
         sampler: DistributedSampler[Example] = DistributedSampler(
-            examples,  # type: ignore[arg-type]  # it asks for a length and nothing else
+            examples,  # type: ignore[arg-type]  # the sampler only needs its length
             replicas["num_replicas"],
             replicas["rank"],
             seed=self.shuffle_seed,

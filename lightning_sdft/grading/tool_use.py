@@ -135,7 +135,7 @@ _NAME = re.compile(r"(\[Optional\]\s*)?\w+([.-]\w+)*")
 def _calls(response: str) -> Counter[tuple[str, str]] | None:
     """The calls of a response as (name, canonical arguments), or ``None`` if one is malformed."""
     calls: Counter[tuple[str, str]] = Counter()
-    name: str | None = None  # of the action whose input has not come yet
+    name: str | None = None  # name of the action whose input has not been found yet
     begins_line = False
     position = 0
     while label := _LABEL.search(response, position):
