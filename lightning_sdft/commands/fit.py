@@ -174,6 +174,6 @@ NOISE = [
     "It is recommended to use `self.log\\(.*sync_dist=True",  # accuracies, which are the same in all processes
     "Total length of `list` across ranks is zero",  # a run without evaluation
     "`ModelCheckpoint\\(monitor='val/accuracy'\\)` could not find",  # a run without evaluation
-    "Checkpoint directory .* exists and is not empty",  # a run that goes on
+    "Checkpoint directory .* exists and is not empty",  # a run that is resumed
 ]
 """Warnings of other packages that do not concern our users."""

@@ -51,7 +51,7 @@ def prior(
         output: JSON file to write the scores to.
         batch_tokens: Tokens in a batch, padding included; lower it if memory runs out.
         dtype: Precision of the weights; by default bfloat16 on an accelerator and float32 on a CPU.
-        device: Where to compute, such as ``cuda:1``; by default an accelerator where there is one.
+        device: Where to compute, such as ``cuda:1``; by default an accelerator if there is one.
         trust_remote_code: Whether code that comes with the model may be run.
 
     Raises:

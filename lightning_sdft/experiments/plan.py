@@ -122,7 +122,7 @@ class Plan:
 
         Args:
             method: The method.
-            best: Its best learning rate on each domain, ``None`` where there is none.
+            best: Its best learning rate on each domain, ``None`` if there is none.
         """
         seeds = self._other_seeds(method)
         return [Variant(domain, method, rate, seed) for domain, rate in best.items() if rate for seed in seeds]

@@ -80,7 +80,7 @@ class TrainerPlan:
             getattr(strategy, "replicas", 1),
             precision,
             "EMATeacher" in callbacks,
-            trainer.get("limit_val_batches") != 0,  # without which there is no sanity check either
+            trainer.get("limit_val_batches") != 0,  # 0 also switches the sanity check off
         )
 
     @property

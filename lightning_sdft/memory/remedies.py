@@ -40,7 +40,7 @@ def remedies(
 ) -> list[Remedy]:
     """Changes of settings with which the run would take less memory, those that help most first.
 
-    Each is tried by itself. None but an adapter and another precision changes what is learned.
+    Each is tried by itself. Only an adapter and another precision change what is learned.
 
     Args:
         module: The module, which has not loaded its models; it is left as it was.

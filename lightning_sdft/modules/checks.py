@@ -52,7 +52,7 @@ class NonFiniteLossError(Refusal, RuntimeError):
 
 
 def trained_examples(batch: object) -> Sequence[Example]:
-    """The examples of a training batch, which must be a :class:`MicroBatch`, for that knows its optimizer step.
+    """The examples of a training batch, which must be a :class:`MicroBatch`, because that knows its optimizer step.
 
     Raises:
         DataError: If it is not: it is neither from a data module of this package nor collated by ``MicroBatch.of``.
@@ -81,7 +81,7 @@ def check_complete(examples: Sequence[Example], missing: Problem, method: str) -
 
 
 def check_budgets(examples: Sequence[Example], problem: Problem) -> None:
-    """Refuse examples over a token budget, for nothing is ever truncated.
+    """Refuse examples over a token budget, because prompts and demonstrations are never truncated.
 
     Raises:
         DataError: If there are any; the message says how many, and names the first with its length.
