@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import Namespace, auto_cli
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -104,6 +104,8 @@ class SDFTCLI(LightningCLI):
             idle += (LearningRateMonitor, DeviceStatsMonitor)
         if config.get("enable_progress_bar") is False:
             idle += (ProgressBar,)
+        if config.get("enable_checkpointing") is False:
+            idle += (ModelCheckpoint,)
         callbacks = [each for each in config.get("callbacks") or [] if not isinstance(each, idle)]
         # What a run goes on from is written last, so that it knows of the best checkpoint of the same validation.
         config["callbacks"] = sorted(callbacks, key=lambda each: isinstance(each, LastCheckpoints))

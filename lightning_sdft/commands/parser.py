@@ -26,8 +26,8 @@ class ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Put the settings of a file over those that are there."""
         for part in stands_on(Path(values)):
-            super().__call__(parser, cfg, str(part), option_string)
-        super().__call__(parser, cfg, values, option_string)
+            super().__call__(parser, cfg, str(part), option_string)  # type: ignore[no-untyped-call]
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
 class CommandParser(LightningArgumentParser):
