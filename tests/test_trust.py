@@ -55,7 +55,8 @@ def test_class_of_a_stranger_is_not_imported(
     asks = write(tmp_path / "asks.yaml", **content)
     said = command("fit", "--config", config, "--config", asks)
     assert said.startswith(f"error: {asks}: {key} names stranger.Guest, and importing it would run its code; ")
-    assert "add --trust stranger to the command line (in Python: with lightning_sdft.trust.trusting('stranger'))" in said
+    assert "add --trust stranger to the command line (in Python: " in said
+    assert "with lightning_sdft.trust.trusting('stranger'))" in said
 
 
 @pytest.mark.usefixtures("stranger")

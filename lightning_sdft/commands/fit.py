@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
@@ -84,6 +84,8 @@ class SDFTCLI(LightningCLI):
             idle += (LearningRateMonitor, DeviceStatsMonitor)
         if config.get("enable_progress_bar") is False:
             idle += (ProgressBar,)
+        if config.get("enable_checkpointing") is False:
+            idle += (ModelCheckpoint,)
         callbacks = [each for each in config.get("callbacks") or [] if not isinstance(each, idle)]
         # LastCheckpoints saves last, so that its checkpoint knows the best checkpoint of the same validation.
         config["callbacks"] = sorted(callbacks, key=lambda each: isinstance(each, LastCheckpoints))

@@ -30,7 +30,7 @@ def test_class_of_ones_own_is_refused_by_the_run_until_it_is_trusted(
     before = outcomes(tmp_path / "out")
     assert len(before) == 2
     error = results(tmp_path / "out")[2]["error"]
-    assert "trainer.callbacks names tests.experiments.laptop_runs.Beginning, and importing it would run its code" in error
+    assert "trainer.callbacks names tests.experiments.laptop_runs.Beginning, and importing it would run its" in error
     assert "add --trust tests to the command line" in error
     command(monkeypatch, "compare", "--config", file, "--out", tmp_path / "out", "--trust", "tests")
     assert outcomes(tmp_path / "out").items() > before.items()
