@@ -159,12 +159,12 @@ def adapted_layers(model: nn.Module) -> list[Any]:
 
 
 def copied_modules(model: nn.Module) -> list[str]:
-    """Names of the modules that are trained whole, each in a copy of its own."""
+    """Names of the modules that are trained in full, each as a copy of its own."""
     return [name for name, module in model.named_modules() if hasattr(module, "original_module")]
 
 
 def base_layer(layer: Any) -> Any:
-    """The layer itself, or the one that has an adapter."""
+    """The layer without its adapter, if it has one."""
     return layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
 
 
