@@ -175,10 +175,8 @@ class CausalLMModule(LightningModule):
         # Lightning's mixed precision refuses to clip the gradients of a fused optimizer.
         fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
         optimizer = adamw(trained, self.learning_rate, self.weight_decay, fused)
-        # The number of steps is read inside the lambda: read here, it would discard the data's restored position.
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: warmup_and_cosine(step, self.warmup_steps, self.trainer.estimated_stepping_batches),
+            optimizer, lambda step: warmup_and_cosine(step, self.warmup_steps, self.trainer)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from lightning.pytorch import Trainer
 from torch.nn import Parameter
 from torch.optim import AdamW
 
@@ -24,15 +25,16 @@ def adamw(trained: Iterable[Parameter], learning_rate: float, weight_decay: floa
     return AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
 
 
-def warmup_and_cosine(step: int, warmup_steps: int, total: float) -> float:
-    """The learning rate at a step as a share of its peak.
+def warmup_and_cosine(step: int, warmup_steps: int, trainer: Trainer) -> float:
+    """The learning rate at a step as a share of its peak: linear warm-up, then a cosine that ends at 0.
 
     Args:
         step: Optimizer steps taken so far.
         warmup_steps: Steps of linear warm-up.
-        total: Total number of steps, after which the rate has fallen to 0 along a cosine.
+        trainer: Knows the total number of steps.
     """
     if step <= warmup_steps:
         return (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / max(1, total - warmup_steps)
+    # Read only after the warm-up: while the optimizer is set up, it would discard the data's restored position.
+    progress = (step - warmup_steps) / max(1, trainer.estimated_stepping_batches - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
