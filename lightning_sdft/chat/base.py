@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from lightning_sdft.errors import ChatError
-
-if TYPE_CHECKING:  # importing it would import data modules, and they import what asks chat models
-    from lightning_sdft.records import Message
+from lightning_sdft.records import Message
 
 __all__ = ["ChatModel"]
 

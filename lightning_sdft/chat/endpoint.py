@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.errors import ChatError
+from lightning_sdft.records import Message
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
-
-    from lightning_sdft.records import Message
 
 __all__ = ["Endpoint"]
 

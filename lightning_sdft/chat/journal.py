@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import distributed
 
+from lightning_sdft.errors import DataError
+
 __all__ = ["Journal", "process_journal", "process_records"]
 
 log = logging.getLogger(__name__)
@@ -92,8 +94,6 @@ class Journal:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            from lightning_sdft.errors import DataError  # late: data modules import the judge
-
             raise DataError(f"{self.path}, row {number}: not a JSON object; correct or remove the row")
         return record
 

@@ -9,18 +9,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.errors import ChatError
 from lightning_sdft.policy import Policy
-from lightning_sdft.records import Sampling
+from lightning_sdft.records import Message, Sampling
 from lightning_sdft.rollout.in_process import generate
-
-if TYPE_CHECKING:
-    from lightning_sdft.records import Message
 
 __all__ = ["LocalChat"]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.journal import process_journal, process_records
 from lightning_sdft.chat.local import LocalChat
-from lightning_sdft.errors import ChatError
+from lightning_sdft.errors import ChatError, DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.judge_prompts import PROMPTS, JudgePrompt
 from lightning_sdft.policy import Policy
@@ -201,8 +201,6 @@ class JudgedAnswer(Grader):
         super().__init__()
         unknown = [label for label in accepts if label not in judge.prompt.labels]
         if unknown or not accepts:
-            from lightning_sdft.errors import DataError  # late: data modules import this module
-
             raise DataError(f"accepts={list(accepts)} must be among the labels of the judge, {judge.prompt.labels}")
         self.judge = judge
         self.accepts = frozenset(accepts)
@@ -233,8 +231,6 @@ def question_and_answer(reference: Any) -> tuple[str, str]:
         question, answer = reference.get("question"), reference.get("answer")
         if isinstance(question, str) and isinstance(answer, str):
             return question, answer
-    from lightning_sdft.errors import DataError  # late: data modules import this module
-
     raise DataError(f'a judge needs a reference like {{"question": text, "answer": text}}, not {reference!r}')
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lightning_sdft.errors import DataError
+
 __all__ = ["KNOWLEDGE", "MEDICAL", "PROMPTS", "JudgePrompt"]
 
 PLACEHOLDER = re.compile(r"\{(question|reference_answer|model_response)\}")
@@ -43,8 +45,6 @@ class JudgePrompt:
 
     def __post_init__(self) -> None:
         if "{model_response}" not in self.text or not self.labels:
-            from lightning_sdft.errors import DataError  # late: data modules import the judge
-
             raise DataError(
                 "a judge prompt needs {model_response} in its text, and labels; this one has "
                 f"labels={self.labels} and text={self.text!r}"
