@@ -32,6 +32,7 @@ TRAINER = {
     "max_steps": 3,
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 1,
+    "gradient_clip_val": 1.0,  # as in the base of configs
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }

@@ -40,6 +40,7 @@ def part(method: str = "SFTModule", data: dict[str, Any] | None = None, **traine
             "val_check_interval": 2,
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
+            "gradient_clip_val": None,  # so that high learning rates do harm
             "callbacks": [BEST],
             **trainer,
         },
