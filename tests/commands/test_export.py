@@ -40,7 +40,7 @@ def train(method: type[CausalLMModule], model: Path, folder: Path, **arguments: 
         enable_model_summary=False,
     )
     examples = [Example(str(index), [{"role": "user", "content": f"w{index + 1}"}], "w21 w22") for index in range(4)]
-    trainer.fit(module, DataLoader(examples, batch_size=2, collate_fn=list))  # type: ignore[arg-type]
+    trainer.fit(module, DataLoader(examples, batch_size=2, collate_fn=MicroBatch.of))  # type: ignore[arg-type]
     trainer.save_checkpoint(folder / "trained.ckpt")
     return module, folder / "trained.ckpt"
 

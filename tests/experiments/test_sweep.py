@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lightning_sdft.commands.fit import main
-from lightning_sdft.experiments import pruning, sweep
+from lightning_sdft.experiments import pruning, search, sweep
 from tests.experiments.laptop_runs import callback, command, outcomes, part, process, wait_for, write
 
 optuna = pytest.importorskip("optuna")
@@ -160,10 +160,10 @@ def test_run_that_is_worse_is_stopped(
     file = config(tmp_path, spoiling, grid={RATE: [*rates, 1.0]}, pruning=True, jobs=1)
     arguments = ["sweep", "--config", file, "--out", tmp_path / "out"]
     perform_all = sweep.perform_all
-    monkeypatch.setattr(sweep, "perform_all", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(search, "perform_all", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         command(monkeypatch, *arguments)
-    monkeypatch.setattr(sweep, "perform_all", perform_all)
+    monkeypatch.setattr(search, "perform_all", perform_all)
     study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / 'out/study.db'}")
     space = optuna.distributions.CategoricalDistribution([str(rate) for rate in (*rates, 1.0)])
     for rate in rates:

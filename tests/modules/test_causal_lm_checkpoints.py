@@ -36,7 +36,7 @@ class Poison(Callback):
         if trainer.global_step == 3 and not self.digest:
             self.digest = hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
             self.good = {name: value.clone() for name, value in pl_module.state_dict().items()}
-            self.batch = batch
+            self.batch = batch.examples
             next(pl_module.policy.parameters()).data.fill_(torch.nan)
 
 

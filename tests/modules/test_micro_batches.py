@@ -30,7 +30,9 @@ RAGGED = [
 def unsorted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Leaves groups in the order in which they come."""
     fill = Group.fill
-    return lambda: monkeypatch.setattr(Group, "fill", lambda self, items, tokens: fill(self, items, tokens, False))
+    return lambda: monkeypatch.setattr(
+        Group, "fill", lambda self, items, tokens, **_: fill(self, items, tokens, by_length=False)
+    )
 
 
 def padded_positions(policy: Policy) -> list[int]:

@@ -128,7 +128,7 @@ def test_equal_prompts_are_read_once(policy: Policy, monkeypatch: pytest.MonkeyP
 
 
 def test_prompts_of_very_different_lengths_are_read_apart(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_sdft.policy.call_tokens", lambda model: 4)
+    monkeypatch.setattr("lightning_sdft.policy.policy.call_tokens", lambda model: 4)
     policy.eval()
     prompts = [[2] * 3, [2] * 30, [2, 11], [2] * 28, [2, 12, 13, 14], [7] * 29]
     shapes = shapes_read(monkeypatch)
@@ -150,7 +150,7 @@ CHATS = [[*SYSTEM, *rest] for rest in ([21], [22, 23, 24], [21, 25, 26, 27, 28, 
 
 def test_what_all_prompts_begin_with_is_read_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     policy.eval()
-    monkeypatch.setattr("lightning_sdft.policy.call_tokens", lambda model: 20)
+    monkeypatch.setattr("lightning_sdft.policy.policy.call_tokens", lambda model: 20)
     shapes = shapes_read(monkeypatch)
     state = policy.prefill(CHATS)
     assert shapes == [(1, 8), (3, 14), (2, 1)]  # the prefix, and what is left: 14, 7 and 3 tokens, 1 and 1
@@ -161,7 +161,7 @@ def test_what_all_prompts_begin_with_is_read_once(policy: Policy, monkeypatch: p
 
 def test_a_prompt_may_be_little_more_than_the_prefix(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     policy.eval()
-    monkeypatch.setattr("lightning_sdft.policy.call_tokens", lambda model: 6)
+    monkeypatch.setattr("lightning_sdft.policy.policy.call_tokens", lambda model: 6)
     prompts = [SYSTEM, [*SYSTEM, 21], [*SYSTEM, 21, 22, 23], SYSTEM[:5]]
     shapes = shapes_read(monkeypatch)
     state = policy.prefill(prompts)
@@ -221,6 +221,6 @@ def test_sliding_windows(
     model = make_model(family, sliding_window=window)
     model.set_attn_implementation(attention)
     policy = Policy(model.eval(), Policy.load(str(family_folder(family))).tokenizer)
-    monkeypatch.setattr("lightning_sdft.policy.call_tokens", lambda model: 6)
+    monkeypatch.setattr("lightning_sdft.policy.policy.call_tokens", lambda model: 6)
     for prompts in (ragged_prompts(), [[2, 11, 12], [2, 13, 14]], CHATS * 2):
         follow(policy, policy.prefill(prompts), [list(prompt) for prompt in prompts], 6)
