@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_sdft.checkpoint import load_policy
 from lightning_sdft.commands.export import export
+from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA

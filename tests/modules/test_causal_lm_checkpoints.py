@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lightning_sdft.errors import CheckpointError
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.losses import ForwardKL, JensenShannon
 from lightning_sdft.modules import CausalLMModule, DFTModule, NonFiniteLossError, SDFTModule, SFTModule
-from lightning_sdft.records import Example, Sampling
+from lightning_sdft.records import Sampling
 from lightning_sdft.teacher import EMATeacher
 from tests.modules.conftest import METHODS, question
 
@@ -30,13 +30,13 @@ class Poison(Callback):
         self.checkpoint = checkpoint
         self.digest = ""
         self.good: dict[str, torch.Tensor] = {}
-        self.batch: Sequence[Example] = ()
+        self.batch: Any = None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 3 and not self.digest:
             self.digest = hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
             self.good = {name: value.clone() for name, value in pl_module.state_dict().items()}
-            self.batch = batch.examples
+            self.batch = batch
             next(pl_module.policy.parameters()).data.fill_(torch.nan)
 
 
@@ -56,7 +56,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoi
     with pytest.raises(NonFiniteLossError, match="the loss is nan at step 3 on the examples") as caught:
         trainer.fit(words_module(method), datamodule=words_data())
     assert len(poison.batch) == 2
-    assert str([example.id for example in poison.batch]) in str(caught.value)
+    assert str([item.example.id for item in poison.batch.items]) in str(caught.value)
     assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() == poison.digest
 
     content = load_checkpoint(checkpoint)
