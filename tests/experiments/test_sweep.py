@@ -159,7 +159,7 @@ def test_run_that_is_worse_is_stopped(
     spoiling = part(data={"skill": "double"}, max_steps=8, val_check_interval=2)
     file = config(tmp_path, spoiling, grid={RATE: [*rates, 1.0]}, pruning=True, jobs=1)
     arguments = ["sweep", "--config", file, "--out", tmp_path / "out"]
-    perform_all = sweep.perform_all
+    perform_all = search.perform_all
     monkeypatch.setattr(search, "perform_all", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         command(monkeypatch, *arguments)
