@@ -146,6 +146,14 @@ def test_trusted_packages_are_imported(config: Path, tmp_path: Path, monkeypatch
         main(arguments, run=False)
 
 
+def test_trust_on_the_command_line_is_that_of_its_command(
+    config: Path, command: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asks = write(tmp_path / "asks.yaml", trainer={"callbacks": [{"class_path": "tests.test_trust.Seen"}]})
+    assert command("fit", "--config", config, "--config", asks, "--trust", "tests", "--print_config") == "0"
+    assert "class_path: tests.test_trust.Seen" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("stranger")
 def test_configs_in_python_are_checked_too() -> None:
     with pytest.raises(SettingError, match=r"the config: trainer.callbacks names stranger\.Guest"):
