@@ -23,6 +23,11 @@ from tests.reproduce.laptop_model import save_architecture
 LAPTOP = zoo.folder("zoo/laptop")
 
 
+@pytest.mark.parametrize("source", ["questions.jsonl", "my/zoo/questions.jsonl", "zoo/no/such/file.jsonl"])
+def test_files_that_are_not_in_the_zoo_stay_where_they_are(source: str) -> None:
+    assert zoo.file(source) == source
+
+
 def test_unknown_model_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"no model 'zoo/desktop' in the zoo; there are .*'zoo/laptop-small'"):
         zoo.folder("zoo/desktop")
