@@ -38,3 +38,9 @@ def test_index_changes_no_module(module: str, folder: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"names {module}.os, which no index does"):
         read_sharded(folder)
     assert os.linesep != "changed"
+
+
+def test_index_calls_nothing_of_torch_but_its_dtypes(folder: Path) -> None:
+    (folder / ".metadata").write_bytes(b"ctorch\nload\n.")
+    with pytest.raises(CheckpointError, match=r"names torch\.load, which no index does"):
+        read_sharded(folder)
