@@ -13,6 +13,8 @@ from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from lightning_sdft.records import Example
+from tests.distributed.strategy_runs import Run
+from tests.launch import in_processes
 from tests.modules.conftest import question
 
 SETS = [
@@ -57,3 +59,16 @@ def test_default_file_is_in_the_folder_of_the_run(
     trainer.predict(words_module(SFTModule), datamodule=words_data(test=SETS), return_predictions=False)
     folder = tmp_path / "run" if logged else tmp_path
     assert len((folder / "predictions.jsonl").read_text().splitlines()) == 6
+
+
+def predict(run: Run, path: str) -> None:
+    trainer = run.trainer(Path(path).parent, 2, [PredictionWriter(path)])
+    trainer.predict(run.module(), datamodule=run.data(2), return_predictions=False)
+
+
+def test_each_process_writes_a_file_of_its_own(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    in_processes(2, predict, Run(str(family_folder("llama")), SFTModule, "ddp"), str(tmp_path / "answers.jsonl"))
+    files = sorted(tmp_path.glob("answers*"))
+    assert [file.name for file in files] == ["answers.rank0.jsonl", "answers.rank1.jsonl"]
+    ids = [json.loads(line)["id"] for file in files for line in file.read_text().splitlines()]
+    assert sorted(ids) == ["0", "1", "2", "3", "4"]
