@@ -31,12 +31,12 @@ from lightning_sdft.losses import HeadLoss, counted_tokens
 from lightning_sdft.modules.answering import Answering
 from lightning_sdft.modules.checks import (
     OverBudget,
+    batch_examples,
     check_budgets,
     check_complete,
     check_finite,
     check_length,
     drop_or_refuse,
-    trained_examples,
     warn_of_rounding,
 )
 from lightning_sdft.modules.graded_sets import GradedSets
@@ -203,7 +203,7 @@ class CausalLMModule(LightningModule):
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         """Check the examples of a loader without data module, which could not be checked before training."""
-        examples = trained_examples(batch)
+        examples = batch_examples(batch)
         if getattr(self.trainer, "datamodule", None) is None:
             check_complete(examples, self.missing, type(self).__name__)
             check_budgets(examples, self.training_problem)
@@ -242,13 +242,13 @@ class CausalLMModule(LightningModule):
 
     def validation_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Answer greedily and grade."""
-        return self.answering.grade(self.policy, batch.examples, self.graded, dataloader_idx)
+        return self.answering.grade(self.policy, batch_examples(batch), self.graded, dataloader_idx)
 
     test_step = validation_step
 
     def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """Answer greedily, and return one record per example with the verdicts on its answer."""
-        return self.answering.predict(self.policy, batch.examples, self.graded, dataloader_idx)
+        return self.answering.predict(self.policy, batch_examples(batch), self.graded, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracies, their averages, and answer lengths; see :meth:`GradedSets.accuracies`."""

@@ -21,6 +21,7 @@ from lightning_sdft.records import Example
 __all__ = [
     "NonFiniteLossError",
     "OverBudget",
+    "batch_examples",
     "check_budgets",
     "check_complete",
     "check_finite",
@@ -28,7 +29,6 @@ __all__ = [
     "drop_or_refuse",
     "gradient_norm",
     "immovable_share",
-    "trained_examples",
     "warn_of_rounding",
 ]
 
@@ -51,7 +51,7 @@ class NonFiniteLossError(Refusal, RuntimeError):
         )
 
 
-def trained_examples(batch: object) -> Sequence[Example]:
+def batch_examples(batch: object) -> Sequence[Example]:
     """The examples of a training batch, which must be a :class:`MicroBatch`, because that knows its optimizer step.
 
     Raises:
@@ -59,7 +59,7 @@ def trained_examples(batch: object) -> Sequence[Example]:
     """
     if not isinstance(batch, MicroBatch):
         raise DataError(
-            f"a training batch is a {type(batch).__name__} instead of a MicroBatch; give your loader "
+            f"a batch is a {type(batch).__name__} instead of a MicroBatch; give your loader "
             "collate_fn=MicroBatch.of (from lightning_sdft.data), or use a data module of lightning_sdft"
         )
     return batch.examples

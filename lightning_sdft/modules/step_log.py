@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.modules.checks import check_finite, gradient_norm
+from lightning_sdft.modules.checks import batch_examples, check_finite, gradient_norm
 from lightning_sdft.modules.timing import PhaseClock, peak_memory
 from lightning_sdft.records import Example
 
@@ -36,6 +36,7 @@ class StepLog(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
         """Keep the examples of the step, so that an error can name them."""
+        batch_examples(batch)  # refuses a batch that has no group
         self._examples = batch.group.examples
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:

@@ -163,3 +163,12 @@ def test_trains_in_bfloat16(
     expected = torch.bfloat16 if precision == "bf16-true" else torch.float32
     assert {p.dtype for p in module.policy.parameters()} == {expected}
     assert all(math.isfinite(loss) for loss in watch.losses)
+
+
+@pytest.mark.parametrize("step", ["fit", "validate", "predict"])
+def test_a_loader_that_yields_plain_lists_is_refused_with_what_to_do(
+    step: str, words_module: Callable[..., CausalLMModule], make_trainer: Any
+) -> None:
+    loader = DataLoader([question(index) for index in range(2)], batch_size=2, collate_fn=list)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"a batch is a list instead of a MicroBatch; give your loader collate_fn"):
+        getattr(make_trainer(max_steps=1, limit_val_batches=1.0), step)(words_module(SFTModule), loader)
