@@ -135,10 +135,14 @@ REACHES: dict[str, dict[str, str]] = {
         "peft.utils.other:ModulesToSaveWrapper.modules_to_save": "find the copies that are trained whole",
         "peft.utils.other:ModulesToSaveWrapper.original_module": "find the modules that are trained whole",
     },
+    "policy/loading.py": {
+        "transformers:PreTrainedModel.hf_quantizer": "make a model that was read from GGUF a plain one",
+        "transformers:PreTrainedModel.all_tied_weights_keys": "know which weights the config ties",
+        "transformers.utils.peft_utils:find_adapter_config_file": "refuse a folder that holds an adapter",
+    },
     "policy/policy.py": {
         "transformers:PreTrainedModel._no_split_modules": "know the model's blocks (Policy.blocks)",
         "transformers.core_model_loading:revert_weight_conversion(model, state_dict)": "name weights as files do",
-        "transformers:PreTrainedModel.hf_quantizer": "make a model that was read from GGUF a plain one",
     },
     "policy/policy.py teacher/full.py teacher/offloaded.py": {
         "torch.nn:Module._apply(fn, recurse)": "keep some tensors in their precision or place when a module moves",

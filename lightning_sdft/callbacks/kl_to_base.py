@@ -55,7 +55,7 @@ class KLToBase(Callback):
             return
         arguments = (module.model, module.pretrained, module.attention, module.trust_remote_code)
         with trainer.precision_plugin.module_init_context():  # in the policy's precision
-            base = Policy.load(*arguments, tokenizer=module.tokenizer)
+            base = Policy.load(*arguments, tokenizer=module.tokenizer, probing=False)  # as the student it was probed
         self._base = base.to(pl_module.device).requires_grad_(False).eval()
         if isinstance(trainer.strategy, FSDP2Strategy):
             shard_(self._base, trainer.strategy.sharding_mesh)

@@ -11,6 +11,7 @@ from lightning_sdft.checkpoint.files import load_checkpoint
 from lightning_sdft.checkpoint.method import KEY, described_lora
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.loading import tie_as_in
 from lightning_sdft.policy.lora import STUDENT, TEACHER, adapter_state, add_adapter
 from lightning_sdft.teacher.compensated import join
 
@@ -57,6 +58,8 @@ def load_policy(
         add_adapter(policy.model, lora, source=source)
         check_adapters(state, policy)
         state = _below(state, "policy.")
+    else:
+        tie_as_in(policy.model, _below(state, "model."))
     policy.load_state_dict(state, strict=lora is None)
     return policy
 

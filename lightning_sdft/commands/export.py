@@ -11,6 +11,7 @@ from lightning_sdft.checkpoint import load_policy
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy.adapter_export import merge_adapter, save_adapter
 from lightning_sdft.policy.lora import adapter_weights
+from lightning_sdft.policy.written import check_written_adapter, check_written_model
 
 __all__ = ["export", "write_model"]
 
@@ -28,6 +29,8 @@ def export(
 ) -> None:
     """Write a checkpoint as a Hugging Face folder, which AutoModelForCausalLM.from_pretrained loads.
 
+    The folder is read back, and must give the logits of what was written.
+
     Args:
         output: Folder to write.
         checkpoint: The checkpoint file; without one, the model is written as it is (this converts a ``.gguf`` file).
@@ -41,6 +44,7 @@ def export(
     Raises:
         CheckpointError: If there is nothing to write, or if the file is truncated, is not a checkpoint of this package,
             or lacks the weights asked for.
+        PolicyError: If what is read back computes other logits.
     """
     write_model(output, checkpoint, model, weights, dtype, adapter, trust_remote_code)
     what = "model" if checkpoint is None else f"{weights}'s adapter" if adapter else weights
@@ -65,9 +69,11 @@ def write_model(
     if adapter:
         save_adapter(policy.model, output, PRECISIONS[dtype])
         policy.tokenizer.hugging_face.save_pretrained(output)
+        check_written_adapter(policy, output, PRECISIONS[dtype], trust_remote_code)
     else:
         if has_adapter:
             merge_adapter(policy.model)
         policy.save_pretrained(output, PRECISIONS[dtype])
+        check_written_model(policy, output, PRECISIONS[dtype], trust_remote_code)
     for file in Path(output).glob("*.safetensors"):  # safetensors 0.8 makes them unreadable for other users
         file.chmod(Path(output, "tokenizer_config.json").stat().st_mode)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -40,7 +38,7 @@ from lightning_sdft.modules.checks import (
     warn_of_rounding,
 )
 from lightning_sdft.modules.graded_sets import GradedSets
-from lightning_sdft.modules.optimizer import adamw, warmup_and_cosine
+from lightning_sdft.modules.optimizer import adamw
 from lightning_sdft.modules.step_log import StepLog
 from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.modules.timing import PhaseClock
@@ -72,6 +70,8 @@ class CausalLMModule(LightningModule):
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         attention: Attention implementation, as transformers names it; by default the best one that the model supports.
         trust_remote_code: Whether code that comes with the model may be run.
+        probing: Whether to compare, once the model is loaded, what is computed for a few tokens with the model's own
+            logits, alone and beside other sequences; a model for which they differ is refused.
 
     Raises:
         ValueError: If ``lora`` is given without ``pretrained``: checkpoints would not hold the random weights under it.
@@ -91,6 +91,7 @@ class CausalLMModule(LightningModule):
         gradient_checkpointing: bool = False,
         attention: str | None = None,
         trust_remote_code: bool = False,
+        probing: bool = True,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -111,6 +112,7 @@ class CausalLMModule(LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.trust_remote_code = trust_remote_code
+        self.probing = probing
         self.tokenizer = load_tokenizer(model, trust_remote_code)
         self.answering = Answering(self.tokenizer, max_completion_tokens)
         self.graded = GradedSets()
@@ -144,7 +146,9 @@ class CausalLMModule(LightningModule):
 
     def load_models(self) -> None:
         """Load the policy."""
-        self.policy = Policy.load(self.model, self.pretrained, self.attention, self.trust_remote_code, self.tokenizer)
+        self.policy = Policy.load(
+            self.model, self.pretrained, self.attention, self.trust_remote_code, self.tokenizer, self.probing
+        )
         self.check_policy()
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()
@@ -172,13 +176,7 @@ class CausalLMModule(LightningModule):
         """AdamW on the trainable parameters, with linear warm-up and cosine decay."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         warn_of_rounding(trained, self.learning_rate)
-        # Lightning's mixed precision refuses to clip the gradients of a fused optimizer.
-        fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
-        optimizer = adamw(trained, self.learning_rate, self.weight_decay, fused)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_and_cosine(step, self.warmup_steps, self.trainer)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return adamw(trained, self.learning_rate, self.weight_decay, self.warmup_steps, self.trainer)
 
     def prompt_problem(self, example: Example) -> str | None:
         """Why an example does not fit the prompt budget, or ``None``."""

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.nn import Parameter
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 __all__ = ["adamw", "warmup_and_cosine"]
 
 
-def adamw(trained: Iterable[Parameter], learning_rate: float, weight_decay: float, fused: bool) -> AdamW:
-    """AdamW on the trainable parameters.
+def adamw(
+    trained: Sequence[Parameter], learning_rate: float, weight_decay: float, warmup_steps: int, trainer: Trainer
+) -> OptimizerLRSchedulerConfig:
+    """AdamW on the trainable parameters, and the schedule of its learning rate.
+
+    A step is one fused kernel where Lightning allows it: several times faster on a CPU, and without temporary tensors
+    as large as the parameters.
 
     Args:
         trained: The trainable parameters.
         learning_rate: Peak learning rate.
         weight_decay: Decoupled weight decay.
-        fused: Whether a step is one fused kernel: several times faster on a CPU, and without temporary tensors as
-            large as the parameters.
+        warmup_steps: Steps of linear warm-up.
+        trainer: Knows the precision and the total number of steps.
     """
-    return AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
+    # Lightning's mixed precision refuses to clip the gradients of a fused optimizer.
+    fused = not isinstance(trainer.precision_plugin, MixedPrecision)
+    optimizer = AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
+    scheduler = LambdaLR(optimizer, lambda step: warmup_and_cosine(step, warmup_steps, trainer))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def warmup_and_cosine(step: int, warmup_steps: int, trainer: Trainer) -> float:

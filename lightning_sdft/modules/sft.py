@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_sdft.data.groups import Group, Item, MicroBatch
 from lightning_sdft.losses import HeadLoss, Reduction, cross_entropy, token_weights
 from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.policy.probe import check_packing
 from lightning_sdft.records import Example, TokenSequence
 
 __all__ = ["SFTModule"]
@@ -77,7 +78,7 @@ class SFTModule(CausalLMModule):
         """Refuse a model that cannot do what the arguments ask for."""
         super().check_policy()
         if self.packing:
-            self.policy.check_packing()
+            check_packing(self.policy)
 
     def training_problem(self, example: Example) -> str | None:
         """Why an example does not fit the prompt budget or the completion budget, or ``None``."""

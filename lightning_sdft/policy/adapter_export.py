@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lightning_sdft.policy.lora import STUDENT
+from lightning_sdft.policy.lora import STUDENT, merged_weight
 
 __all__ = ["merge_adapter", "save_adapter"]
 
@@ -25,10 +25,11 @@ def merge_adapter(model: Any) -> None:
             plain = layer.modules_to_save[STUDENT].to(next(layer.original_module.parameters()).dtype)
         else:
             plain = layer.get_base_layer()
-            merged = plain.weight + layer.get_delta_weight(STUDENT)
-            plain.weight = nn.Parameter(merged.to(plain.weight.dtype))  # not in place: the weight may be tied
+            weight, merged = merged_weight(layer)
+            setattr(plain, weight, nn.Parameter(merged))  # not in place: the weight may be tied
         parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, plain)
+        if attribute != "base_layer":  # a wrapper within a wrapper goes with it
+            setattr(model.get_submodule(parent), attribute, plain)
     del model.peft_config
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
         model.config.tie_word_embeddings = False

@@ -25,9 +25,9 @@ class AdapterView(Policy):
     """
 
     def __init__(self, policy: Policy, adapter: str | None) -> None:
-        nn.Module.__init__(self)
-        self.model = policy.model
-        self.tokenizer = policy.tokenizer
+        nn.Module.__init__(self)  # the policy has been checked
+        for name in ("model", "tokenizer", "unnamed_ids", "filler", "scale", "soft_cap"):
+            setattr(self, name, getattr(policy, name))
         self.adapter = adapter
         self.layers = adapted_layers(policy.model)
 

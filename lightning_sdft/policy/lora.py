@@ -12,6 +12,7 @@ Letters: r rank, D width, V vocabulary.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,12 +38,16 @@ __all__ = [
     "check_installed",
     "copied_modules",
     "low_rank",
+    "merged_weight",
     "merged_weights",
     "using_adapter",
 ]
 
 STUDENT, TEACHER = "student", "teacher"
 """Names of the adapters, which also appear in the names of their weights."""
+
+WRAPPED = r"(\.base_layer|\.original_module)+\."
+"""What PEFT adds to the name of a weight whose layer it wraps, once or several times."""
 
 HOLDERS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "modules_to_save")
 """Attributes in which PEFT's layers hold the weights of adapters, by the adapter's name."""
@@ -202,18 +207,26 @@ def low_rank(layer: Any) -> tuple[Tensor, Tensor] | None:
 def merged_weights(model: nn.Module) -> dict[str, Tensor]:
     """The model's weights with the student's adapter merged in, under the names they had before it was added."""
     weights = {
-        name.replace(".base_layer.", ".").replace(".original_module.", "."): weight
-        for name, weight in model.state_dict().items()
-        if _owner(name) is None
+        re.sub(WRAPPED, ".", name): weight for name, weight in model.state_dict().items() if _owner(name) is None
     }
     for name, layer in model.named_modules():
         if hasattr(layer, "original_module"):
             trained = layer.modules_to_save[STUDENT].state_dict()
             weights |= {f"{name}.{key}": weight for key, weight in trained.items()}
         elif hasattr(layer, "adapter_layer_names"):
-            base = layer.get_base_layer().weight
-            weights[f"{name}.weight"] = (base + layer.get_delta_weight(STUDENT)).to(base.dtype)
+            attribute, merged = merged_weight(layer)
+            weights[re.sub(WRAPPED, ".", f"{name}.{attribute}")] = merged
     return weights
+
+
+def merged_weight(layer: Any) -> tuple[str, Tensor]:
+    """The weight that the student's adapter of a layer changes, with the adapter merged in, and its name in the layer.
+
+    Usually a linear layer's ``weight``; of experts in one tensor, the name of that tensor.
+    """
+    name = getattr(layer, "parameter_name", "weight")
+    base = getattr(layer.get_base_layer(), name)
+    return name, (base + layer.get_delta_weight(STUDENT)).to(base.dtype)
 
 
 def _owner(weight: str) -> str | None:

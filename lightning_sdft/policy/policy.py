@@ -1,6 +1,6 @@
 """A Hugging Face causal language model used as a policy.
 
-Only this file and :mod:`lightning_sdft.policy.decoding` use the model API of transformers.
+Only the files of this folder use the model API of transformers.
 
 Letters: B sequences, N completion tokens of all sequences, D width, V vocabulary.
 """
@@ -13,24 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import lora
 from lightning_sdft.policy.decoding import DecodingState, buckets, call_tokens, shared_prefix
-from lightning_sdft.policy.inference import evaluating
-from lightning_sdft.policy.tokenizer import (
-    Tokenizer,
-    generation_config,
-    load_tokenizer,
-    pretrained_source,
-    refusing_code,
-)
+from lightning_sdft.policy.loading import load_model
+from lightning_sdft.policy.probe import post_processing, probe
+from lightning_sdft.policy.tokenizer import Tokenizer, load_tokenizer
 from lightning_sdft.records import TokenSequence
 
 __all__ = ["Policy"]
@@ -42,16 +35,36 @@ class Policy(nn.Module):
     Args:
         model: A Hugging Face causal language model.
         tokenizer: Its tokenizer.
+        probing: Whether to check for a few tokens that neither later tokens nor other sequences change what the
+            policy computes; see :func:`lightning_sdft.policy.probe.probe`.
+
+    Attributes:
+        scale: Factor on the logits.
+        soft_cap: Limit of the logits, if there is one.
+        unnamed_ids: Ids that the model has and the tokenizer does not; they are never sampled.
+        filler: The id that fills rows of different lengths.
 
     Raises:
-        PolicyError: If applying the head to the model's hidden states does not give the model's logits.
+        PolicyError: If the model lacks the token that ends a response, makes logits in an unknown way, or does not
+            pass the probe.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: Any, tokenizer: Tokenizer, probing: bool = True) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        self._check_head()
+        rows = len(model.get_input_embeddings().weight)
+        if tokenizer.end_id >= rows:
+            raise PolicyError(
+                f"{type(model).__name__} has embeddings for {rows} tokens, but a response ends with token "
+                f"{tokenizer.end_id}; use the tokenizer that belongs to the model, or resize its embeddings"
+            )
+        named = set(tokenizer.hugging_face.get_vocab().values())
+        self.unnamed_ids = torch.tensor([token for token in range(rows) if token not in named], dtype=torch.long)
+        self.filler = tokenizer.pad_id if tokenizer.pad_id < rows else tokenizer.end_id
+        self.scale, self.soft_cap = post_processing(model, tokenizer)
+        if probing:
+            probe(self)
 
     @classmethod
     def load(
@@ -61,6 +74,7 @@ class Policy(nn.Module):
         attention: str | None = None,
         trust_remote_code: bool = False,
         tokenizer: Tokenizer | None = None,
+        probing: bool = True,
     ) -> Policy:
         """Load a model in train mode and in torch's default dtype, which Lightning sets according to the precision.
 
@@ -71,31 +85,20 @@ class Policy(nn.Module):
                 (Gemma 2 does not), else eager.
             trust_remote_code: Whether code that comes with the model may be run.
             tokenizer: The model's tokenizer, if it is loaded already.
+            probing: See :class:`Policy`.
+
+        Raises:
+            PolicyError: If the model cannot be loaded as it is, or does not pass the probe.
         """
         tokenizer = tokenizer or load_tokenizer(name, trust_remote_code)
-        options: dict[str, Any] = {
-            "dtype": torch.get_default_dtype(),
-            "attn_implementation": attention,
-            "trust_remote_code": trust_remote_code,
-        }
-        with refusing_code(name):
-            if pretrained:
-                model = _from_pretrained(pretrained_source(name), options)
-            else:
-                config = AutoConfig.from_pretrained(**pretrained_source(name), trust_remote_code=trust_remote_code)
-                model = AutoModelForCausalLM.from_config(config, **options)
-                model.generation_config = generation_config(pretrained_source(name)) or model.generation_config
-        if attention is None and getattr(model.config, "attn_logit_softcapping", None):
-            model.set_attn_implementation("eager")  # transformers before 5.21 picks SDPA, which ignores the cap
-        return cls(model.train(), tokenizer)
+        model = load_model(name, pretrained, attention, trust_remote_code)
+        return cls(model.train(), tokenizer, probing)
 
     @property
     def head(self) -> Head:
         """The output head, which turns hidden states into logits."""
-        layer, config = self.model.get_output_embeddings(), self.model.config
-        scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1.0)
-        soft_cap = getattr(config, "final_logit_softcapping", None)
-        return Head(layer.weight, layer.bias, soft_cap, scale, lora.low_rank(layer))
+        layer = self.model.get_output_embeddings()
+        return Head(layer.weight, layer.bias, self.soft_cap, self.scale, lora.low_rank(layer))
 
     @property
     def device(self) -> torch.device:
@@ -117,9 +120,13 @@ class Policy(nn.Module):
 
     @property
     def max_tokens(self) -> int | None:
-        """Length of the longest sequence that the model can read, or ``None`` if it has no limit."""
-        limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
-        return limit
+        """Length of the longest sequence that the model reads without regard to others, or ``None`` without a limit.
+
+        Where LongRoPE turns to other frequencies, it does so for the whole batch.
+        """
+        config = self.model.config.get_text_config()
+        limits = [getattr(config, "max_position_embeddings", None), *_switching_lengths(config)]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def blocks(self) -> list[nn.Module]:
         """The model's transformer blocks, the units of sharding and offloading; empty if transformers names none."""
@@ -136,7 +143,8 @@ class Policy(nn.Module):
         Args:
             sequences: Prompts with completions; none of them attends to another.
             packed: Whether to concatenate all sequences in one row, without padding, instead of one row for each.
-                Not every model keeps packed sequences apart; see :meth:`check_packing`.
+                Not every model keeps packed sequences apart; see
+                :func:`lightning_sdft.policy.probe.check_packing`.
 
         Returns:
             `(N, D)`, in the order of the sequences.
@@ -153,32 +161,11 @@ class Policy(nn.Module):
             predicts = torch.cat(predicting)[None]
         else:
             # Padding on the right needs no mask, because no token attends to later ones; attention is faster without.
-            inputs = {"input_ids": pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_id)}
+            inputs = {"input_ids": pad_sequence(rows, batch_first=True, padding_value=self.filler)}
             predicts = pad_sequence(predicting, batch_first=True)
         inputs = {name: each.to(self.device) for name, each in inputs.items()}
         hidden: Tensor = self.model.base_model(**inputs, use_cache=False).last_hidden_state[predicts.to(self.device)]
         return hidden
-
-    @torch.enable_grad()
-    def check_packing(self) -> None:
-        """Check that the model keeps packed sequences apart.
-
-        Raises:
-            PolicyError: If a hidden state depends on a token of another sequence, or differs from the unpacked one.
-        """
-        sequences, embedded = [TokenSequence([1, 2, 3], [4, 5]), TokenSequence([6], [7, 8])], []
-        embedding = self.model.get_input_embeddings()
-        with evaluating(self.model):
-            alone = self.hidden(sequences).detach()
-            with embedding.register_forward_hook(lambda *call: embedded.append(call[-1])):
-                packed = self.hidden(sequences, packed=True)
-        # In an untrained model a leak may be too small to see in the hidden states, but the gradient shows it.
-        (dependence,) = torch.autograd.grad(packed[2:, 0].sum(), embedded[0])
-        if dependence[0, :5].any() or not torch.allclose(packed, alone, rtol=0, atol=0.1 * alone.abs().max().item()):
-            raise PolicyError(
-                f"{type(self.model).__name__} does not keep packed sequences apart (a layer carries a state from token "
-                "to token, or ignores positions), so losses would be wrong; set packing=false"
-            )
 
     def prefill(self, prompts: Sequence[list[int]]) -> DecodingState:
         """Run the model on prompts to generate from them.
@@ -196,14 +183,21 @@ class Policy(nn.Module):
 
     def advance(self, state: DecodingState, tokens: Tensor) -> None:
         """Append one token to each sequence, `(B,)`, and compute the logits of the next token."""
-        state.logits = self.head(state.read(tokens[:, None]))
+        state.logits = self._next_logits(state.read(tokens[:, None]))
 
     def _read_prompts(self, prompts: Sequence[Sequence[int]], prefix: DecodingState | None = None) -> DecodingState:
         width, start = len(prompts[0]), 0 if prefix is None else prefix.length
-        padded = [[self.tokenizer.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        padded = [[self.filler] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         state = DecodingState(self.model, [width - len(prompt) for prompt in prompts], width, prefix)
-        state.logits = self.head(state.read(torch.tensor(padded, device=self.device)[:, start:]))
+        state.logits = self._next_logits(state.read(torch.tensor(padded, device=self.device)[:, start:]))
         return state
+
+    def _next_logits(self, hidden: Tensor) -> Tensor:
+        """Logits `(B, V)` that exclude the ids for which the tokenizer has no token."""
+        logits = self.head(hidden)
+        if len(self.unnamed_ids):
+            logits[:, self.unnamed_ids.to(logits.device)] = -torch.inf
+        return logits
 
     def weights(self) -> dict[str, Tensor]:
         """The weights by their names in a Hugging Face checkpoint; tied weights appear under each of their names.
@@ -256,27 +250,9 @@ class Policy(nn.Module):
         super()._apply(apply, *args, **kwargs)  # type: ignore[no-untyped-call]
         return self
 
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        tokens = torch.tensor([[self.tokenizer.end_id, self.tokenizer.pad_id]], device=self.device)
-        with evaluating(self.model):
-            expected = self.model(input_ids=tokens, use_cache=False).logits.float()
-            logits = self.head(self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state).float()
-        if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * expected.abs().max().item()):
-            raise PolicyError(
-                f"{type(self.model).__name__} makes logits of hidden states in a way this package does not know (with "
-                "more than a bias, a scale and a soft cap), so its losses would be wrong; please report the model"
-            )
 
-
-def _from_pretrained(source: dict[str, str], options: dict[str, Any]) -> Any:
-    """Load a pretrained model; GGUF weights are dequantized, so that they can be trained and saved like any others."""
-    if "gguf_file" not in source:
-        return AutoModelForCausalLM.from_pretrained(**source, **options)
-    if hasattr(transformers, "GgufConfig"):  # newer releases of transformers keep weights quantized by default
-        options = {**options, "quantization_config": transformers.GgufConfig(dequantize=True)}
-    model: Any = AutoModelForCausalLM.from_pretrained(**source, **options)
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    return model
+def _switching_lengths(config: Any) -> list[int]:
+    """The lengths up to which LongRoPE keeps to the first of its two sets of frequencies."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [parameters, *(each for each in parameters.values() if isinstance(each, dict))]
+    return [each["original_max_position_embeddings"] for each in kinds if each.get("rope_type") == "longrope"]

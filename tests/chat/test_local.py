@@ -69,6 +69,7 @@ def test_batches_are_handed_on_one_by_one(folder: str, monkeypatch: pytest.Monke
         read.append(len(heard))
         return prefill(policy, prompts)
 
+    assert chat.policy  # loads it, which reads a few tokens
     monkeypatch.setattr(Policy, "prefill", counted)
     chat.reply(ask(*PROMPTS), lambda index, text: heard.append(index))
     assert heard == [0, 1, 2, 3, 4]

@@ -10,7 +10,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from lightning_sdft.errors import PolicyError
-from lightning_sdft.losses import Head
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.tokenizer import Tokenizer, load_tokenizer
 from lightning_sdft.records import TokenSequence
@@ -105,7 +104,7 @@ def test_forgotten_post_processing_is_noticed(
     family: str, family_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = str(family_folder(family))
-    monkeypatch.setattr(Policy, "head", property(lambda self: Head(self.model.get_output_embeddings().weight)))
+    monkeypatch.setattr("lightning_sdft.policy.probe._named", lambda config: (1.0, None))
     with pytest.raises(PolicyError, match="makes logits"):
         Policy.load(name)
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaModel
 
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.probe import check_packing
 from lightning_sdft.policy.tokenizer import Tokenizer
 from lightning_sdft.records import TokenSequence
 from tests.conftest import END, make_model, make_tokenizer
@@ -46,7 +47,7 @@ def check(policy: Policy, sequences: list[TokenSequence]) -> None:
 
 @pytest.mark.parametrize("pack", PACKS)
 def test_packing_changes_neither_hidden_states_nor_gradients(policy: Policy, pack: str) -> None:
-    policy.check_packing()
+    check_packing(policy)
     check(policy.eval(), PACKS[pack])
 
 
@@ -55,7 +56,7 @@ def test_packing_with_each_attention(family: str, family_folder: Any, attention:
     if (family, attention) == ("gemma2", "sdpa"):
         pytest.skip("Gemma 2 has no SDPA")
     policy = Policy.load(str(family_folder(family)), attention=attention)
-    policy.check_packing()
+    check_packing(policy)
     check(policy.eval(), SEQUENCES)
 
 
@@ -81,7 +82,7 @@ def test_a_pack_is_one_row_without_padding(llama: Policy) -> None:
 
 
 def test_the_check_leaves_no_trace(llama: Policy) -> None:
-    llama.check_packing()
+    check_packing(llama)
     assert all(parameter.grad is None for parameter in llama.parameters())
     assert all(part.training for part in llama.modules())
     assert not llama.model.get_input_embeddings()._forward_hooks
@@ -89,7 +90,7 @@ def test_the_check_leaves_no_trace(llama: Policy) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_passes_the_check(policy: Policy, dtype: torch.dtype) -> None:
-    policy.to(dtype).check_packing()
+    check_packing(policy.to(dtype))
 
 
 STATES = {
@@ -106,9 +107,9 @@ def test_model_that_carries_a_state_along_is_refused(name: str, dtype: torch.dty
     shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0, "eos_token_id": END}
     config = getattr(transformers, f"{name}Config")(**shape, bos_token_id=None, **STATES[name])
     torch.manual_seed(0)
-    policy = Policy(AutoModelForCausalLM.from_config(config, dtype=dtype), Tokenizer(make_tokenizer()))
+    policy = Policy(AutoModelForCausalLM.from_config(config, dtype=dtype), Tokenizer(make_tokenizer()), probing=False)
     with pytest.raises(PolicyError, match=f"{name}ForCausalLM does not keep packed sequences apart .*packing=false"):
-        policy.check_packing()
+        check_packing(policy)
 
 
 def test_model_that_ignores_positions_is_refused(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +120,7 @@ def test_model_that_ignores_positions_is_refused(llama: Policy, monkeypatch: pyt
 
     monkeypatch.setattr(LlamaModel, "forward", ignorant)
     with pytest.raises(PolicyError, match="LlamaForCausalLM does not keep packed sequences apart"):
-        llama.check_packing()
+        check_packing(llama)
 
 
 def test_model_whose_positions_go_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,4 +129,4 @@ def test_model_whose_positions_go_on_is_refused(monkeypatch: pytest.MonkeyPatch)
     embedding = policy.model.transformer.wpe
     embedding.register_forward_pre_hook(lambda _, inputs: (torch.arange(inputs[0].shape[1])[None],))
     with pytest.raises(PolicyError, match="GPT2LMHeadModel does not keep packed sequences apart"):
-        policy.check_packing()
+        check_packing(policy)
