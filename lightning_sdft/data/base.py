@@ -18,6 +18,7 @@ from lightning_sdft.data.groups import GroupLoader, MicroBatch
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.records import Example
+from lightning_sdft.settings import Count, Natural, Seed, check_ranges
 from lightning_sdft.trust import trusting
 
 __all__ = ["DemonstrationDataModule", "EvaluationSet", "Splits"]
@@ -75,12 +76,13 @@ class DemonstrationDataModule(LightningDataModule):
 
     def __init__(
         self,
-        batch_size: int = 32,
-        micro_batch_size: int | None = None,
-        evaluation_batch_size: int = 64,
-        workers: int = 0,
-        shuffle_seed: int = 0,
+        batch_size: Count = 32,
+        micro_batch_size: Count | None = None,
+        evaluation_batch_size: Count = 64,
+        workers: Natural = 0,
+        shuffle_seed: Seed = 0,
     ) -> None:
+        check_ranges(DemonstrationDataModule, locals())
         super().__init__()
         self.save_hyperparameters(logger=False)
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:

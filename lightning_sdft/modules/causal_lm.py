@@ -47,6 +47,7 @@ from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, load_tokenizer
 from lightning_sdft.policy.lora import add_adapter, check_installed
 from lightning_sdft.records import Example
+from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
 from lightning_sdft.trust import trusting
 
 __all__ = ["CausalLMModule"]
@@ -82,16 +83,17 @@ class CausalLMModule(LightningModule):
         model: str,
         pretrained: bool = True,
         lora: LoRA | None = None,
-        learning_rate: float = 1e-5,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 10,
-        max_prompt_tokens: int = 1024,
-        max_completion_tokens: int = 1024,
+        learning_rate: NonNegative = 1e-5,
+        weight_decay: NonNegative = 0.0,
+        warmup_steps: Natural = 10,
+        max_prompt_tokens: Count = 1024,
+        max_completion_tokens: Count = 1024,
         over_budget: OverBudget = "error",
         gradient_checkpointing: bool = False,
         attention: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
+        check_ranges(CausalLMModule, locals())
         super().__init__()
         self.save_hyperparameters(logger=False)
         if lora is not None:

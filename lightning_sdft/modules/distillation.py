@@ -29,6 +29,7 @@ from lightning_sdft.losses import (
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import InProcessEngine, RolloutEngine, draw_seeds, generate, score_rollouts
+from lightning_sdft.settings import Count, Natural, check_ranges
 from lightning_sdft.teacher import CopiedTeacher, EMATeacher, FullTeacher, OffloadedTeacher, Teacher, TeacherChoice
 
 __all__ = ["DistillationModule"]
@@ -86,14 +87,15 @@ class DistillationModule(CausalLMModule):
         teacher: TeacherChoice | None = None,
         privileged_context: PrivilegedContext = "none",
         teacher_template: str | None = None,
-        max_teacher_prompt_tokens: int = 2048,
-        skip_tokens: int = 0,
+        max_teacher_prompt_tokens: Count = 2048,
+        skip_tokens: Natural = 0,
         sampling: Sampling = Sampling(),  # noqa: B008  # frozen
         engine: RolloutEngine | None = None,
         importance: TruncatedImportance = TruncatedImportance(),  # noqa: B008  # frozen
         reduction: Reduction = "sequence",
         **kwargs: Any,
     ) -> None:
+        check_ranges(DistillationModule, locals())
         super().__init__(model, **kwargs)
         self.teacher_choice = teacher or CopiedTeacher()
         problem = self.teacher_choice.problem(self.lora, rollout_source)
