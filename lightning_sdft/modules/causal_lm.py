@@ -15,10 +15,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from lightning_sdft.checkpoint import (
     ExactResume,
     Preemption,
+    TypedSettings,
     adapters_alone,
     check_adapters,
+    check_finite_weights,
     check_method,
-    check_resumable,
     describe_method,
     use_checked_files,
 )
@@ -167,8 +168,8 @@ class CausalLMModule(LightningModule):
         return self.max_prompt_tokens + self.max_completion_tokens
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callbacks that make a run resume exactly, however it ended, and the one that logs its steps."""
-        return [ExactResume(), Preemption(), StepLog()]
+        """The callbacks that hold a run to its settings, make it resume exactly however it ended, and log its steps."""
+        return [TypedSettings(), ExactResume(), Preemption(), StepLog()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the trainable parameters, with linear warm-up and cosine decay."""
@@ -267,14 +268,13 @@ class CausalLMModule(LightningModule):
         self.answering.end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record which method the checkpoint is from."""
+        """Record which method the checkpoint is from, unless its weights are not finite."""
+        check_finite_weights(self)
         checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model, self.lora)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or adapter, or one that training cannot resume from."""
-        check_method(checkpoint, type(self).__name__, self.lora)
-        if self._trainer is not None:
-            check_resumable(checkpoint, self._trainer)
+        check_method(checkpoint, type(self).__name__, self.lora, self._trainer)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
