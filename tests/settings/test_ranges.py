@@ -139,6 +139,8 @@ def test_lists_mappings_and_none_are_checked_as_the_type_says() -> None:
         (["--model=SDFTModule", "--model.sampling.temperature=1e-9"], "temperature=1e-09"),
         (["--model=SFTModule", "--data=StringSkillsDataModule", "--data.batch_size=-4"], "batch_size=-4"),
         (["--model=SFTModule", "--trainer.callbacks=LastCheckpoints", "--trainer.callbacks.keep=0"], "keep=0"),
+        (["--model=SFTModule", "--trainer.limit_train_batches=-1"], "invalid value -1 for limit_train_batches"),
+        (["--model=SFTModule", "--trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1"),
     ],
 )
 def test_number_out_of_its_range_is_refused_on_the_command_line(arguments: list[str], named: str) -> None:
