@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from lightning.pytorch import LightningModule
-from torch.distributed.tensor import DTensor
 
+from lightning_sdft.distributed.processes import any_process
+from lightning_sdft.distributed.sharding import local_part
 from lightning_sdft.errors import CheckpointError
 
 __all__ = ["check_finite_weights", "has_finite_weights"]
@@ -14,13 +15,12 @@ __all__ = ["check_finite_weights", "has_finite_weights"]
 def has_finite_weights(module: LightningModule) -> bool:
     """Whether all trained weights are finite. A frozen one stays as it is, and a teacher is as finite as its student.
 
-    If weights are sharded, all processes must call this together.
+    All processes must call this together.
     """
-    with torch.no_grad():
-        weights = [each.detach() for each in module.parameters() if each.requires_grad]
-        # The largest weight, not the sum of squares, which overflows in half precision.
-        largest = torch.nn.utils.get_total_norm(weights, norm_type=torch.inf)
-    return bool(torch.isfinite(largest.full_tensor() if isinstance(largest, DTensor) else largest))
+    parts = [local_part(each.detach()) for each in module.parameters() if each.requires_grad]
+    # The largest weight, not the sum of squares, which overflows in half precision.
+    largest = torch.nn.utils.get_total_norm([each for each in parts if each.numel()], norm_type=torch.inf)
+    return not any_process(not torch.isfinite(largest))
 
 
 def check_finite_weights(module: LightningModule) -> None:

@@ -128,7 +128,6 @@ def _reschedule(scheduler: LambdaLR) -> None:
     rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     for group, (peak, share) in zip(groups, rates, strict=True):
         group["lr"] = peak * share(scheduler.last_epoch)
-    scheduler._last_lr = [group["lr"] for group in groups]
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -9,12 +9,16 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.distributed import init_device_mesh, init_process_group
+from torch.distributed.tensor import DTensor, Shard
 
 from lightning_sdft.callbacks import LastCheckpoints
 from lightning_sdft.checkpoint.finite import has_finite_weights
+from lightning_sdft.distributed.processes import process_index
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.modules import NonFiniteLossError, SFTModule
 from lightning_sdft.policy.lora import LoRA
+from tests.launch import in_processes
 
 
 class Destroy(Callback):
@@ -58,6 +62,24 @@ def test_the_error_that_ends_a_run_leaves_only_checkpoints_with_finite_weights(
     resumed = make_trainer(max_steps=4)
     resumed.fit(words_module(SFTModule), datamodule=words_data(), ckpt_path=tmp_path / "last.ckpt")
     assert resumed.global_step == 4
+
+
+def check_parts(value: float) -> None:
+    init_process_group("gloo")
+    module = LightningModule()
+    whole = torch.ones(1 + process_index(), 4)  # the weights of one process, of which the other one has a part
+    module.weight = torch.nn.Parameter(
+        DTensor.from_local(whole, init_device_mesh("cpu", (2,)), [Shard(0)], shape=torch.Size([3, 4]), stride=(4, 1))
+    )
+    assert has_finite_weights(module)
+    if process_index() == 1:
+        module.weight.data.to_local()[1, 2] = value
+    assert not has_finite_weights(module)
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_weights_of_which_another_process_holds_the_part(value: float) -> None:
+    in_processes(2, check_parts, value)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
