@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import torch
 
 from lightning_sdft.errors import DataError
+from lightning_sdft.settings import Fraction, Natural, PositiveShare, Temperature, check_ranges
 
 __all__ = ["GREEDY", "Example", "Message", "Rollout", "Sampling", "TokenSequence"]
 
@@ -73,23 +74,23 @@ class Sampling:
     """How tokens are sampled.
 
     Args:
-        temperature: Logits are divided by it; 0 takes the most probable token (greedy).
+        temperature: Logits are divided by it; 0 takes the most probable token (greedy), and others are from
+            0.001 to 100.
         top_p: Sample only from the most probable tokens that together have this probability.
         top_k: Sample only from this many most probable tokens; 0 means all.
         min_p: Sample only from tokens whose probability is at least this fraction of the most probable token's.
 
     Raises:
-        ValueError: If a value is out of range.
+        SettingError: If a value is out of range.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    temperature: Temperature = 1.0
+    top_p: PositiveShare = 1.0
+    top_k: Natural = 0
+    min_p: Fraction = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.min_p < 1):
-            raise ValueError(f"{self}: temperature must be >= 0, top_p within (0, 1], top_k >= 0, min_p within [0, 1)")
+        check_ranges(Sampling, vars(self))
 
 
 GREEDY = Sampling(temperature=0.0)

@@ -67,6 +67,9 @@ REACHES: dict[str, dict[str, str]] = {
     "data/base.py": {
         "lightning.pytorch.overrides.distributed:UnrepeatedDistributedSampler": "evaluate each example once",
     },
+    "commands/parser.py": {
+        "jsonargparse:ArgumentParser._add_signature_parameter(container, nested_key, param)": "show ranges in --help",
+    },
     "distributed/checkpoint_index.py": {
         "torch.distributed.checkpoint.filesystem:FileSystemReader.read_metadata": "read the index as data",
         "torch.distributed.checkpoint.filesystem:_StorageInfo": "let an index name it",

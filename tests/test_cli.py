@@ -75,8 +75,8 @@ def test_adapter_and_its_checkpoint(config_file: Path, tmp_path: Path) -> None:
     ("argument", "complaint"),
     [
         ("--model.init_args.divergence=Nonsense", "Nonsense"),
-        ("--model.init_args.lora.rank=0", "rank and alpha must be positive"),
-        ("--trainer.callbacks.teacher_rate=0", "teacher_rate=0.0 is not within (0, 1]"),
+        ("--model.init_args.lora.rank=0", "LoRA: rank=0 must be a whole number >= 1"),
+        ("--trainer.callbacks.teacher_rate=0", "teacher_rate=0.0 must be a number within (0, 1]"),
         ("--model.init_args.learning_rte=1", "learning_rte"),
     ],
 )

@@ -89,7 +89,7 @@ def test_module_runs_as_a_script() -> None:
 @pytest.mark.parametrize(
     ("argument", "complaint"),
     [
-        ("--trainer.callbacks.teacher_rate=0", r"(?s)error: .*teacher_rate=0.0 is not within \(0, 1\]"),
+        ("--trainer.callbacks.teacher_rate=0", r"(?s)error: .*teacher_rate=0.0 must be a number within \(0, 1\]"),
         (
             "--trainer.accumulate_grad_batches=3",
             r"error: trainer.accumulate_grad_batches=3, but .* 1 micro-batches",

@@ -8,6 +8,8 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_sdft.settings import Count, Natural, check_ranges
+
 __all__ = ["LastCheckpoints"]
 
 
@@ -30,13 +32,14 @@ class LastCheckpoints(ModelCheckpoint):
 
     def __init__(
         self,
-        keep: int = 2,
-        every_n_train_steps: int | None = None,
+        keep: Count = 2,
+        every_n_train_steps: Natural | None = None,
         train_time_interval: timedelta | None = None,
-        every_n_epochs: int | None = None,
+        every_n_epochs: Natural | None = None,
         dirpath: str | Path | None = None,
         filename: str = "step{step:06d}",
     ) -> None:
+        check_ranges(LastCheckpoints, locals())
         super().__init__(
             dirpath,
             filename,

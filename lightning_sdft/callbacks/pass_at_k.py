@@ -14,11 +14,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import CatMetric
 
 from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.errors import SettingError
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.grading.pass_at_k import pass_at_k, powers_of_two
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.records import Example, Sampling
 from lightning_sdft.rollout import generate
+from lightning_sdft.settings import Count, Seed, check_ranges
 
 __all__ = ["PassAtK"]
 
@@ -40,18 +42,19 @@ class PassAtK(Callback):
         seed: Seed of the responses.
 
     Raises:
-        ValueError: If ``samples``, ``batch_size`` or the temperature is not above 0.
+        SettingError: If a number is out of range, or the temperature is 0.
     """
 
     def __init__(
         self,
-        samples: int = 128,
+        samples: Count = 128,
         sampling: Sampling = Sampling(temperature=1.0, top_p=0.95),  # noqa: B008  # frozen
-        batch_size: int = 4,
-        seed: int = 0,
+        batch_size: Count = 4,
+        seed: Seed = 0,
     ) -> None:
-        if samples < 1 or batch_size < 1 or not sampling.temperature:
-            raise ValueError(f"{samples=}, {batch_size=} and temperature={sampling.temperature} must be above 0")
+        check_ranges(PassAtK, locals())
+        if not sampling.temperature:
+            raise SettingError("PassAtK: sampling.temperature=0 gives the same answer every time; take one above 0")
         self.samples = samples
         self.sampling = sampling
         self.batch_size = batch_size

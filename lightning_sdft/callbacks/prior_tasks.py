@@ -12,6 +12,7 @@ from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.evaluation.prior_scores import PriorScores
 from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorSuite
 from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["PriorTasks"]
 
@@ -34,21 +35,20 @@ class PriorTasks(Callback):
         batch_tokens: Tokens in a batch, padding included.
 
     Raises:
-        ValueError: If ``every_n_steps`` is not positive.
+        SettingError: If a number is out of range.
     """
 
     def __init__(
         self,
         tasks: Sequence[str] = PAPER_TASKS,
-        every_n_steps: int | None = None,
+        every_n_steps: Count | None = None,
         base: bool = True,
-        limit: int | None = None,
+        limit: Count | None = None,
         include_path: str | None = None,
         allow_code_execution: Sequence[str] = (),
-        batch_tokens: int = 16384,
+        batch_tokens: Count = 16384,
     ) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} is not positive")
+        check_ranges(PriorTasks, locals())
         self.tasks = tasks
         self.every_n_steps = every_n_steps
         self.base = base

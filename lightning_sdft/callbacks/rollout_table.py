@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_sdft.data.groups import Item
 from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["RolloutTable"]
 
@@ -23,7 +24,8 @@ class RolloutTable(Callback):
         max_characters: Longer texts are shortened in the middle.
     """
 
-    def __init__(self, every_n_steps: int = 50, rows: int = 4, max_characters: int = 2000) -> None:
+    def __init__(self, every_n_steps: Count = 50, rows: Count = 4, max_characters: Count = 2000) -> None:
+        check_ranges(RolloutTable, locals())
         self.every_n_steps = every_n_steps
         self.rows = rows
         self.max_characters = max_characters

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.errors import ChatError
 from lightning_sdft.records import Message
+from lightning_sdft.settings import Count, Natural, NonNegative, Positive, check_ranges
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
@@ -70,14 +71,13 @@ class Endpoint(ChatModel):
         model: str,
         base_url: str | None = None,
         api_key_variable: str = "OPENAI_API_KEY",
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-        concurrency: int = 16,
-        timeout: float = 60.0,
-        retries: int = 5,
+        temperature: NonNegative | None = None,
+        max_tokens: Count | None = None,
+        concurrency: Count = 16,
+        timeout: Positive = 60.0,
+        retries: Natural = 5,
     ) -> None:
-        if concurrency < 1 or retries < 0 or not timeout > 0:
-            raise ValueError(f"concurrency={concurrency} must be >= 1, retries={retries} >= 0, timeout={timeout} > 0")
+        check_ranges(Endpoint, locals())
         # Settings end up in configs, checkpoints and logs, so they must not contain secrets. The errors do not repeat
         # the values, because they may be secrets.
         if not api_key_variable.isidentifier():

@@ -18,6 +18,7 @@ from lightning_sdft.errors import ChatError
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Message, Sampling
 from lightning_sdft.rollout.in_process import generate
+from lightning_sdft.settings import Count, PositiveShare, Seed, Temperature, check_ranges
 
 __all__ = ["LocalChat"]
 
@@ -46,14 +47,13 @@ class LocalChat(ChatModel):
     def __init__(
         self,
         model: str | Policy,
-        max_tokens: int = 1024,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        batch_size: int = 16,
-        seed: int = 0,
+        max_tokens: Count = 1024,
+        temperature: Temperature = 0.0,
+        top_p: PositiveShare = 1.0,
+        batch_size: Count = 16,
+        seed: Seed = 0,
     ) -> None:
-        if max_tokens < 1 or batch_size < 1:
-            raise ValueError(f"max_tokens={max_tokens} and batch_size={batch_size} must be at least 1")
+        check_ranges(LocalChat, locals())
         self.name = model if isinstance(model, str) else str(model.tokenizer.hugging_face.name_or_path)
         self.max_tokens = max_tokens
         self.sampling = Sampling(temperature, top_p)

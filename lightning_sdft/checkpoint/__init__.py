@@ -3,18 +3,21 @@
 from lightning_sdft.checkpoint.adapters import adapters_alone, check_adapters
 from lightning_sdft.checkpoint.exact_resume import ExactResume
 from lightning_sdft.checkpoint.files import CheckedCheckpointIO, check_whole, load_checkpoint, use_checked_files
-from lightning_sdft.checkpoint.method import check_method, check_resumable, describe_method
+from lightning_sdft.checkpoint.finite import check_finite_weights
+from lightning_sdft.checkpoint.method import check_method, describe_method
 from lightning_sdft.checkpoint.policies import load_policy
 from lightning_sdft.checkpoint.preemption import Preemption
+from lightning_sdft.checkpoint.typed_settings import TypedSettings
 
 __all__ = [
     "CheckedCheckpointIO",
     "ExactResume",
     "Preemption",
+    "TypedSettings",
     "adapters_alone",
     "check_adapters",
+    "check_finite_weights",
     "check_method",
-    "check_resumable",
     "check_whole",
     "describe_method",
     "load_checkpoint",

@@ -12,7 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from lightning_sdft.checkpoint.finite import has_finite_weights
 from lightning_sdft.errors import CheckpointError
+from lightning_sdft.teacher import EMATeacher
 
 __all__ = ["ExactResume"]
 
@@ -39,12 +41,24 @@ class ExactResume(Callback):
         self._accumulated = 1
         self._last_step = 0
         self._stepping = False
+        self._within_group = False  # whether a micro-batch has begun since the last optimizer step
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Go before all callbacks but those that update the teacher: whichever of them saves finds a whole step.
+
+        A new list, because Lightning is going through the present one.
+        """
+        teachers = [each for each in trainer.callbacks if isinstance(each, EMATeacher)]  # type: ignore[attr-defined]
+        first = [*teachers, self]
+        others = [each for each in trainer.callbacks if each not in first]  # type: ignore[attr-defined]
+        trainer.callbacks = [*first, *others]  # type: ignore[attr-defined]
 
     # The state at the end of a step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Record the generators' states at the first micro-batch of an optimizer step."""
         self._generators = self._generators or _generators()
+        self._within_group = True
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -65,17 +79,18 @@ class ExactResume(Callback):
         self._validation_due = epoch._should_check_val_fx(fetcher)  # type: ignore[arg-type]  # not None in training
         self._logged = _metrics_to_log(trainer)
         self._generators = None
-        self._stepping = False
+        self._stepping = self._within_group = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the generators' states, and undo that a restored loop counts this validation as already begun."""
-        self._generators = _generators()
+        self._generators = self._generators or _generators()
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the validation is no longer due."""
         self._validation_due = False
-        self._generators = None
+        if not self._within_group:  # else the states before the group are those to go on from
+            self._generators = None
 
     # Checkpoints
 
@@ -90,7 +105,16 @@ class ExactResume(Callback):
         return {"ranks": ranks, **state}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the state that the loops had at the end of the last optimizer step."""
+        """Save the state that the loops had at the end of the last optimizer step.
+
+        Raises:
+            CheckpointError: If an optimizer step has begun and not ended.
+        """
+        if self._stepping:
+            raise CheckpointError(
+                "a checkpoint cannot be saved between on_before_optimizer_step and on_train_batch_end, because no run "
+                "could go on exactly from the middle of an optimizer step; save in on_train_batch_end"
+            )
         if self._loops is not None:
             checkpoint["loops"]["fit_loop"] = deepcopy(self._loops)
 
@@ -126,11 +150,13 @@ class ExactResume(Callback):
         """Keep ModelCheckpoint from saving an inconsistent state, and from waiting for processes that do not save.
 
         The state is inconsistent if an optimizer step was interrupted. If one of several processes has an error, the
-        others do not know of it and do not save; SIGTERM is different, because the processes agree on it.
+        others do not know of it and do not save; SIGTERM is different, because the processes agree on it. Nor are
+        weights saved that are not finite.
         """
         whole = self._loops is not None and not self._stepping
         together = trainer.world_size == 1 or isinstance(exception, SIGTERMException)
-        if not whole or not together or isinstance(exception, CheckpointError):
+        saves = whole and together and not isinstance(exception, CheckpointError)
+        if not (saves and has_finite_weights(pl_module)):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, ModelCheckpoint):
                     callback.save_on_exception = False

@@ -19,11 +19,12 @@ from lightning_sdft.data.row_module import RowDataModule
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.records import Example
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["demonstrate"]
 
 
-def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, samples: int = 8) -> None:
+def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, samples: Count = 8) -> None:
     """Sample responses to training questions without demonstration, and keep the first right one of each.
 
     A response is right if all graders of the data module's evaluation accept it: in science the right letter in the
@@ -49,8 +50,7 @@ def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, sam
             no reference to grade with, or if no question has a demonstration in the end.
         ChatError: If the chat model cannot be used at all, or would always give the same reply.
     """
-    if samples < 1:
-        raise DataError(f"samples={samples} must be at least 1")
+    check_ranges(demonstrate, locals())
     files = output_files(output, ["validation", "test"])
     splits = data.splits
     sets = [*splits.validation, *splits.test]

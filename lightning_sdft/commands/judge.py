@@ -14,6 +14,7 @@ from lightning_sdft.errors import DataError
 from lightning_sdft.grading.interval import bootstrap
 from lightning_sdft.grading.judge import Judge, judged_responses, question_and_answer
 from lightning_sdft.grading.judge_prompts import JudgePrompt
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["judge"]
 
@@ -23,7 +24,7 @@ def judge(
     chat: ChatModel,
     prompt: JudgePrompt | Literal["medical", "knowledge"],
     folder: str | None = None,
-    attempts: int = 3,
+    attempts: Count = 3,
 ) -> None:
     """Judge responses that have no verdict yet, and print the share of each verdict with its 95% interval.
 
@@ -43,6 +44,7 @@ def judge(
         DataError: If there are no responses, or if a row cannot be judged.
         ChatError: If the judge cannot be used at all.
     """
+    check_ranges(judge, locals())
     source = Path(responses)
     rows = judged_responses(source) if source.is_dir() else Journal(source).records()
     if not rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_sdft.commands.config_files import included_files
 from lightning_sdft.errors import SettingError
+from lightning_sdft.settings import ranges
 from lightning_sdft.trust import check_typed, import_refused
 
 __all__ = ["CommandParser"]
@@ -40,6 +42,14 @@ class CommandParser(LightningArgumentParser):
         if options.get("action") is ActionConfigFile:
             options["action"] = ConfigFile
         return super().add_argument(*names, **options)
+
+    def _add_signature_parameter(self, container: Any, nested_key: str | None, param: Any, *rest: Any, **further: Any):  # type: ignore[no-untyped-def]
+        """Add the argument of a class or function, with its range in its help."""
+        described = callable(param.component)  # else it is a parameter that is itself an object of a class
+        allowed = ranges(param.component).get(param.name) if described else None
+        if allowed is not None:
+            param = replace(param, doc=f"{(param.doc or '').rstrip('.')} ({allowed}).")
+        return super()._add_signature_parameter(container, nested_key, param, *rest, **further)
 
     # Passes on whatever else jsonargparse takes.
     def parse_args(self, args: Sequence[str] | None = None, *further: Any, **options: Any) -> Namespace:  # type: ignore[override]

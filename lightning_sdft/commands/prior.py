@@ -14,6 +14,7 @@ from rich.table import Table
 from lightning_sdft.checkpoint import load_policy
 from lightning_sdft.evaluation.prior_scores import PriorScore, PriorScores
 from lightning_sdft.evaluation.prior_tasks import PAPER_TASKS, PriorSuite
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["prior"]
 
@@ -24,11 +25,11 @@ def prior(
     model: str | None = None,
     tasks: str = ",".join(PAPER_TASKS),
     checkpoint: str | None = None,
-    limit: int | None = None,
+    limit: Count | None = None,
     include_path: str | None = None,
     allow_code_execution: Sequence[str] = (),
     output: str | None = None,
-    batch_tokens: int = 16384,
+    batch_tokens: Count = 16384,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -58,6 +59,7 @@ def prior(
         PriorTaskError: If a task cannot be run.
         CheckpointError: If the checkpoint cannot be used.
     """
+    check_ranges(prior, locals())
     suite = PriorSuite(tasks.split(","), include_path, allow_code_execution)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = PRECISIONS[dtype or ("float32" if where.type == "cpu" else "bfloat16")]

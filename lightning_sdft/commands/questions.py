@@ -22,6 +22,7 @@ from lightning_sdft.data.tables import take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.contains import plain_words
 from lightning_sdft.records import Message
+from lightning_sdft.settings import Count, Fraction, PositiveShare, Seed, check_ranges
 
 __all__ = ["questions"]
 
@@ -41,11 +42,11 @@ def questions(
     articles: str,
     output: str,
     chat: ChatModel,
-    per_article: int = 100,
-    rounds: int = 1,
-    held_out: float = 0.1,
-    split_seed: int = 0,
-    similarity: float = 0.9,
+    per_article: Count = 100,
+    rounds: Count = 1,
+    held_out: Fraction = 0.1,
+    split_seed: Seed = 0,
+    similarity: PositiveShare = 0.9,
 ) -> None:
     """Ask a chat model for questions about articles, with answers, and leave out those that repeat another one.
 
@@ -76,11 +77,7 @@ def questions(
             or if there are no questions in the end.
         ChatError: If the chat model cannot be used at all, or would always give the same reply.
     """
-    if per_article < 1 or rounds < 1 or not 0 <= held_out < 1 or not 0 < similarity <= 1:
-        raise DataError(
-            f"per_article={per_article} and rounds={rounds} must be at least 1, held_out={held_out} within [0, 1) and "
-            f"similarity={similarity} within (0, 1]"
-        )
+    check_ranges(questions, locals())
     files = output_files(output, ["test"])
     texts = read_articles(articles)
     asked = {

@@ -15,9 +15,11 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_sdft.data.groups import GroupLoader, MicroBatch
+from lightning_sdft.data.limits import whole_groups
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.records import Example
+from lightning_sdft.settings import Count, Natural, Seed, check_ranges
 from lightning_sdft.trust import trusting
 
 __all__ = ["DemonstrationDataModule", "EvaluationSet", "Splits"]
@@ -75,12 +77,13 @@ class DemonstrationDataModule(LightningDataModule):
 
     def __init__(
         self,
-        batch_size: int = 32,
-        micro_batch_size: int | None = None,
-        evaluation_batch_size: int = 64,
-        workers: int = 0,
-        shuffle_seed: int = 0,
+        batch_size: Count = 32,
+        micro_batch_size: Count | None = None,
+        evaluation_batch_size: Count = 64,
+        workers: Natural = 0,
+        shuffle_seed: Seed = 0,
     ) -> None:
+        check_ranges(DemonstrationDataModule, locals())
         super().__init__()
         self.save_hyperparameters(logger=False)
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
@@ -91,7 +94,7 @@ class DemonstrationDataModule(LightningDataModule):
         self.workers = workers
         self.shuffle_seed = shuffle_seed
         self._splits: Splits | None = None
-        self._told = False  # whether we have set trainer.accumulate_grad_batches
+        self._told: dict[str, Any] = {}  # the settings of the trainer that we have set, as they were
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
@@ -124,10 +127,10 @@ class DemonstrationDataModule(LightningDataModule):
             self._tell_trainer()
 
     def teardown(self, stage: str) -> None:
-        """Reset ``accumulate_grad_batches`` if we set it, because the trainer may be reused with other data."""
-        if self._told and self.trainer is not None:
-            self.trainer.accumulate_grad_batches = 1
-        self._told = False
+        """Reset the trainer's settings that we set, because the trainer may be reused with other data."""
+        for name, value in self._told.items():
+            setattr(self.trainer, name, value)
+        self._told = {}
 
     def filter_train(self, keep: Callable[[Example], bool]) -> int:
         """Drop the training examples for which ``keep`` is false, and return how many were dropped."""
@@ -161,7 +164,10 @@ class DemonstrationDataModule(LightningDataModule):
             seed=self.shuffle_seed,
             drop_last=True,
         )
-        return GroupLoader(examples, group_size, self.micro_batch_size or group_size, sampler, self.workers)
+        micro_batch_size = self.micro_batch_size or group_size
+        limit = None if self.trainer is None else self.trainer.limit_train_batches
+        steps = limit // (group_size // micro_batch_size) if isinstance(limit, int) else None
+        return GroupLoader(examples, group_size, micro_batch_size, sampler, self.workers, steps)
 
     def _share(self) -> dict[str, int]:
         """The number of processes that share the data, and the rank of this one."""
@@ -187,22 +193,34 @@ class DemonstrationDataModule(LightningDataModule):
         return group_size
 
     def _tell_trainer(self) -> None:
-        """Set ``trainer.accumulate_grad_batches`` to the micro-batches per optimizer step, unless the user set it."""
+        """Have the trainer step after each group: set ``accumulate_grad_batches``, and limit epochs to whole groups.
+
+        Raises:
+            DataError: If the trainer was told to step at other times.
+        """
         processes = self._share()["num_replicas"]
         group_size = self.group_size(processes)
         micro_batch_size = self.micro_batch_size or group_size
         micro_batches = group_size // micro_batch_size
-        if self.trainer is None or self.trainer.accumulate_grad_batches == micro_batches:
+        if self.trainer is None:
             return
-        if self.trainer.accumulate_grad_batches != 1:
+        if self.trainer.accumulate_grad_batches not in (1, micro_batches):
             raise DataError(
                 f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}, but an optimizer step has "
                 f"{micro_batches} micro-batches: data.batch_size={self.batch_size} over {processes} process(es) in "
                 f"micro-batches of {micro_batch_size}. Leave trainer.accumulate_grad_batches out, or change "
                 "data.micro_batch_size"
             )
-        self.trainer.accumulate_grad_batches = micro_batches
-        self._told = True
+        self._tell("accumulate_grad_batches", micro_batches)
+        whole = len(self.splits.train) // self.batch_size * micro_batches
+        self._tell("limit_train_batches", whole_groups(self.trainer, whole, micro_batches))
+
+    def _tell(self, setting: str, value: Any) -> None:
+        """Change a setting of the trainer until the run ends."""
+        before = getattr(self.trainer, setting)
+        if before != value:
+            self._told[setting] = before
+            setattr(self.trainer, setting, value)
 
     def val_dataloader(self) -> list[DataLoader[Example]]:
         """One loader per validation set, in the order of ``splits.validation``."""

@@ -18,6 +18,7 @@ from lightning_sdft.data.row_module import OnBadRow, parse_rows
 from lightning_sdft.data.tables import Row, conversation, open_rows
 from lightning_sdft.errors import DataError
 from lightning_sdft.records import Example, Message
+from lightning_sdft.settings import Count, Seed, check_ranges
 
 __all__ = ["TULU", "GeneralDataModule"]
 
@@ -44,23 +45,20 @@ class GeneralDataModule(DemonstrationDataModule):
         **kwargs: See :class:`DemonstrationDataModule`.
 
     Raises:
-        DataError: If the number of prompts is not positive.
+        SettingError: If the number of prompts is not positive.
     """
 
     def __init__(
         self,
         source: str = TULU,
-        prompts: int | None = 10000,
+        prompts: Count | None = 10000,
         evaluation: DemonstrationDataModule | None = None,
-        sample_seed: int = 0,
+        sample_seed: Seed = 0,
         on_bad_row: OnBadRow = "error",
         **kwargs: Any,
     ) -> None:
+        check_ranges(GeneralDataModule, locals())
         super().__init__(**kwargs)
-        if prompts is not None and prompts < 1:
-            raise DataError(
-                f"data.prompts={prompts} leaves nothing to train on; give a positive number, or leave it out"
-            )
         self.source = source
         self.prompts = prompts
         self.evaluation = evaluation

@@ -180,6 +180,7 @@ class GroupLoader:
         micro_batch_size: Examples per forward and backward pass; must divide ``group_size``.
         sampler: Gives the order of the examples on this process.
         workers: Number of ``DataLoader`` workers.
+        limit: Number of groups after which an epoch ends early.
     """
 
     def __init__(
@@ -189,19 +190,22 @@ class GroupLoader:
         micro_batch_size: int,
         sampler: DistributedSampler[Example],
         workers: int = 0,
+        limit: int | None = None,
     ) -> None:
         self.examples = examples
         self.group_size = group_size
         self.micro_batch_size = micro_batch_size
         self.sampler = sampler  # Lightning sets its epoch
         self.workers = workers
+        self.limit = limit
         self._start = 0  # the group at which the next epoch starts
         self._finished = 0  # number of groups in this epoch whose last micro-batch has been yielded
 
     @property
     def group_count(self) -> int:
         """Groups per epoch."""
-        return len(self.sampler) // self.group_size
+        whole = len(self.sampler) // self.group_size
+        return whole if self.limit is None else min(whole, self.limit)
 
     def __len__(self) -> int:
         """Micro-batches per epoch."""
@@ -230,27 +234,36 @@ class GroupLoader:
             yield last
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of finished groups (exact only between groups), and the size of the epoch and the batch."""
+        """The number of finished groups (exact only between groups), and what the order of the examples depends on."""
         return {"groups": self._finished, **self._epoch_shape()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the last group that the saved loader had finished.
 
         Raises:
-            DataError: If the position is in the middle of an epoch, and the number of examples or the batch size
-                differs from the saved one: the position would mean something else here.
+            DataError: If the position is in the middle of an epoch, and the number or order of the examples or the
+                batch size differs from the saved one: the position would mean something else here.
         """
         shape = self._epoch_shape()
-        saved = {name: state[name] for name in shape}
-        groups = saved["examples"] // saved["batch_size"]
+        saved = {name: state.get(name, value) for name, value in shape.items()}
+        groups = min(saved["examples"] // saved["batch_size"], saved["steps"])
         self._start = state["groups"] % groups  # 0 at the end of an epoch: the next one starts
         if self._start and saved != shape:
+            before, now = (
+                f"{each['examples']} training examples in {each['steps']} steps of {each['batch_size']} "
+                f"(shuffle_seed={each['shuffle_seed']})"
+                for each in (saved, shape)
+            )
             raise DataError(
-                f"the checkpoint is in the middle of an epoch of {saved['examples']} training examples in steps of "
-                f"{saved['batch_size']}, and this run has {shape['examples']} in steps of {shape['batch_size']}; "
-                "resume with the same data and data.batch_size, or export the checkpoint and start from it "
-                "(model=FOLDER)"
+                f"the checkpoint is in the middle of an epoch of {before}, and this run has {now}; resume with the "
+                "same data, data.batch_size, data.shuffle_seed and trainer.limit_train_batches, or export the "
+                "checkpoint and start from it (model=FOLDER)"
             )
 
     def _epoch_shape(self) -> dict[str, int]:
-        return {"examples": len(self.examples), "batch_size": self.group_size * self.sampler.num_replicas}
+        return {
+            "examples": len(self.examples),
+            "batch_size": self.group_size * self.sampler.num_replicas,
+            "steps": self.group_count,
+            "shuffle_seed": self.sampler.seed,
+        }

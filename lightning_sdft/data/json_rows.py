@@ -15,6 +15,7 @@ from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.records import Example, Message
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["JsonDataModule"]
 
@@ -49,8 +50,7 @@ class JsonDataModule(RowDataModule):
         **kwargs: See :class:`RowDataModule`.
 
     Raises:
-        DataError: If there is something to evaluate but no reference column, if the limit is not positive, or if prior
-            rows are named ``average``.
+        DataError: If there is something to evaluate but no reference column, or prior rows are named ``average``.
     """
 
     def __init__(
@@ -65,11 +65,12 @@ class JsonDataModule(RowDataModule):
         context_column: str | None = None,
         system_prompt: str | None = None,
         id_column: str | None = None,
-        limit: int | None = None,
+        limit: Count | None = None,
         grader: Grader | None = None,
         name: str = "json",
         **kwargs: Any,
     ) -> None:
+        check_ranges(JsonDataModule, locals())
         super().__init__(train=train, validation=validation, test=test, **kwargs)
         self.prior = {Path(prior).stem: prior} if isinstance(prior, str) else dict(prior or {})
         for setting in ("validation", "test", "prior", "validation_share", "test_share"):
@@ -83,8 +84,6 @@ class JsonDataModule(RowDataModule):
                 f"data.prior: prior/{AVERAGE} is the mean over all prior rows; give {self.prior[AVERAGE]} another "
                 f"name, such as data.prior={{capitals: {self.prior[AVERAGE]}}}"
             )
-        if limit is not None and limit < 1:
-            raise DataError(f"data.limit={limit} leaves nothing to train on; give a positive number, or null for all")
         self.prompt_column = prompt_column
         self.demonstration_column = demonstration_column
         self.reference_column = reference_column

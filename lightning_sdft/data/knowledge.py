@@ -22,6 +22,7 @@ from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.contains import AnswerContained, plain_words
 from lightning_sdft.grading.judge import Judge, JudgedAnswer
 from lightning_sdft.records import Example, Message
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["ORACLE_TEMPLATE", "KnowledgeDataModule"]
 
@@ -70,8 +71,7 @@ class KnowledgeDataModule(RowDataModule):
         **kwargs: See :class:`RowDataModule`.
 
     Raises:
-        DataError: If the template has other placeholders, ``passage_length`` is not positive, or the judge has other
-            labels.
+        DataError: If the template has other placeholders, or the judge has other labels.
     """
 
     def __init__(
@@ -82,12 +82,13 @@ class KnowledgeDataModule(RowDataModule):
         test: str | None = None,
         indirect: str | None = None,
         train_on: Literal["questions", "articles"] = "questions",
-        passage_length: int = 3000,
+        passage_length: Count = 3000,
         prompt: Literal["closed", "oracle"] = "closed",
         oracle_template: str = ORACLE_TEMPLATE,
         judge: Judge | None = None,
         **kwargs: Any,
     ) -> None:
+        check_ranges(KnowledgeDataModule, locals())
         super().__init__(train=train, validation=validation, test=test, **kwargs)
         fields = {field for _, field, _, _ in Formatter().parse(oracle_template) if field is not None}
         if fields != {"article", "question"}:
@@ -95,8 +96,6 @@ class KnowledgeDataModule(RowDataModule):
                 f"data.oracle_template={oracle_template!r} has the placeholders {sorted(fields)}, but needs "
                 "{article} and {question}"
             )
-        if passage_length < 1:
-            raise DataError(f"data.passage_length={passage_length} must be at least 1")
         if judge is not None and not set(LENIENT) <= set(judge.prompt.labels):
             raise DataError(
                 f"data.judge puts the labels {judge.prompt.labels} on answers, but {LENIENT} are needed; give its "

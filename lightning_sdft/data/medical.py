@@ -19,6 +19,7 @@ from lightning_sdft.data.tables import Row, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.judge import Judge, JudgedAnswer
 from lightning_sdft.records import Example
+from lightning_sdft.settings import Natural, Seed, check_ranges
 
 __all__ = ["MedicalDataModule"]
 
@@ -48,20 +49,21 @@ class MedicalDataModule(RowDataModule):
         **kwargs: See :class:`DemonstrationDataModule`.
 
     Raises:
-        DataError: If there is something to evaluate and no judge, or a number is negative.
+        DataError: If there is something to evaluate and no judge.
     """
 
     def __init__(
         self,
         train: str | None = TRAIN,
         test: str | None = TEST,
-        test_questions: int | None = 1000,
-        validation_questions: int = 200,
+        test_questions: Natural | None = 1000,
+        validation_questions: Natural = 200,
         judge: Judge | None = None,
-        split_seed: int = 0,
+        split_seed: Seed = 0,
         on_bad_row: OnBadRow = "error",
         **kwargs: Any,
     ) -> None:
+        check_ranges(MedicalDataModule, locals())
         # The shares are 0: evaluation is on other data, not on held-out training rows.
         super().__init__(train, None, test, 0.0, 0.0, split_seed, on_bad_row, **kwargs)
         if test and judge is None:
@@ -70,8 +72,6 @@ class MedicalDataModule(RowDataModule):
                 "Judge with a chat Endpoint and prompt medical, or LocalJudge), or train without evaluation by "
                 "data.test=null"
             )
-        if validation_questions < 0 or (test_questions is not None and test_questions < 0):
-            raise DataError(f"data.{test_questions=} and data.{validation_questions=} must not be negative")
         self.test_questions = test_questions
         self.validation_questions = validation_questions
         self.judge = judge

@@ -14,6 +14,7 @@ from lightning_sdft.data.questions import hold_out_questions, question, warn_of_
 from lightning_sdft.data.tables import Row, read_rows
 from lightning_sdft.errors import DataError
 from lightning_sdft.records import Example
+from lightning_sdft.settings import Fraction, Seed, check_ranges
 
 __all__ = ["OnBadRow", "Part", "RowDataModule", "parse_rows"]
 
@@ -62,12 +63,13 @@ class RowDataModule(DemonstrationDataModule):
         train: str | None = None,
         validation: str | None = None,
         test: str | None = None,
-        validation_share: float = 0.0,
-        test_share: float = 0.0,
-        split_seed: int = 0,
+        validation_share: Fraction = 0.0,
+        test_share: Fraction = 0.0,
+        split_seed: Seed = 0,
         on_bad_row: OnBadRow = "error",
         **kwargs: Any,
     ) -> None:
+        check_ranges(RowDataModule, locals())
         super().__init__(**kwargs)
         for split, source, share in (("validation", validation, validation_share), ("test", test, test_share)):
             if source and share:

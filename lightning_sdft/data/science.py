@@ -17,6 +17,7 @@ from lightning_sdft.data.tables import Row, conversation, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.answer_tag import LETTERS, AnswerFormat, AnswerTag, final_answer
 from lightning_sdft.records import Example, Message
+from lightning_sdft.settings import Fraction
 
 __all__ = ["SCIENCE_SYSTEM_PROMPT", "ScienceDataModule", "science_question"]
 
@@ -105,8 +106,8 @@ class ScienceDataModule(RowDataModule):
         train: str | None = None,
         validation: str | None = None,
         test: str | None = None,
-        validation_share: float | None = None,
-        test_share: float | None = None,
+        validation_share: Fraction | None = None,
+        test_share: Fraction | None = None,
         level: str = "L3",
         **kwargs: Any,
     ) -> None:

@@ -26,6 +26,7 @@ from lightning_sdft.data.string_skills import (
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from lightning_sdft.grading.string_answer import StringAnswer
 from lightning_sdft.records import Example
+from lightning_sdft.settings import Count, Seed, Share, check_ranges
 
 __all__ = ["SPARE_SKILLS", "StringPretrainingDataModule"]
 
@@ -51,14 +52,15 @@ class StringPretrainingDataModule(DemonstrationDataModule):
 
     def __init__(
         self,
-        size: int = 65536,
-        prior_share: float = 0.41,
-        partial_share: float = 0.08,
-        right_shares: Mapping[str, float] | None = None,
-        evaluation_size: int = 128,
-        data_seed: int = 1,
+        size: Count = 65536,
+        prior_share: Share = 0.41,
+        partial_share: Share = 0.08,
+        right_shares: Mapping[str, Share] | None = None,
+        evaluation_size: Count = 128,
+        data_seed: Seed = 1,
         **kwargs: Any,
     ) -> None:
+        check_ranges(StringPretrainingDataModule, locals())
         super().__init__(**kwargs)
         self.size = size
         self.prior_share = prior_share

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
 from lightning_sdft.grading.string_answer import StringAnswer
 from lightning_sdft.records import Example, Message
+from lightning_sdft.settings import Natural, Seed, Share, check_ranges
 
 __all__ = ["LETTERS", "NEW_SKILLS", "OWN_STYLE", "PRIOR_SKILLS", "STYLES", "StringSkillsDataModule"]
 
@@ -89,30 +90,29 @@ class StringSkillsDataModule(DemonstrationDataModule):
         **kwargs: See :class:`DemonstrationDataModule`.
 
     Raises:
-        ValueError: If there is no such skill or style, or the share is not from 0 to 1.
+        ValueError: If there is no such skill or style.
     """
 
     def __init__(
         self,
         skill: str = "swap-ends",
         style: str = "sentence",
-        own_style_share: float = 0.0,
+        own_style_share: Share = 0.0,
         train_on: Literal["new", "prior"] = "new",
-        train_size: int = 512,
-        validation_size: int = 128,
-        test_size: int = 256,
-        prior_size: int = 64,
+        train_size: Natural = 512,
+        validation_size: Natural = 128,
+        test_size: Natural = 256,
+        prior_size: Natural = 64,
         validate_prior: bool = True,
-        data_seed: int = 0,
+        data_seed: Seed = 0,
         **kwargs: Any,
     ) -> None:
+        check_ranges(StringSkillsDataModule, locals())
         super().__init__(**kwargs)
         if skill not in NEW_SKILLS:
             raise ValueError(f"data.skill={skill!r} is none of the new skills {sorted(NEW_SKILLS)}; give one of them")
         if style not in STYLES:
             raise ValueError(f"data.style={style!r} is none of {sorted(STYLES)}; give one of them")
-        if not 0 <= own_style_share <= 1:
-            raise ValueError(f"data.own_style_share={own_style_share} is no share; give a number from 0 to 1")
         self.skill = skill
         self.style = style
         self.own_style_share = own_style_share

@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from lightning_sdft.distributed.readable import check_checkpoint_file, check_lightnings, only_data
 from lightning_sdft.distributed.sharded_checkpoint import is_sharded, load_sharded, save_sharded
 from lightning_sdft.errors import PolicyError
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["FSDP2Strategy", "check_strategy"]
 
@@ -40,11 +41,12 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def __init__(
         self,
-        replicas: int = 1,
+        replicas: Count = 1,
         save_distributed_checkpoint: bool = True,
         process_group_backend: str | None = None,
         timeout: timedelta = default_pg_timeout,
     ) -> None:
+        check_ranges(FSDP2Strategy, locals())
         super().__init__(
             save_distributed_checkpoint=save_distributed_checkpoint,
             process_group_backend=process_group_backend,

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_sdft.errors import PriorTaskError
 from lightning_sdft.evaluation.prior_scores import PriorScore, PriorScores
 from lightning_sdft.policy import Policy
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["PAPER_TASKS", "PriorSuite"]
 
@@ -97,7 +98,7 @@ class PriorSuite:
 
     @isolate_rng()
     def evaluate(
-        self, policy: Policy, limit: int | None = None, batch_tokens: int = 16384, progress: bool = False
+        self, policy: Policy, limit: Count | None = None, batch_tokens: Count = 16384, progress: bool = False
     ) -> PriorScores:
         """Run the tasks. The policy and the states of the random number generators are the same afterwards.
 
@@ -110,14 +111,13 @@ class PriorSuite:
             progress: Whether to show progress bars.
 
         Raises:
-            PriorTaskError: If the limit is not positive, or a task does not report the requested metric.
+            PriorTaskError: If a task does not report the requested metric.
         """
         from lm_eval.evaluator import evaluate
 
         from lightning_sdft.evaluation.harness import PolicyLM
 
-        if limit is not None and limit < 1:
-            raise PriorTaskError(f"limit={limit} is not a positive number of questions; leave it out to ask all")
+        check_ranges(PriorSuite.evaluate, locals())
         tasks = {leaf.task_name: leaf for task in self.tasks.values() for leaf in _leaves(task)}
         groups = {group.name: group for task in self.tasks.values() for group in _groups(task)}
         with self._code_allowed():

@@ -15,9 +15,10 @@ from lightning_sdft.experiments.report.pictures import pareto_picture, pass_at_k
 from lightning_sdft.experiments.report.results import Row, best_rate, records, write_hyperparameters
 from lightning_sdft.experiments.report.tables import comparison_table
 from lightning_sdft.experiments.runs.finished import Finished
-from lightning_sdft.experiments.runs.pool import Failure, check_jobs, perform_all
+from lightning_sdft.experiments.runs.pool import Failure, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks
 from lightning_sdft.experiments.runs.starts import exported
+from lightning_sdft.settings import Count, NonNegative, Seed, check_ranges
 
 __all__ = ["compare"]
 
@@ -26,14 +27,14 @@ def compare(
     out: str,
     domains: list[str],
     methods: dict[str, Method],
-    seeds: list[int],
-    learning_rates: list[float] = [],  # noqa: B006  # jsonargparse shows it as it is
+    seeds: list[Seed],
+    learning_rates: list[NonNegative] = [],  # noqa: B006  # jsonargparse shows it as it is
     seeded: list[str] = ["seed_everything", "data.init_args.shuffle_seed"],  # noqa: B006
-    rate_seeds: int | None = None,
+    rate_seeds: Count | None = None,
     prior: PriorBenchmarks | None = None,
     reuse: list[str] = [],  # noqa: B006
-    jobs: int = 1,
-    threads: int = 1,
+    jobs: Count = 1,
+    threads: Count = 1,
     title: str = "",
 ) -> list[Row]:
     """Compare methods on new tasks and on what they forget: tables and pictures as in the paper.
@@ -72,7 +73,7 @@ def compare(
     Raises:
         SettingError: If the arguments do not go together, or ``out`` has the results of other runs.
     """
-    check_jobs(jobs, threads)
+    check_ranges(compare, locals())
     plan = Plan(domains, methods, seeds, learning_rates, seeded, prior, rate_seeds)
     plan.check()
     comparison = _Comparison(plan, Path(out), Finished(reuse), jobs, threads)

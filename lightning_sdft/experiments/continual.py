@@ -14,9 +14,10 @@ from lightning_sdft.experiments.chains import BASE_STAGE, Chain, Stage, best_cha
 from lightning_sdft.experiments.plan import BASE, Method, Plan, slug
 from lightning_sdft.experiments.report.curves import curves_picture
 from lightning_sdft.experiments.report.retention import retention_table
-from lightning_sdft.experiments.runs.pool import Failure, check_jobs, perform_all
+from lightning_sdft.experiments.runs.pool import Failure, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run
 from lightning_sdft.experiments.runs.starts import exported
+from lightning_sdft.settings import Count, NonNegative, Seed, check_ranges
 
 __all__ = ["continual"]
 
@@ -25,12 +26,12 @@ def continual(
     out: str,
     skills: list[str],
     methods: dict[str, Method],
-    seeds: list[int],
-    learning_rates: list[float] = [],  # noqa: B006  # jsonargparse shows it as it is
+    seeds: list[Seed],
+    learning_rates: list[NonNegative] = [],  # noqa: B006  # jsonargparse shows it as it is
     seeded: list[str] = ["seed_everything", "data.init_args.shuffle_seed"],  # noqa: B006
     prior: PriorBenchmarks | None = None,
-    jobs: int = 1,
-    threads: int = 1,
+    jobs: Count = 1,
+    threads: Count = 1,
     title: str = "",
 ) -> list[Stage]:
     """Learn skills one after another in one model, and see what is left of each (Fig. 3 of the paper).
@@ -63,7 +64,7 @@ def continual(
     Raises:
         SettingError: If the arguments do not go together, or ``out`` has the results of other runs.
     """
-    check_jobs(jobs, threads)
+    check_ranges(continual, locals())
     waiting = [name for name, method in methods.items() if method.after is not None]
     if waiting:
         raise SettingError(

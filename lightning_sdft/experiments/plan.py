@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.run import PriorBenchmarks, Run, nested, read_parts
+from lightning_sdft.settings import Count, NonNegative, Seed, check_ranges
 from lightning_sdft.trust import trusted
 
 __all__ = ["BASE", "Method", "Plan", "Variant"]
@@ -37,8 +38,11 @@ class Method:
 
     parts: list[str | dict[str, Any]]
     after: str | None = None
-    learning_rates: list[float] | None = None
+    learning_rates: list[NonNegative] | None = None
     checkpoint: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        check_ranges(Method, vars(self))
 
 
 @dataclass(frozen=True, order=True)
@@ -72,20 +76,19 @@ class Plan:
 
     domains: Sequence[str]
     methods: Mapping[str, Method]
-    seeds: Sequence[int]
-    learning_rates: Sequence[float]
+    seeds: Sequence[Seed]
+    learning_rates: Sequence[NonNegative]
     seeded: Sequence[str]
     prior: PriorBenchmarks | None = None
-    rate_seeds: int | None = None
+    rate_seeds: Count | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(Plan, vars(self))
         for name, values in (("domains", self.domains), ("methods", self.methods), ("seeds", self.seeds)):
             if not values:
                 raise SettingError(f"{name} is empty; there is nothing to compare")
             if len({slug(str(value)) for value in values}) < len(values):
                 raise SettingError(f"{name}={list(values)}: two of them would share a folder; give them other names")
-        if self.rate_seeds is not None and self.rate_seeds < 1:
-            raise SettingError(f"rate_seeds={self.rate_seeds} must be at least 1; or leave it out")
         if BASE in self.methods:
             raise SettingError(f"the method {BASE!r} is always part of a comparison; give yours another name")
         for name, method in self.methods.items():

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.build import build
-from lightning_sdft.experiments.runs.pool import check_jobs
 from lightning_sdft.experiments.runs.run import read_parts
 from lightning_sdft.experiments.search import Settings, Sweep, choices
+from lightning_sdft.settings import Count, Seed, check_ranges
 from lightning_sdft.trust import trusted
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ def sweep(
     out: str,
     parts: list[str | dict[str, Any]],
     grid: dict[str, list[Any]],
-    seeds: list[int],
+    seeds: list[Seed],
     seeded: list[str] = ["seed_everything", "data.init_args.shuffle_seed"],  # noqa: B006  # as jsonargparse shows it
     sampler: Literal["grid", "random", "tpe"] = "grid",
-    trials: int | None = None,
+    trials: Count | None = None,
     pruning: bool = False,
-    jobs: int = 1,
-    threads: int = 1,
+    jobs: Count = 1,
+    threads: Count = 1,
 ) -> Settings:
     """Try the settings of a grid, each in ordinary runs of ``fit``, and write the best as a config (extra ``sweep``).
 
@@ -63,15 +63,15 @@ def sweep(
     Raises:
         SettingError: If the arguments do not go together, or all trials have failed.
     """
+    check_ranges(sweep, locals())
     if find_spec("optuna") is None:
         raise SettingError("sweeps need Optuna: pip install 'lightning-sdft[sweep]'")
     if sampler == "grid" and trials is not None:
         raise SettingError("sampler=grid tries all combinations; leave trials out, or take another sampler")
-    if sampler != "grid" and (trials is None or trials < 1):
-        raise SettingError(f"sampler={sampler} needs the number of trials, at least 1")
+    if sampler != "grid" and trials is None:
+        raise SettingError(f"sampler={sampler} needs the number of trials")
     if not seeds:
         raise SettingError("seeds is empty; there is nothing to try")
-    check_jobs(jobs, threads)
     from lightning_sdft.experiments.trials import open_study, try_all
     from lightning_sdft.experiments.untried import Untried
 

@@ -17,6 +17,7 @@ from lightning_sdft.errors import ChatError, DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.judge_prompts import PROMPTS, JudgePrompt
 from lightning_sdft.policy import Policy
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["Judge", "JudgedAnswer", "LocalJudge", "judged_responses", "question_and_answer"]
 
@@ -49,7 +50,7 @@ class Judge:
         attempts: How often to ask about an answer until the reply consists of just a label.
 
     Raises:
-        ValueError: If ``attempts`` is less than 1.
+        SettingError: If ``attempts`` is less than 1.
     """
 
     def __init__(
@@ -57,10 +58,9 @@ class Judge:
         chat: ChatModel,
         prompt: JudgePrompt | Literal["medical", "knowledge"],
         folder: str | None = None,
-        attempts: int = 3,
+        attempts: Count = 3,
     ) -> None:
-        if attempts < 1:
-            raise ValueError(f"attempts={attempts} leaves answers unjudged; ask at least once")
+        check_ranges(Judge, locals())
         self.chat = chat
         self.prompt = PROMPTS[prompt] if isinstance(prompt, str) else prompt
         self.folder = None if folder is None else Path(folder)
@@ -176,8 +176,8 @@ class LocalJudge(Judge):
         model: str | Policy,
         prompt: JudgePrompt | Literal["medical", "knowledge"],
         folder: str | None = None,
-        max_tokens: int = 16,
-        batch_size: int = 16,
+        max_tokens: Count = 16,
+        batch_size: Count = 16,
     ) -> None:
         chat = LocalChat(model, max_tokens=max_tokens, batch_size=batch_size)
         super().__init__(chat, prompt, folder, attempts=1)  # greedy: it would reply the same again

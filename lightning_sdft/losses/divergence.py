@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from lightning_sdft.losses.distribution import FLOOR, Distribution
+from lightning_sdft.settings import Range, check_ranges
 
 __all__ = ["Divergence", "ForwardKL", "JensenShannon", "ReverseKL"]
+
+WITHIN = Range(0, 1, open_low=True, open_high=True, hint="use ForwardKL instead of 0, ReverseKL instead of 1")
 
 
 class Divergence(ABC):
@@ -74,19 +78,16 @@ class JensenShannon(Divergence):
     rescaled KL: the forward one near 0, the reverse one near 1.
 
     Args:
-        beta: Weight of the teacher in the mixture, in (0, 1).
+        beta: Weight of the teacher in the mixture.
 
     Raises:
-        ValueError: If ``beta`` is not within (0, 1).
+        SettingError: If ``beta`` is not within (0, 1).
     """
 
-    beta: float = 0.5
+    beta: Annotated[float, WITHIN] = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta < 1:
-            raise ValueError(
-                f"divergence.beta={self.beta} is not within (0, 1); use ForwardKL instead of 0, ReverseKL instead of 1"
-            )
+        check_ranges(JensenShannon, vars(self))
 
     def __call__(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
         """Value, and gradient `(1 - beta) p_S (log(p_S / m) - KL(p_S || m))`."""

@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_sdft.settings import Positive, check_ranges
+
 __all__ = ["TruncatedImportance"]
 
 
@@ -31,7 +33,7 @@ class TruncatedImportance:
             weighted by the mean ratio of those that count in the loss, as in the code of [2].
 
     Raises:
-        ValueError: If ``cap`` is not positive.
+        SettingError: If ``cap`` is not positive.
 
     Example:
         >>> policy, sampler = torch.tensor([0.5, 0.9, 0.2]).log(), torch.tensor([0.5, 0.3, 0.4]).log()
@@ -41,12 +43,11 @@ class TruncatedImportance:
         tensor([1.0000, 2.0000, 0.5000])
     """
 
-    cap: float = 2.0
+    cap: Positive = 2.0
     per: Literal["sequence", "token"] = "sequence"
 
     def __post_init__(self) -> None:
-        if not self.cap > 0:
-            raise ValueError(f"importance.cap={self.cap} must be above 0; the default is 2")
+        check_ranges(TruncatedImportance, vars(self))
 
     def ratios(self, policy: Tensor, sampler: Tensor) -> Tensor:
         """Truncated ratio of each token, `(N,)`, from the log-probabilities of policy and sampler, `(N,)`."""

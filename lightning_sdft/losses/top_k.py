@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_sdft.losses.distribution import FLOOR, Distribution
 from lightning_sdft.losses.divergence import Divergence, ForwardKL
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["TopK"]
 
@@ -32,17 +33,16 @@ class TopK(Divergence):
         tail: Whether to merge all other tokens into one more outcome.
 
     Raises:
-        ValueError: If ``k`` is not positive.
+        SettingError: If ``k`` is not positive.
     """
 
-    k: int = 100
+    k: Count = 100
     divergence: Divergence = ForwardKL()  # noqa: RUF009  # frozen
     support: Literal["teacher", "student", "union"] = "teacher"
     tail: bool = True
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"divergence.k={self.k} must be at least 1; the default is 100")
+        check_ranges(TopK, vars(self))
 
     def __call__(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
         """Value, and gradient with respect to the logits of the full vocabulary.

@@ -13,10 +13,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from lightning_sdft.checkpoint import (
     ExactResume,
     Preemption,
+    TypedSettings,
     adapters_alone,
     check_adapters,
+    check_finite_weights,
     check_method,
-    check_resumable,
     describe_method,
     use_checked_files,
 )
@@ -45,6 +46,7 @@ from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, load_tokenizer
 from lightning_sdft.policy.lora import add_adapter, check_installed
 from lightning_sdft.records import Example
+from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
 from lightning_sdft.trust import trusting
 
 __all__ = ["CausalLMModule"]
@@ -82,17 +84,18 @@ class CausalLMModule(LightningModule):
         model: str,
         pretrained: bool = True,
         lora: LoRA | None = None,
-        learning_rate: float = 1e-5,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 10,
-        max_prompt_tokens: int = 1024,
-        max_completion_tokens: int = 1024,
+        learning_rate: NonNegative = 1e-5,
+        weight_decay: NonNegative = 0.0,
+        warmup_steps: Natural = 10,
+        max_prompt_tokens: Count = 1024,
+        max_completion_tokens: Count = 1024,
         over_budget: OverBudget = "error",
         gradient_checkpointing: bool = False,
         attention: str | None = None,
         trust_remote_code: bool = False,
         probing: bool = True,
     ) -> None:
+        check_ranges(CausalLMModule, locals())
         super().__init__()
         self.save_hyperparameters(logger=False)
         if lora is not None:
@@ -169,8 +172,8 @@ class CausalLMModule(LightningModule):
         return self.max_prompt_tokens + self.max_completion_tokens
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callbacks that make a run resume exactly, however it ended, and the one that logs its steps."""
-        return [ExactResume(), Preemption(), StepLog()]
+        """The callbacks that hold a run to its settings, make it resume exactly however it ended, and log its steps."""
+        return [TypedSettings(), ExactResume(), Preemption(), StepLog()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the trainable parameters, with linear warm-up and cosine decay."""
@@ -263,14 +266,13 @@ class CausalLMModule(LightningModule):
         self.answering.end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record which method the checkpoint is from."""
+        """Record which method the checkpoint is from, unless its weights are not finite."""
+        check_finite_weights(self)
         checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model, self.lora)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or adapter, or one that training cannot resume from."""
-        check_method(checkpoint, type(self).__name__, self.lora)
-        if self._trainer is not None:
-            check_resumable(checkpoint, self._trainer)
+        check_method(checkpoint, type(self).__name__, self.lora, self._trainer)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:

@@ -46,8 +46,8 @@ class NonFiniteLossError(Refusal, RuntimeError):
     def __init__(self, what: str, value: float, step: int, examples: Sequence[Example]) -> None:
         super().__init__(
             f"the {what} is {value} at step {step} on the examples {[example.id for example in examples]}; training "
-            "stops before the weights change, and the last checkpoint is good. Lower the learning rate, or look at "
-            "these examples"
+            "stops before the weights change, and the last checkpoint has only finite weights. Lower the learning "
+            "rate, or look at these examples; if going on from the last checkpoint ends here again, take an earlier one"
         )
 
 

@@ -27,8 +27,10 @@ from lightning_sdft.losses import (
     token_weights,
 )
 from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.modules.skipping import check_demonstrations, check_skipped, warn_of_nothing
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import InProcessEngine, RolloutEngine, draw_seeds, generate, score_rollouts
+from lightning_sdft.settings import Count, Natural, check_ranges
 from lightning_sdft.teacher import CopiedTeacher, EMATeacher, FullTeacher, OffloadedTeacher, Teacher, TeacherChoice
 
 __all__ = ["DistillationModule"]
@@ -86,14 +88,15 @@ class DistillationModule(CausalLMModule):
         teacher: TeacherChoice | None = None,
         privileged_context: PrivilegedContext = "none",
         teacher_template: str | None = None,
-        max_teacher_prompt_tokens: int = 2048,
-        skip_tokens: int = 0,
+        max_teacher_prompt_tokens: Count = 2048,
+        skip_tokens: Natural = 0,
         sampling: Sampling = Sampling(),  # noqa: B008  # frozen
         engine: RolloutEngine | None = None,
         importance: TruncatedImportance = TruncatedImportance(),  # noqa: B008  # frozen
         reduction: Reduction = "sequence",
         **kwargs: Any,
     ) -> None:
+        check_ranges(DistillationModule, locals())
         super().__init__(model, **kwargs)
         self.teacher_choice = teacher or CopiedTeacher()
         problem = self.teacher_choice.problem(self.lora, rollout_source)
@@ -104,6 +107,7 @@ class DistillationModule(CausalLMModule):
                 f"engine={type(engine).__name__} samples from the student, but rollout_source={rollout_source}; leave "
                 "engine out, or take rollout_source=student"
             )
+        check_skipped(skip_tokens, self.max_completion_tokens)
         self.rollout_source = rollout_source
         self.divergence = divergence or ForwardKL()
         self.teacher_template = TEMPLATES[privileged_context] if teacher_template is None else teacher_template
@@ -148,6 +152,7 @@ class DistillationModule(CausalLMModule):
         student = self.student_sequences(group.examples, rollouts)
         teacher = self.teacher_sequences(group.examples, rollouts)
         tokens = self.tokens_of_step([len(rollout.completion) for rollout in rollouts], self.skip_tokens)
+        warn_of_nothing(tokens, self.skip_tokens)
         # Sorts by the teacher's sequences, which are the longer ones.
         group.fill(list(map(Item, group.examples, student, teacher, rollouts)), tokens)
         self._log_rollouts(rollouts)
@@ -223,6 +228,13 @@ class DistillationModule(CausalLMModule):
         self.means.add("rollout/tokens_per_second", sum(lengths) / self.clock.seconds["rollout"])
 
     # Before training
+
+    def setup(self, stage: str) -> None:
+        """Refuse demonstrations of which no token would be in the loss."""
+        super().setup(stage)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and datamodule is not None and self.rollout_source == "demonstration":
+            check_demonstrations(datamodule.splits.train, self.tokenizer, self.skip_tokens)
 
     def load_models(self) -> None:
         """Load student and teacher."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.settings import Natural
 
 __all__ = ["SDFTModule"]
 
@@ -31,7 +32,7 @@ class SDFTModule(DistillationModule):
         self,
         model: str,
         privileged_context: Literal["demonstration", "article", "both"] = "demonstration",
-        skip_tokens: int = 3,
+        skip_tokens: Natural = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, privileged_context=privileged_context, skip_tokens=skip_tokens, **kwargs)

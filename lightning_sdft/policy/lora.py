@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sdft.errors import PolicyError
+from lightning_sdft.errors import PolicyError, SettingError
+from lightning_sdft.settings import Count, Fraction, check_ranges
 
 __all__ = [
     "STUDENT",
@@ -73,18 +74,17 @@ class LoRA:
         ValueError: If a value is out of range.
     """
 
-    rank: int = 16
-    alpha: int = 32
+    rank: Count = 16
+    alpha: Count = 32
     target_modules: list[str] | str = "all-linear"
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     modules_to_save: Sequence[str] = ()
     rank_stabilized: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.rank >= 1 and self.alpha > 0 and 0 <= self.dropout < 1 and self.target_modules):
-            raise ValueError(
-                f"{self}: rank and alpha must be positive, dropout within [0, 1), target_modules not empty"
-            )
+        check_ranges(LoRA, vars(self))
+        if not self.target_modules:
+            raise SettingError("LoRA: target_modules is empty, so nothing would be trained; name layers")
         object.__setattr__(self, "modules_to_save", list(self.modules_to_save))  # a tuple would not equal a list
 
 

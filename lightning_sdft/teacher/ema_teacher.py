@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sdft.policy.policy import Policy
+from lightning_sdft.settings import Count, Range, check_ranges
 from lightning_sdft.teacher.base import Teacher
 
 __all__ = ["EMATeacher"]
+
+
+RATES = Range(
+    0,
+    1,
+    open_low=True,
+    hint="it is the share of the student in each update (an EMA decay of 0.99 is a rate of 0.01); for a frozen teacher "
+    "leave EMATeacher out",
+)
 
 
 class HasTeacher(Protocol):
@@ -26,21 +36,15 @@ class EMATeacher(Callback):
     The teacher's weights are part of the module and of its checkpoints; this callback only keeps counters.
 
     Args:
-        teacher_rate: Share of the student in each update, in (0, 1]. With a larger rate the teacher follows faster.
+        teacher_rate: Share of the student in each update. With a larger rate the teacher follows faster.
         every_n_steps: Number of optimizer steps between updates.
 
     Raises:
-        ValueError: If ``teacher_rate`` is not within (0, 1] or ``every_n_steps`` not positive.
+        SettingError: If a number is out of range.
     """
 
-    def __init__(self, teacher_rate: float = 0.01, every_n_steps: int = 1) -> None:
-        if not 0 < teacher_rate <= 1:
-            raise ValueError(
-                f"teacher_rate={teacher_rate} is not within (0, 1]; it is the share of the student in each update "
-                "(an EMA decay of 0.99 is a rate of 0.01). For a frozen teacher leave EMATeacher out"
-            )
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} is not positive; 1 updates after every optimizer step")
+    def __init__(self, teacher_rate: Annotated[float, RATES] = 0.01, every_n_steps: Count = 1) -> None:
+        check_ranges(EMATeacher, locals())
         self.teacher_rate = teacher_rate
         self.every_n_steps = every_n_steps
         self.updates = 0

@@ -177,8 +177,3 @@ def test_tasks_that_cannot_be_run_stop_before_the_model_is_loaded(
     trainer = make_trainer(callbacks=[PriorTasks(**tasks, allow_code_execution=["written"])], max_steps=1)
     trainer.fit(module, datamodule=words_data())
     assert "prior/written" in trainer.callback_metrics
-
-
-def test_steps_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="every_n_steps=0 is not positive"):
-        PriorTasks(every_n_steps=0)

@@ -208,7 +208,7 @@ def test_several_processes_save_what_all_of_them_end_with(error: BaseException, 
     callback._loops = {}
     for processes in (1, 2):
         trainer = SimpleNamespace(world_size=processes, checkpoint_callbacks=[checkpoints])
-        callback.on_exception(trainer, None, error)  # type: ignore[arg-type]
+        callback.on_exception(trainer, torch.nn.Linear(1, 1), error)  # type: ignore[arg-type]
         assert checkpoints.save_on_exception is (saved or processes == 1)
 
 
@@ -250,3 +250,48 @@ def test_another_number_of_processes_goes_on_with_the_generator_of_the_first(mak
         callback.on_load_checkpoint(make_trainer(), None, checkpoint)  # type: ignore[arg-type]
         callback.on_train_start(make_trainer(), None)  # type: ignore[arg-type]
         assert torch.equal(torch.rand(4), torch.rand(4, generator=torch.Generator().manual_seed(seed)))
+
+
+# Callbacks of one's own that save
+
+
+class Save(Callback):
+    """Saves in a hook, the n-th time that it is called, and ends the run."""
+
+    def __init__(self, hook: str, number: int, path: Path) -> None:
+        def save(trainer: Trainer, *_: Any, **__: Any) -> None:
+            self.calls += 1
+            if self.calls == number:
+                trainer.save_checkpoint(path)
+                raise FaultError
+
+        self.calls = 0
+        setattr(self, hook, save)
+
+
+@pytest.mark.parametrize(
+    ("hook", "number", "options"),
+    [
+        ("on_train_batch_end", 10, STEPPED),  # of step 5
+        ("on_train_batch_end", 11, STEPPED),  # in the middle of the group of step 6
+        ("on_train_batch_end", 8, STEPPED),  # of the last step of an epoch
+        ("on_before_zero_grad", 6, STEPPED),
+        ("on_validation_end", 1, STEPPED),
+        ("on_train_epoch_end", 1, STEPPED),
+        ("on_validation_end", 2, {"val_check_interval": 3}),  # in the middle of a group
+        ("on_train_batch_start", 4, {"val_check_interval": 3}),
+    ],
+)
+def test_whichever_callback_saves_the_run_resumes_exactly(
+    hook: str, number: int, options: dict[str, Any], fit: Fit, whole: Callable[..., Run], tmp_path: Path
+) -> None:
+    """The callback stands before all that have a state: the teacher's and the one that resumes."""
+    before = interrupt(fit, Save(hook, number, tmp_path / "own.ckpt"), save={"save_on_exception": False}, **options)
+    resumed = fit("resumed", ckpt_path=tmp_path / "own.ckpt", **options)
+    assert_same_run(whole(**options), resumed, before)
+
+
+def test_a_checkpoint_in_the_middle_of_a_step_is_refused_by_the_hook(fit: Fit, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be saved between on_before_optimizer_step and on_train_batch_"):
+        fit("interrupted", Save("on_before_optimizer_step", 3, tmp_path / "own.ckpt"))
+    assert not (tmp_path / "own.ckpt").exists()

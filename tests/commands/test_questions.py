@@ -271,15 +271,7 @@ def test_never_overwrites_files_of_others(name: str, server: ChatServer, article
     assert not server.requests
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"per_article": 0}, {"rounds": 0}, {"held_out": 1.0}, {"held_out": -0.1}, {"similarity": 0.0}],
-)
-def test_refuses_settings_that_cannot_work(
-    settings: dict[str, Any], server: ChatServer, articles: str, tmp_path: Path
-) -> None:
-    with pytest.raises(DataError, match="must be at least 1, held_out="):
-        questions(articles, str(tmp_path / "pairs.jsonl"), endpoint(server), **settings)
+def test_refuses_settings_that_cannot_work(server: ChatServer, articles: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pairs.json must end in .jsonl"):
         questions(articles, str(tmp_path / "pairs.json"), endpoint(server))
     assert not server.requests

@@ -111,11 +111,6 @@ def test_bad_rows_are_refused_or_skipped(write: Any, row: dict[str, Any], compla
     assert len(GeneralDataModule(file, on_bad_row="skip").splits.train) == 2
 
 
-def test_no_prompts_at_all_are_refused(write: Any) -> None:
-    with pytest.raises(DataError, match=r"data.prompts=0 leaves nothing to train on"):
-        GeneralDataModule(write([{"prompt": "a"}]), prompts=0)
-
-
 def test_without_the_hub_the_error_says_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*arguments: Any, **options: Any) -> Any:
         raise ConnectionError("no network")

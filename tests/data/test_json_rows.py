@@ -135,11 +135,6 @@ def test_needs_a_reference_in_rows_that_may_be_graded_only(write):
         _ = JsonDataModule(file, reference_column="wings", test_share=0.1).splits
 
 
-def test_refuses_a_limit_that_leaves_nothing():
-    with pytest.raises(DataError, match=r"data\.limit=0 leaves nothing to train on"):
-        JsonDataModule("birds.json", limit=0)
-
-
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [

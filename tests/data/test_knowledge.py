@@ -204,7 +204,6 @@ def test_files_may_share_questions_but_not_repeat_them(articles: str, write: Wri
     [
         ({"oracle_template": "{article}"}, r"placeholders \['article'\], but needs {article} and {question}"),
         ({"oracle_template": "{article} {question} {x}"}, r"placeholders \['article', 'question', 'x'\]"),
-        ({"passage_length": 0}, "data.passage_length=0"),
         ({"judge": Judge(Endpoint("m"), "medical")}, "give its prompt as knowledge"),
     ],
 )

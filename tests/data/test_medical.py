@@ -83,12 +83,6 @@ def test_too_few_problems_are_refused(files: dict[str, str], judge: Judge) -> No
         MedicalDataModule(**files, judge=judge).splits  # noqa: B018
 
 
-@pytest.mark.parametrize("numbers", [{"test_questions": -1}, {"validation_questions": -1}])
-def test_negative_numbers_are_refused(files: dict[str, str], judge: Judge, numbers: dict[str, int]) -> None:
-    with pytest.raises(DataError, match=r"=-1.* must not be negative"):
-        MedicalDataModule(**files, judge=judge, **numbers)
-
-
 @pytest.mark.parametrize("setting", [{"validation_share": 0.1}, {"test_share": 0.1}, {"validation": "x.json"}])
 def test_training_rows_are_never_held_out_for_evaluation(files: dict[str, str], setting: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="multiple values"):

@@ -149,12 +149,6 @@ def test_more_of_the_own_style_keeps_what_was_in_it() -> None:
     assert plain[0] < plain[1]
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_what_is_no_share_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"data.own_style_share={share} is no share; give a number from 0 to 1"):
-        StringSkillsDataModule(own_style_share=share)
-
-
 @pytest.mark.parametrize("size", [40, 3])
 def test_reinvocation_trains_on_all_prior_skills_and_is_evaluated_as_the_new_one(size: int) -> None:
     new, prior = (small(train_on=kind, train_size=size).splits for kind in ("new", "prior"))

@@ -138,8 +138,3 @@ def test_tag_is_refused_with_its_tasks(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**config, "tag": "some_skills"}))
     with pytest.raises(PriorTaskError, match=r"'some_skills' is a tag .*\['skills_few', 'skills_many'\]"):
         PriorSuite(["some_skills"], str(folder))
-
-
-def test_limit_must_be_positive(folder: Path, laptop: Policy) -> None:
-    with pytest.raises(PriorTaskError, match="limit=0 is not a positive number of questions"):
-        PriorSuite(["skills"], str(folder)).evaluate(laptop, limit=0)

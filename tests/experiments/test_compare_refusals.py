@@ -55,7 +55,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
 
 
 def test_mistakes_are_said_before_anything_runs(refused: Refused, tmp_path: Path) -> None:
-    assert refused(jobs=0) == "error: jobs=0 and threads=1: give at least 1 of each"
+    assert refused(jobs=0) == "error: compare: jobs=0 must be a whole number >= 1"
     assert refused(seeds=[]) == "error: seeds is empty; there is nothing to compare"
     assert refused(methods={"a": {"parts": ["nowhere/{domain}.yaml"]}}).startswith(
         "error: nowhere/double.yaml: No such"

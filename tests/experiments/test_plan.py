@@ -57,7 +57,7 @@ def test_methods_that_wait_for_each_other_are_refused(after: dict[str, str]) -> 
             r"domains=\['Tool use', 'tool-use'\]: two of them would share a folder",
         ),
         ({"methods": {"SFT + x": method(), "sft-x": method()}}, r"methods=\['SFT \+ x', 'sft-x'\]: two of them"),
-        ({"rate_seeds": 0}, "rate_seeds=0 must be at least 1"),
+        ({"rate_seeds": 0}, "rate_seeds=0 must be a whole number >= 1"),
         ({"methods": {"base": method()}}, "the method 'base' is always part of a comparison"),
         ({"methods": {"a": method(after="b"), "c": method()}}, r"methods.a.after='b' is none of \['a', 'c'\]"),
     ],

@@ -215,14 +215,14 @@ def test_mistakes_are_said_before_anything_runs(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert refused(trials=2).startswith("error: sampler=grid tries all combinations; leave trials out")
-    assert refused(sampler="tpe") == refused(sampler="tpe", trials=0)
-    assert refused(sampler="tpe") == "error: sampler=tpe needs the number of trials, at least 1"
+    assert refused(sampler="tpe", trials=0) == "error: sweep: trials=0 must be a whole number >= 1"
+    assert refused(sampler="tpe") == "error: sampler=tpe needs the number of trials"
     assert refused(grid={}) == "error: grid is empty; there is nothing to choose from"
     assert refused(grid={RATE: []}) == f"error: grid.{RATE} has no values"
     assert refused(grid={RATE: [1, 1]}) == f"error: grid.{RATE} has a value twice: 1; 1"
     assert refused(grid={RATE: [-1, 1]}) == f"error: grid.{RATE} has values that would share a folder: -1; 1"
     assert refused(seeds=[]) == "error: seeds is empty; there is nothing to try"
-    assert refused(jobs=0) == "error: jobs=0 and threads=1: give at least 1 of each"
+    assert refused(jobs=0) == "error: sweep: jobs=0 must be a whole number >= 1"
     monkeypatch.setattr(sweep, "find_spec", lambda name: None)
     assert refused() == "error: sweeps need Optuna: pip install 'lightning-sdft[sweep]'"
     assert not (tmp_path / "out").exists()

@@ -112,5 +112,5 @@ def test_through_the_head() -> None:
 
 
 def test_k_must_be_positive() -> None:
-    with pytest.raises(ValueError, match=r"divergence\.k=0"):
+    with pytest.raises(ValueError, match=r"TopK: k=0 must be a whole number >= 1"):
         TopK(0)

@@ -108,7 +108,7 @@ def words_module(family_folder: Callable[[str], Path]) -> Callable[..., CausalLM
             own["max_teacher_prompt_tokens"] = 32
         if issubclass(method, SDFTModule):
             own |= {"teacher_template": WORDS_TEMPLATE, "skip_tokens": 0}
-        return method(str(family_folder("llama")), **{**own, "learning_rate": 1e-2, **arguments})
+        return method(**{"model": str(family_folder("llama")), **own, "learning_rate": 1e-2, **arguments})
 
     return make
 

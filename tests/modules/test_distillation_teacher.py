@@ -203,7 +203,7 @@ def test_says_once_that_a_copied_teacher_without_callback_is_frozen(
 
 
 def test_unknown_divergence_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"beta=1.0 is not within \(0, 1\); use ForwardKL .* ReverseKL instead of 1"):
+    with pytest.raises(ValueError, match=r"beta=1.0 must be .* \(0, 1\); use ForwardKL .* ReverseKL instead of 1"):
         JensenShannon(1.0)
 
 

@@ -151,13 +151,8 @@ def test_a_second_fit_and_a_resumed_one_update_once_per_step(
 
 @pytest.mark.parametrize("rate", [0, -0.1, 1.01, float("nan")])
 def test_rate_outside_its_range_is_refused(rate: float) -> None:
-    with pytest.raises(ValueError, match=rf"teacher_rate={rate} is not within \(0, 1\]"):
+    with pytest.raises(ValueError, match=rf"teacher_rate={rate} must be .* \(0, 1\]; .* leave EMATeacher out"):
         EMATeacher(teacher_rate=rate)
-
-
-def test_number_of_steps_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="every_n_steps=0 is not positive"):
-        EMATeacher(every_n_steps=0)
 
 
 @pytest.mark.parametrize(

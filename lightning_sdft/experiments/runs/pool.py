@@ -17,10 +17,10 @@ from queue import SimpleQueue
 
 import torch
 
-from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.run import Outcome
+from lightning_sdft.settings import Count, check_ranges
 
-__all__ = ["Failure", "check_jobs", "perform_all"]
+__all__ = ["Failure", "perform_all"]
 
 ERROR = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")
 """The beginning of the error message that a process ends with, which may have several lines."""
@@ -32,18 +32,11 @@ class Failure(str):
     """Why a run did not end well."""
 
 
-def check_jobs(jobs: int, threads: int) -> None:
-    """Refuse numbers of jobs or threads with which nothing would run.
-
-    Raises:
-        SettingError: If one of them is not positive.
-    """
-    if jobs < 1 or threads < 1:
-        raise SettingError(f"jobs={jobs} and threads={threads}: give at least 1 of each")
-
-
 def perform_all(
-    folders: Sequence[Path], jobs: int, threads: int, done: Callable[[Path, Outcome | Failure], Iterable[Path] | None]
+    folders: Sequence[Path],
+    jobs: Count,
+    threads: Count,
+    done: Callable[[Path, Outcome | Failure], Iterable[Path] | None],
 ) -> None:
     """Perform the runs in folders that have no outcome yet.
 
@@ -59,7 +52,7 @@ def perform_all(
     Raises:
         SettingError: If ``jobs`` or ``threads`` is not positive.
     """
-    check_jobs(jobs, threads)
+    check_ranges(perform_all, locals())
     # Each process is forked from one that has done the imports, which would cost every run several seconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning_sdft.cli"])

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from lightning_sdft.commands.config_files import included_files
 from lightning_sdft.errors import SettingError
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = [
     "ACCURACY",
@@ -54,9 +55,12 @@ class PriorBenchmarks:
     """
 
     tasks: list[str]
-    limit: int | None = None
+    limit: Count | None = None
     include_path: str | None = None
     allow_code_execution: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_ranges(PriorBenchmarks, vars(self))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
 from lightning_sdft.rollout.vllm.base import LOG_PROBABILITIES, WORKER, VLLMRollouts
 from lightning_sdft.rollout.vllm.fingerprint import check_weights
+from lightning_sdft.settings import PositiveShare, check_ranges
 
 __all__ = ["VLLMEngine"]
 
@@ -36,12 +37,15 @@ class VLLMEngine(VLLMRollouts):
         options: Further arguments of ``vllm.LLM``, such as ``max_num_seqs`` and ``enforce_eager``.
     """
 
-    gpu_memory_utilization: float = 0.3
+    gpu_memory_utilization: PositiveShare = 0.3
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     options: dict[str, Any] = field(default_factory=dict)
     _llm: Any = field(default=None, init=False, repr=False, compare=False)
     _sleeps: bool = field(default=False, init=False, repr=False, compare=False)
     _owns_group: bool = field(default=False, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_ranges(VLLMEngine, vars(self))
 
     def start(self, policy: Policy, max_tokens: int) -> None:
         """Build vLLM for the architecture of the policy; the weights are sent before the first rollout."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.pool import Failure, _reason, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, Run
 
@@ -34,12 +33,6 @@ def test_reason_is_what_a_process_said_last(log: str | None, code: int, reason: 
     if log is not None:
         (tmp_path / "log.txt").write_text(log)
     assert _reason(tmp_path, code) == reason
-
-
-@pytest.mark.parametrize(("jobs", "threads"), [(0, 1), (-1, 1), (1, 0)])
-def test_nothing_at_once_is_refused(jobs: int, threads: int) -> None:
-    with pytest.raises(SettingError, match=f"jobs={jobs} and threads={threads}: give at least 1 of each"):
-        perform_all([], jobs, threads, lambda folder, what: None)
 
 
 def test_runs_that_were_done_are_said_at_once_and_others_fail_alone(tmp_path: Path) -> None:

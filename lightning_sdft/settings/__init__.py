@@ -1,0 +1,31 @@
+"""What settings may be: the ranges of numbers, which stand beside the arguments that they belong to."""
+
+from lightning_sdft.settings.ranges import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Range,
+    Seed,
+    Share,
+    Temperature,
+    check_ranges,
+    ranges,
+)
+
+__all__ = [
+    "Count",
+    "Fraction",
+    "Natural",
+    "NonNegative",
+    "Positive",
+    "PositiveShare",
+    "Range",
+    "Seed",
+    "Share",
+    "Temperature",
+    "check_ranges",
+    "ranges",
+]
