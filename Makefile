@@ -7,7 +7,7 @@ VLLM = .venv-vllm/bin
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all test-faults test-gpu test-leaks test-memory test-vllm lint types check format \
+.PHONY: help quickstart test test-all test-faults test-families test-gpu test-leaks test-memory test-vllm lint types check format \
 	real reproduce ablations zoo bench mutations
 
 help: ## Show the targets.
@@ -37,6 +37,9 @@ ablations: .venv/installed-dev ## Run Fig. 5, Fig. 6 and the ablations on the la
 		$(BIN)/lightning-sdft compare --config configs/compare/laptop_$$name.yaml --out runs/ablations/$$name \
 			--reuse '[runs/ablations]' --jobs $(JOBS) || exit 1; \
 	done
+
+test-families: .venv/installed-dev ## Train and export a tiny model of each causal family of transformers, and write docs/families.md (about 5 minutes of a core).
+	$(BIN)/python -m tests.families --out docs/families.md
 
 test-faults: .venv/installed-dev ## Kill 40 runs of the laptop model at random moments, and compare them with runs left alone (about an hour).
 	$(BIN)/python -m tests.faults --runs 40

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def load_model(
         "attn_implementation": attention,
         "trust_remote_code": trust_remote_code,
     }
-    with refusing_code(name):
+    with refusing_code(name), _refusing_other_kinds(name):
         _refuse_adapter(name, source)
         if "gguf_file" not in source:
             config = AutoConfig.from_pretrained(**source, trust_remote_code=trust_remote_code)
@@ -102,6 +103,19 @@ def _pretrained(name: str, source: dict[str, str], options: dict[str, Any]) -> A
             del model.config.quantization_config
     note_ties(model)
     return model
+
+
+@contextmanager
+def _refusing_other_kinds(name: str) -> Iterator[None]:
+    """Turn transformers' list of all causal language models into an error that says that this is none."""
+    try:
+        yield
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise PolicyError(
+            f"{name!r} is no causal language model that transformers knows; choose a model that generates text"
+        ) from None
 
 
 def _refuse_adapter(name: str, source: dict[str, str]) -> None:

@@ -26,7 +26,7 @@ def check_written_model(policy: Policy, folder: str | Path, dtype: torch.dtype, 
     """Check that transformers reads from a folder the model that was written there.
 
     Args:
-        policy: What was written; it is cast to ``dtype``.
+        policy: What was written; its weights are rounded to ``dtype``.
         folder: The folder.
         dtype: Precision of the weights in the files.
         trust_remote_code: Whether code that comes with the model may be run.
@@ -34,8 +34,9 @@ def check_written_model(policy: Policy, folder: str | Path, dtype: torch.dtype, 
     Raises:
         PolicyError: If the logits differ, or if they are not finite in this precision.
     """
-    written = load_model(str(folder), True, None, trust_remote_code, dtype)
-    _compare(policy.to(dtype), written, folder, dtype)
+    own = policy.model.dtype  # not every model computes in half precision on a CPU
+    written = load_model(str(folder), True, None, trust_remote_code, own)
+    _compare(policy.to(dtype).to(own), written, folder, dtype)
 
 
 @torch.no_grad()
@@ -68,7 +69,7 @@ def _compare(policy: Policy, written: Any, folder: str | Path, dtype: torch.dtyp
             logits.append(model(input_ids=tokens, use_cache=False).logits[0])
     if not logits[0].isfinite().all():
         raise PolicyError(f"the logits of what was written to {folder} are not finite in {dtype}; choose another dtype")
-    if not logits_agree(logits[1], logits[0], dtype):
+    if not logits_agree(logits[1], logits[0], policy.model.dtype):
         raise PolicyError(
             f"the model that transformers reads from {folder} computes other logits than the one that was written; do "
             "not use the folder, and please report the model"

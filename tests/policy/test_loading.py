@@ -8,7 +8,7 @@ from shutil import copytree
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BartConfig, BartForConditionalGeneration
+from transformers import AutoModelForCausalLM, BartConfig, BartForConditionalGeneration, ViTConfig, ViTModel
 
 from lightning_sdft.checkpoint import load_policy
 from lightning_sdft.commands.export import export
@@ -116,4 +116,12 @@ def test_encoder_decoder_is_refused_before_its_weights_are_read(tmp_path: Path) 
     make_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(PolicyError, match=r"encoder-decoder \(bart\)"):
+        Policy.load(str(tmp_path))
+
+
+def test_model_that_generates_no_text_is_refused(tmp_path: Path) -> None:
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ViTModel(ViTConfig(**shape, image_size=8, patch_size=4)).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(PolicyError, match="no causal language model"):
         Policy.load(str(tmp_path))
