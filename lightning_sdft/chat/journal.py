@@ -13,6 +13,7 @@ from typing import Any
 from torch import distributed
 
 from lightning_sdft.errors import DataError
+from lightning_sdft.storage.json_text import json_line
 
 __all__ = ["Journal", "process_journal", "process_records"]
 
@@ -67,7 +68,7 @@ class Journal:
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write several records to disk at once, which is faster than one after another."""
-        content = b"".join(_line(record) for record in records)
+        content = b"".join(json_line(record).encode() for record in records)
         if not content:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,10 +112,3 @@ def process_records(folder: Path, name: str) -> Iterator[dict[str, Any]]:
     """The records of all journals of this name in a folder, from all processes that ever wrote there."""
     for path in [folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.rank*.jsonl"))]:
         yield from Journal(path).records()
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # a cut-off reply may end in an unpaired surrogate, which can only be written escaped
-        return json.dumps(record).encode() + b"\n"

@@ -45,6 +45,19 @@ class EvaluationSet:
         """Name of the set, which is the name of its first metric."""
         return next(iter(self.graders))
 
+    def check_references(self) -> None:
+        """Refuse a reference that a grader cannot compare responses with.
+
+        Raises:
+            DataError: If there is one; the message names the example.
+        """
+        for example in self.examples:
+            for name, grader in self.graders.items():
+                try:
+                    grader.check_reference(example.reference)
+                except DataError as error:
+                    raise DataError(f"example {example.id!r} cannot be graded by {name}: {error}") from error
+
 
 @dataclass(frozen=True)
 class Splits:
