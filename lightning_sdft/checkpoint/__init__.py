@@ -1,6 +1,7 @@
 """Checkpoints: checking that they are intact and of the right method, resuming from one, and loading its policy."""
 
 from lightning_sdft.checkpoint.adapters import adapters_alone, check_adapters
+from lightning_sdft.checkpoint.builders import builder
 from lightning_sdft.checkpoint.exact_resume import ExactResume
 from lightning_sdft.checkpoint.files import CheckedCheckpointIO, check_whole, load_checkpoint, use_checked_files
 from lightning_sdft.checkpoint.method import check_method, check_resumable, describe_method
@@ -12,6 +13,7 @@ __all__ = [
     "ExactResume",
     "Preemption",
     "adapters_alone",
+    "builder",
     "check_adapters",
     "check_method",
     "check_resumable",

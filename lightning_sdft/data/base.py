@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
 
+from lightning_sdft.checkpoint.builders import builder
 from lightning_sdft.data.groups import GroupLoader, MicroBatch
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
@@ -110,7 +111,8 @@ class DemonstrationDataModule(LightningDataModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
         """Load as Lightning does, but with ``weights_only=True`` and only classes of trusted packages."""
         with trusting():
-            return super().load_from_checkpoint(checkpoint_path, *args, **{**options, "weights_only": True})
+            options = {**options, "weights_only": True, **builder(checkpoint_path)}
+            return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     @abstractmethod
     def load(self) -> Splits:

@@ -16,6 +16,7 @@ from lightning_sdft.checkpoint import (
     ExactResume,
     Preemption,
     adapters_alone,
+    builder,
     check_adapters,
     check_method,
     check_resumable,
@@ -277,7 +278,7 @@ class CausalLMModule(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
         """Load as Lightning does, but run no code from the checkpoint: give ``trust_remote_code`` and trust again."""
-        options = {"trust_remote_code": False, **options, "weights_only": True}
+        options = {"trust_remote_code": False, **options, "weights_only": True, **builder(checkpoint_path)}
         with trusting(), only_data(checkpoint_path):
             return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
