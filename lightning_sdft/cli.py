@@ -22,6 +22,7 @@ from lightning_sdft.errors import Refusal
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.continual import continual
 from lightning_sdft.experiments.sweep import sweep
+from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import split_trust, trusting
 
 __all__ = ["COMMANDS", "entry_point"]
@@ -59,7 +60,7 @@ def entry_point() -> None:
         else:
             main(arguments, trust=trust, commands=COMMANDS)
     except Refusal as error:
-        sys.exit(f"error: {error}")
+        sys.exit(masked_text(f"error: {error}"))
     except SIGTERMException:
         # Only the first process exits with it: a launcher would kill the first if another did not exit with 0.
         sys.exit(SIGTERM_EXIT if getattr(rank_zero_only, "rank", 0) == 0 else 0)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.errors import ChatError
 from lightning_sdft.records import Message
+from lightning_sdft.storage.masking import is_like_a_key
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
@@ -80,7 +81,7 @@ class Endpoint(ChatModel):
             raise ValueError(f"concurrency={concurrency} must be >= 1, retries={retries} >= 0, timeout={timeout} > 0")
         # Settings end up in configs, checkpoints and logs, so they must not contain secrets. The errors do not repeat
         # the values, because they may be secrets.
-        if not api_key_variable.isidentifier():
+        if not api_key_variable.isidentifier() or is_like_a_key(api_key_variable):
             raise ValueError("api_key_variable must be the name of an environment variable, and not the key itself")
         address = urlsplit(base_url or "")
         if "@" in address.netloc or address.query:

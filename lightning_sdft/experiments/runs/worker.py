@@ -20,6 +20,7 @@ from lightning_sdft.evaluation.prior_tasks import PriorSuite
 from lightning_sdft.experiments.runs.build import build
 from lightning_sdft.experiments.runs.run import AVERAGE, PRIOR, Config, Outcome, Run, claimed
 from lightning_sdft.modules.timing import peak_memory
+from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import trusting
 
 __all__ = ["perform"]
@@ -103,4 +104,4 @@ if __name__ == "__main__":
     try:
         perform(Path(sys.argv[1]))
     except Refusal as error:
-        sys.exit(f"error: {error}")
+        sys.exit(masked_text(f"error: {error}"))
