@@ -6,6 +6,8 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from fcntl import LOCK_EX, flock
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ class Journal:
     """An append-only file of JSON objects, one per line.
 
     A record is on disk when ``append`` returns. A process that is killed while writing leaves an incomplete last line;
-    reading skips that line, and the next ``append`` removes it. Only one process at a time may write.
+    reading skips that line, and the next ``append`` removes it. Processes that write at the same time take turns.
 
     Args:
         path: The file; it and its folder are created with the first record.
@@ -73,6 +75,8 @@ class Journal:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+", buffering=0) as file:
+            with suppress(OSError):  # a file system without locks
+                flock(file, LOCK_EX)  # another process's row that is being written is not a torn one
             self._cut_torn_line(file)
             written = 0
             while written < len(content):  # an unbuffered write may stop halfway

@@ -4,13 +4,16 @@ from lightning_sdft.checkpoint.adapters import adapters_alone, check_adapters
 from lightning_sdft.checkpoint.builders import builder
 from lightning_sdft.checkpoint.exact_resume import ExactResume
 from lightning_sdft.checkpoint.files import CheckedCheckpointIO, check_whole, load_checkpoint, use_checked_files
+from lightning_sdft.checkpoint.folder_lock import FolderLock
 from lightning_sdft.checkpoint.method import check_method, check_resumable, describe_method
 from lightning_sdft.checkpoint.policies import load_policy
 from lightning_sdft.checkpoint.preemption import Preemption
+from lightning_sdft.checkpoint.safeguards import safeguards
 
 __all__ = [
     "CheckedCheckpointIO",
     "ExactResume",
+    "FolderLock",
     "Preemption",
     "adapters_alone",
     "builder",
@@ -21,5 +24,6 @@ __all__ = [
     "describe_method",
     "load_checkpoint",
     "load_policy",
+    "safeguards",
     "use_checked_files",
 ]

@@ -13,14 +13,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft.checkpoint import (
-    ExactResume,
-    Preemption,
     adapters_alone,
     builder,
     check_adapters,
     check_method,
     check_resumable,
     describe_method,
+    safeguards,
     use_checked_files,
 )
 from lightning_sdft.data.groups import MicroBatch
@@ -166,8 +165,8 @@ class CausalLMModule(LightningModule):
         return self.max_prompt_tokens + self.max_completion_tokens
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callbacks that make a run resume exactly, however it ended, and the one that logs its steps."""
-        return [ExactResume(), Preemption(), StepLog()]
+        """The callbacks that make a run resume exactly, log its steps, and keep others out of its folder."""
+        return [*safeguards(), StepLog()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the trainable parameters, with linear warm-up and cosine decay."""
