@@ -7,7 +7,7 @@ from lightning_sdft.checkpoint.files import CheckedCheckpointIO, check_whole, lo
 from lightning_sdft.checkpoint.folder_lock import FolderLock
 from lightning_sdft.checkpoint.method import check_method, check_resumable, describe_method
 from lightning_sdft.checkpoint.policies import load_policy
-from lightning_sdft.checkpoint.preemption import Preemption
+from lightning_sdft.checkpoint.preemption import Preemption, exit_code
 from lightning_sdft.checkpoint.safeguards import safeguards
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "check_resumable",
     "check_whole",
     "describe_method",
+    "exit_code",
     "load_checkpoint",
     "load_policy",
     "safeguards",
