@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,9 +23,9 @@ _held: dict[Path, TextIOWrapper] = {}
 def claim(folder: Path) -> str | None:
     """Lock a folder for this process, until it calls :func:`release` or dies, however it dies.
 
-    The operating system holds the lock, so nothing is left to clean up. Where the file system has no locks, or the
-    folder cannot be written to, nothing is locked. A job that SLURM has started again gets the lock of its former self
-    even if a file server has not yet noticed that the other host is gone.
+    The operating system holds the lock, so what a killed process leaves (a small file) locks nothing. Where the file
+    system has no locks, or the folder cannot be written to, nothing is locked. A job that SLURM has started again gets
+    the lock of its former self even if a file server has not yet noticed that the other host is gone.
 
     Returns:
         The process that holds the lock, in words; ``None`` if this process may work in the folder.
@@ -32,17 +33,21 @@ def claim(folder: Path) -> str | None:
     place = folder.absolute()
     if place in _held:
         return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / NAME).open("a+")
-    except OSError:
-        return None
-    try:
-        flock(file, LOCK_EX | LOCK_NB)
-    except OSError as error:
-        holder = _read(file) if error.errno in HELD_ELSEWHERE else None
-        file.close()
-        return None if holder is None or _is_former_self(holder) else _in_words(holder)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / NAME).open("a+")
+        except OSError:
+            return None
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except OSError as error:
+            holder = _read(file) if error.errno in HELD_ELSEWHERE else None
+            file.close()
+            return None if holder is None or _is_former_self(holder) else _in_words(holder)
+        if _is_there(file, folder / NAME):
+            break
+        file.close()  # its holder has removed it meanwhile
     file.truncate(0)
     file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID")}))
     file.flush()
@@ -54,6 +59,8 @@ def release(folder: Path) -> None:
     """Give a folder back; nothing happens if it is not held."""
     file = _held.pop(folder.absolute(), None)
     if file is not None:
+        with suppress(OSError):
+            (folder / NAME).unlink()
         file.close()
 
 
@@ -65,6 +72,14 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
+
+
+def _is_there(file: TextIOWrapper, path: Path) -> bool:
+    """Whether a file that was opened is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _read(file: TextIOWrapper) -> dict[str, object]:

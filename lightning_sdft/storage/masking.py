@@ -80,7 +80,8 @@ def masked(value: Any, name: str = "") -> Any:
         name: Name of the setting.
     """
     if isinstance(value, Namespace):
-        return Namespace(**{key: masked(each, key) for key, each in vars(value).items()})
+        parts = {key: masked(each, key) for key, each in vars(value).items()}
+        return Namespace(**parts)  # type: ignore[no-untyped-call]
     if isinstance(value, Mapping):
         return {key: masked(each, str(key)) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -52,11 +52,12 @@ def assert_free(folder: Path) -> None:
 def test_what_a_process_starts_does_not_keep_its_folders(tmp_path: Path) -> None:
     """Such as the workers of a loader, which may outlive it."""
     assert_free(tmp_path)
-    with another_process(lambda: None):
+    with (tmp_path / ".lock").open() as file, another_process(lambda: None):
+        with pytest.raises(BlockingIOError):
+            lock.flock(file, lock.LOCK_EX | lock.LOCK_NB)
         release(tmp_path)
-        lock_of = (tmp_path / ".lock").open()
-        lock.flock(lock_of, lock.LOCK_EX | lock.LOCK_NB)
-        lock_of.close()
+        lock.flock(file, lock.LOCK_EX | lock.LOCK_NB)
+    assert not list(tmp_path.iterdir())
     release(tmp_path)  # of what is not held
 
 
