@@ -6,11 +6,13 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
 from jsonargparse import auto_cli
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_sdft.checkpoint import exit_code
 from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
 from lightning_sdft.commands.fit import NOISE, main
@@ -22,6 +24,7 @@ from lightning_sdft.errors import Refusal
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.continual import continual
 from lightning_sdft.experiments.sweep import sweep
+from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import split_trust, trusting
 
 __all__ = ["COMMANDS", "entry_point"]
@@ -38,8 +41,8 @@ COMMANDS: dict[str, Callable[..., object]] = {
 }
 """Subcommands that are plain functions, by name; the arguments of a function are the options of its command."""
 
-SIGTERM_EXIT = 128 + signal.SIGTERM
-"""The exit code that a shell and SLURM expect of a process that SIGTERM ended."""
+SIGTERM_EXIT, SIGINT_EXIT = 128 + signal.SIGTERM, 128 + signal.SIGINT
+"""The exit codes that a shell and SLURM expect of a process that SIGTERM or Ctrl-C ended."""
 
 
 def run_command(command: Callable[..., object], arguments: list[str]) -> None:
@@ -59,10 +62,20 @@ def entry_point() -> None:
         else:
             main(arguments, trust=trust, commands=COMMANDS)
     except Refusal as error:
-        sys.exit(f"error: {error}")
-    except SIGTERMException:
-        # Only the first process exits with it: a launcher would kill the first if another did not exit with 0.
-        sys.exit(SIGTERM_EXIT if getattr(rank_zero_only, "rank", 0) == 0 else 0)
+        sys.exit(masked_text(f"error: {error}"))
+    except SIGTERMException as error:
+        _end(exit_code(error))
+    except KeyboardInterrupt:
+        _end(SIGINT_EXIT)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning has shut down, and exits with 1
+            _end(SIGINT_EXIT)
+        raise
+
+
+def _end(code: int) -> NoReturn:
+    """Exit; other processes than the first with 0, because a launcher would kill the first if they did not."""
+    sys.exit(code if getattr(rank_zero_only, "rank", 0) == 0 else 0)
 
 
 if __name__ == "__main__":

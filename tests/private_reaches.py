@@ -21,6 +21,11 @@ REACHES: dict[str, dict[str, str]] = {
     "callbacks/progress_bar.py": {
         "rich.progress:ProgressColumn._renderable_cache": "forget bars that were removed, or memory grows",
     },
+    "checkpoint/builders.py": {
+        "lightning.fabric.utilities.cloud_io:_load(path_or_url, map_location, weights_only)": (
+            "read a checkpoint from wherever Lightning reads it"
+        ),
+    },
     "checkpoint/exact_resume.py": {
         "lightning.pytorch:Trainer._logger_connector": "log again what the interrupted run may not have logged",
         "lightning.pytorch.loops.evaluation_loop:_EvaluationLoop.batch_progress": "begin a validation anew",

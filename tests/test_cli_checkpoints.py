@@ -50,12 +50,12 @@ def test_last_starts_a_run_goes_on_with_it_and_evaluates_it(
         main(["test", "--config", str(config_file), *logger, "--ckpt_path", "last"])
 
 
-@pytest.mark.parametrize(("rank", "code"), [(0, 143), (1, 0)])
-def test_sigterm_is_an_exit_code_of_the_first_process(
-    rank: int, code: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("rank", "signum", "code"), [(0, 1, 129), (0, 2, 130), (1, 15, 0)])
+def test_a_signal_is_an_exit_code_of_the_first_process(
+    rank: int, signum: int, code: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     callbacks = ["--trainer.callbacks+=tests.checkpoint.test_preemption.Signal"]
-    callbacks += ["--trainer.callbacks.signum=15", "--trainer.callbacks.hook=on_before_backward"]
+    callbacks += [f"--trainer.callbacks.signum={signum}", "--trainer.callbacks.hook=on_before_backward"]
     callbacks += ["--trainer.callbacks.number=2"]
     monkeypatch.setattr("sys.argv", ["lightning-sdft", "fit", "--config", str(config_file), *callbacks])
     monkeypatch.setattr(rank_zero_only, "rank", rank)

@@ -18,10 +18,12 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from lightning.pytorch.core import saving
 from torch import distributed
 
 from lightning_sdft import JsonDataModule, SDFTModule, StringSkillsDataModule
 from lightning_sdft.checkpoint import describe_method
+from lightning_sdft.checkpoint.builders import LIGHTNINGS
 from lightning_sdft.cli import entry_point
 from lightning_sdft.distributed.strategy import FSDP2Strategy
 from lightning_sdft.errors import CheckpointError, PolicyError, SettingError
@@ -195,7 +197,7 @@ def test_hyperparameters_import_nothing_of_a_stranger(
     strangers.module("stranger_parameters", tmp_path, mark)
     monkeypatch.syspath_prepend(tmp_path)
     guest = {"class_path": "stranger_parameters.Guest"}
-    by_lightning = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
+    by_lightning = {"_instantiator": LIGHTNINGS}
     own = {"_class_path": "lightning_sdft.modules.sdft.SDFTModule", "divergence": guest}
     path = saved(tmp_path / "a.ckpt", **by_lightning, **own)
     expected = r"divergence names stranger_parameters\.Guest, .*trusting\('stranger_parameters'\)"
@@ -205,6 +207,45 @@ def test_hyperparameters_import_nothing_of_a_stranger(
     path = saved(tmp_path / "b.ckpt", **by_lightning, **own)
     with pytest.raises(SettingError, match=r"grader names stranger_parameters\.Guest"):
         JsonDataModule.load_from_checkpoint(path)
+
+
+@pytest.fixture
+def credulous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning as it was before it had lists of what a checkpoint may name."""
+
+    class Everything(set[str]):
+        def __contains__(self, _: object) -> bool:
+            return True
+
+    monkeypatch.setattr(saving, "_ALLOWED_INSTANTIATORS", Everything())
+    monkeypatch.setattr(saving, "_is_imported_subclass", lambda *_: True)
+
+
+@pytest.mark.usefixtures("credulous")
+def test_a_checkpoint_cannot_choose_what_builds_its_module(
+    command: Callable[..., str], config: Path, tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strangers.module("stranger_builder", tmp_path, mark)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = saved(tmp_path / "a.ckpt", _instantiator="stranger_builder.build")
+    expected = r"'stranger_builder.build' should be called .* nothing was run. Use a checkpoint that"
+    with pytest.raises(CheckpointError, match=expected):
+        SDFTModule.load_from_checkpoint(path)
+    with pytest.raises(CheckpointError, match=expected):
+        StringSkillsDataModule.load_from_checkpoint(path)
+    with path.open("rb") as file, pytest.raises(CheckpointError, match=expected):
+        SDFTModule.load_from_checkpoint(file)
+    assert "stranger_builder" in command("fit", "--config", config, "--ckpt_path", path)
+    assert "stranger_builder" in command("export", "--checkpoint", path, "--output", tmp_path / "out")
+    content = torch.load(path, weights_only=True)
+    content["module_arguments"] = content["hyper_parameters"]
+    content["hyper_parameters"] = {"_class_path": "stranger_builder.Guest"}
+    torch.save(content, tmp_path / "b.ckpt")
+    with pytest.raises(CheckpointError, match=expected):
+        SDFTModule.load_from_checkpoint(tmp_path / "b.ckpt")
+    path = saved(tmp_path / "c.ckpt", _instantiator=LIGHTNINGS, _class_path="stranger_builder.Guest")
+    with pytest.raises(SettingError, match=r"names stranger_builder\.Guest"):
+        SDFTModule.load_from_checkpoint(path)
 
 
 def test_a_checkpoint_cannot_trust_code_that_comes_with_a_model(tmp_path: Path, mark: Path) -> None:
@@ -218,7 +259,7 @@ def test_loading_in_python_is_loading_data(tmp_path: Path, mark: Path) -> None:
     path = strangers.checkpoint(ZIP, tmp_path, mark)
     with pytest.raises(CheckpointError, match="holds more than data"):
         SDFTModule.load_from_checkpoint(path, weights_only=False)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(CheckpointError, match="holds more than data"):
         StringSkillsDataModule.load_from_checkpoint(path, weights_only=False)
 
 

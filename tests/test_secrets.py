@@ -154,3 +154,26 @@ def test_key_in_the_wrong_place_goes_nowhere(
     everything = written("judge", "--responses", responses, "--prompt=medical", *chat)
     assert everything["end"].startswith(b"error: api_key_variable must be the name of an environment variable")
     assert found(everything) == []
+
+
+@pytest.mark.parametrize("key", [KEY, "hf_EasilyFound0123456789", "EasilyFound0123456789ab"])
+def test_key_in_the_wrong_place_of_a_config_goes_nowhere(
+    key: str, written: Callable[..., dict[str, bytes]], tmp_path: Path
+) -> None:
+    own: dict[str, Any] = {"class_path": "Endpoint", "init_args": {"model": "m", "api_key_variable": key}}
+    judge = {"class_path": "Judge", "init_args": {"prompt": "medical", "chat": own}}
+    data = {"class_path": "MedicalDataModule", "init_args": {"test": "x.jsonl", "judge": judge}}
+    model = {"class_path": "SFTModule", "init_args": {"model": "zoo/laptop"}}
+    config = write(tmp_path / "config.yaml", model=model, data=data)
+    own["init_args"]["nothing"] = 3
+    wrong = write(tmp_path / "wrong.yaml", model=model, data=data)
+    for arguments, said in (
+        ([config], "api_key_variable must be the name of an environment variable"),
+        ([wrong], "'api_key_variable': ***"),
+        ([config, "--print_config"], "api_key_variable: '***'"),
+    ):
+        everything = written("fit", "--config", *arguments)
+        printed = b"".join(everything.pop(name) for name in ("out", "err", "end", "log")).decode()
+        assert said in printed
+        assert key not in printed
+        assert {name for name, text in everything.items() if key.encode() in text} == {str(config), str(wrong)}

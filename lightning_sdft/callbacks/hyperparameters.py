@@ -10,11 +10,13 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_sdft.storage.masking import masked
+
 __all__ = ["HyperparameterSummary"]
 
 
 class HyperparameterSummary(Callback):
-    """Logs the arguments of the module and the data module to TensorBoard's tab HParams.
+    """Logs the arguments of the module and the data module to TensorBoard's tab HParams, without secrets.
 
     Args:
         metrics: Names of the metrics to show beside them, each with its last value.
@@ -25,10 +27,10 @@ class HyperparameterSummary(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the arguments, unless a resumed run has them in its folder; NaN stands for metrics to come."""
-        arguments = {"method": type(pl_module).__name__, **flatten(pl_module.hparams)}
+        arguments = {"method": type(pl_module).__name__, **flatten(masked(pl_module.hparams))}
         datamodule = getattr(trainer, "datamodule", None)
         if datamodule is not None:
-            arguments |= {"data": type(datamodule).__name__, **flatten(datamodule.hparams, "data.")}
+            arguments |= {"data": type(datamodule).__name__, **flatten(masked(datamodule.hparams), "data.")}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and not _goes_on(trainer, logger):
                 logger.log_hyperparams(arguments, dict.fromkeys(self.metrics, math.nan))

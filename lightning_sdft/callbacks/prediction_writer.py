@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TextIO
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_sdft.storage.json_text import json_line
 
 __all__ = ["PredictionWriter"]
 
 
 class PredictionWriter(Callback):
     """Writes the records of ``predict`` to a file, one line of JSON per example, as soon as each batch is done.
+
+    References that JSON has no type for, such as dates, are written as text.
 
     Args:
         path: The file; with several processes each writes its own, with ``.rank<n>`` before the suffix. By default
@@ -42,7 +45,7 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write the records of a batch."""
         if self._file is not None:
-            self._file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in outputs)
+            self._file.writelines(map(json_line, outputs))
             self._file.flush()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

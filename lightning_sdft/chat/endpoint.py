@@ -16,6 +16,7 @@ from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.errors import ChatError
 from lightning_sdft.records import Message
 from lightning_sdft.settings import Count, Natural, NonNegative, Positive, check_ranges
+from lightning_sdft.storage.masking import is_like_a_key
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
@@ -80,7 +81,7 @@ class Endpoint(ChatModel):
         check_ranges(Endpoint, locals())
         # Settings end up in configs, checkpoints and logs, so they must not contain secrets. The errors do not repeat
         # the values, because they may be secrets.
-        if not api_key_variable.isidentifier():
+        if not api_key_variable.isidentifier() or is_like_a_key(api_key_variable):
             raise ValueError("api_key_variable must be the name of an environment variable, and not the key itself")
         address = urlsplit(base_url or "")
         if "@" in address.netloc or address.query:

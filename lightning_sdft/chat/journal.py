@@ -6,6 +6,8 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from fcntl import LOCK_EX, flock
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from torch import distributed
 
 from lightning_sdft.errors import DataError
+from lightning_sdft.storage.json_text import json_line
 
 __all__ = ["Journal", "process_journal", "process_records"]
 
@@ -23,7 +26,7 @@ class Journal:
     """An append-only file of JSON objects, one per line.
 
     A record is on disk when ``append`` returns. A process that is killed while writing leaves an incomplete last line;
-    reading skips that line, and the next ``append`` removes it. Only one process at a time may write.
+    reading skips that line, and the next ``append`` removes it. Processes that write at the same time take turns.
 
     Args:
         path: The file; it and its folder are created with the first record.
@@ -67,11 +70,13 @@ class Journal:
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write several records to disk at once, which is faster than one after another."""
-        content = b"".join(_line(record) for record in records)
+        content = b"".join(json_line(record).encode() for record in records)
         if not content:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+", buffering=0) as file:
+            with suppress(OSError):  # a file system without locks
+                flock(file, LOCK_EX)  # another process's row that is being written is not a torn one
             self._cut_torn_line(file)
             written = 0
             while written < len(content):  # an unbuffered write may stop halfway
@@ -111,10 +116,3 @@ def process_records(folder: Path, name: str) -> Iterator[dict[str, Any]]:
     """The records of all journals of this name in a folder, from all processes that ever wrote there."""
     for path in [folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.rank*.jsonl"))]:
         yield from Journal(path).records()
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # a cut-off reply may end in an unpaired surrogate, which can only be written escaped
-        return json.dumps(record).encode() + b"\n"

@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import Strategy
 from lightning_sdft.distributed.readable import check_checkpoint_file, check_lightnings, reading
 from lightning_sdft.distributed.sharded_checkpoint import check_sharded, is_sharded, read_sharded
 from lightning_sdft.errors import CheckpointError
+from lightning_sdft.storage.atomic import whole_file
 
 __all__ = ["CheckedCheckpointIO", "check_whole", "load_checkpoint", "use_checked_files"]
 
@@ -70,24 +71,14 @@ class CheckedCheckpointIO(TorchCheckpointIO):
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Lightning treats every file with hpc_ckpt_ in its name as a checkpoint.
-        unfinished = path.with_name(f".{path.name.removeprefix('hpc_')}.unfinished")
         try:
-            with unfinished.open("wb") as file:
+            with whole_file(Path(path)) as unfinished, unfinished.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-            _sync_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for failed writes
             raise CheckpointError(
                 f"the checkpoint {str(path)!r} could not be written ({error}); make room or choose another folder. "
                 "Earlier checkpoints are unchanged"
             ) from error
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Verify a local file and read it with ``weights_only=True``; from a sharded checkpoint, read only the weights.
@@ -107,15 +98,6 @@ class CheckedCheckpointIO(TorchCheckpointIO):
             check_whole(path)
         with reading(path):
             return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a renamed file survives a crash."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

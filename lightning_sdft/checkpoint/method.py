@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lightning_sdft.checkpoint.builders import check_builders
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy.lora import LoRA
 
@@ -45,6 +46,7 @@ def check_method(
     Raises:
         CheckpointError: If the method or the adapter differs, or if this package did not write the checkpoint.
     """
+    check_builders(checkpoint)
     about = checkpoint.get(KEY, {})
     saved = about.get("method")
     if saved != method:

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from lightning_sdft.checkpoint.adapters import check_adapters
+from lightning_sdft.checkpoint.builders import check_builders
 from lightning_sdft.checkpoint.files import load_checkpoint
 from lightning_sdft.checkpoint.method import KEY, described_lora
 from lightning_sdft.errors import CheckpointError
@@ -41,6 +42,7 @@ def load_policy(
             raise CheckpointError("a model or a checkpoint is needed; give model=NAME or checkpoint=FILE")
         return Policy.load(model, trust_remote_code=trust_remote_code)
     content = load_checkpoint(checkpoint)
+    check_builders(content)
     if KEY not in content:
         raise CheckpointError(f"{checkpoint!r} is not a checkpoint of lightning_sdft; give one that is")
     lora, source = described_lora(content[KEY]), model or content[KEY]["model"]

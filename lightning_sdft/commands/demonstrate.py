@@ -64,6 +64,7 @@ def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, sam
     for example in wanting:
         if example.reference is None:
             raise DataError(f"example {example.id!r} has no reference to grade samples with; give one, or leave it out")
+    EvaluationSet(wanting, {type(each).__name__: each for each in graders}).check_references()
     source = Samples(chat, graders, files["journal"], samples)
     found = source.accepted(wanting)
     for split, each in (("validation", splits.validation), ("test", splits.test)):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_sdft.errors import DataError
+from lightning_sdft.storage.atomic import write_text
+from lightning_sdft.storage.json_text import json_line
 
 __all__ = ["output_files", "write_rows"]
 
@@ -37,7 +38,4 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         path.unlink(missing_ok=True)
         return
-    unfinished = path.with_suffix(".unfinished")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, "".join(map(json_line, rows)))

@@ -25,6 +25,7 @@ from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.errors import SettingError
 from lightning_sdft.modules import CausalLMModule
+from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import split_trust, trusting
 
 __all__ = ["NOISE", "SDFTCLI", "main"]
@@ -71,7 +72,7 @@ class SDFTCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
-            raise SettingError(str(error)) from error
+            raise SettingError(masked_text(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer without callbacks whose logger or progress bar is off; Lightning would refuse them."""

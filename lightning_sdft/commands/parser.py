@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_sdft.commands.config_files import included_files
 from lightning_sdft.errors import SettingError
 from lightning_sdft.settings import ranges
+from lightning_sdft.storage.masking import masked, masked_text
 from lightning_sdft.trust import check_typed, import_refused
 
 __all__ = ["CommandParser"]
@@ -73,12 +74,18 @@ class CommandParser(LightningArgumentParser):
         try:
             built: Namespace = super().instantiate(*arguments, **options)
         except ValueError as error:
-            raise SettingError(str(error)) from error
+            raise SettingError(masked_text(str(error))) from error
         return built
+
+    def dump(self, namespace: Namespace, *arguments: Any, **options: Any) -> str:
+        """A config as text for ``--print_config``, files and TensorBoard, with secrets masked."""
+        if "skip_none" in options:  # as Lightning still calls it
+            options["skip_unset"] = options.pop("skip_none")
+        return super().dump(masked(namespace), *arguments, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and exit."""
         refused = import_refused(message, self.typed) if self.exit_on_error else None
         if refused is not None:
             raise refused from None
-        super().error(message, ex)
+        super().error(masked_text(message), ex)

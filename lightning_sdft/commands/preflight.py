@@ -66,10 +66,11 @@ class PreflightTrainer(Trainer):
                 "and what the grader compares with; raise the budgets, or give demonstrations and references"
             )
         asked = random.Random(seed).sample(asked, min(questions, len(asked)))
+        name, grader = next(iter(graded.graders.items()))
+        EvaluationSet(asked, {name: grader}).check_references()
         with self.precision_plugin.module_init_context():
             model.configure_model()
         model.to(self.strategy.root_device)
-        name, grader = next(iter(graded.graders.items()))
         with self.precision_plugin.forward_context():
             limits = (model.max_completion_tokens, datamodule.evaluation_batch_size, seed)
             result = preflight(model.policy, asked, grader, model.teacher_messages, *limits)

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
 
+from lightning_sdft.checkpoint.builders import builder
 from lightning_sdft.data.groups import GroupLoader, MicroBatch
 from lightning_sdft.data.limits import whole_groups
 from lightning_sdft.errors import DataError
@@ -46,6 +47,19 @@ class EvaluationSet:
     def name(self) -> str:
         """Name of the set, which is the name of its first metric."""
         return next(iter(self.graders))
+
+    def check_references(self) -> None:
+        """Refuse a reference that a grader cannot compare responses with.
+
+        Raises:
+            DataError: If there is one; the message names the example.
+        """
+        for example in self.examples:
+            for name, grader in self.graders.items():
+                try:
+                    grader.check_reference(example.reference)
+                except DataError as error:
+                    raise DataError(f"example {example.id!r} cannot be graded by {name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,8 @@ class DemonstrationDataModule(LightningDataModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
         """Load as Lightning does, but with ``weights_only=True`` and only classes of trusted packages."""
         with trusting():
-            return super().load_from_checkpoint(checkpoint_path, *args, **{**options, "weights_only": True})
+            options = {**options, "weights_only": True, **builder(checkpoint_path)}
+            return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     @abstractmethod
     def load(self) -> Splits:

@@ -14,6 +14,7 @@ from lightning_sdft.data.tables import Row, conversation, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.grading.references import alternatives
 from lightning_sdft.records import Example, Message
 from lightning_sdft.settings import Count, check_ranges
 
@@ -39,7 +40,8 @@ class JsonDataModule(RowDataModule):
             ``content`` that ends with a user turn.
         demonstration_column: Column of the expert's response; ``None`` if there are no demonstrations. Rows that are
             not trained on may lack it.
-        reference_column: Column of the reference that the grader compares responses with. Evaluation needs one.
+        reference_column: Column of the reference that the grader compares responses with: text, a number, a date, or a
+            list of alternatives (see :mod:`lightning_sdft.grading.references`). Evaluation needs one.
         context_column: Column of additional text that only the teacher sees. Rows that are not trained on may lack it.
         system_prompt: System turn added before every prompt.
         id_column: Column of unique ids; by default an id is made of the file's name and the row's number.
@@ -135,7 +137,7 @@ class JsonDataModule(RowDataModule):
         if not graded:
             return row.get(self.reference_column)
         reference = take(row, self.reference_column, object, where)
-        if reference is None:
+        if all(each != each for each in alternatives(reference)):  # none, or only floats that are no number
             raise DataError(f"{where}: column {self.reference_column!r} is null; it is to be graded, so give a value")
         return reference
 

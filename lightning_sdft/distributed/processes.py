@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import distributed
 
-__all__ = ["any_process", "barrier", "process_count", "process_index", "sums_over_processes"]
+__all__ = ["any_process", "barrier", "of_first_process", "process_count", "process_index", "sums_over_processes"]
+
+T = TypeVar("T")
 
 
 def process_count() -> int:
@@ -41,6 +44,15 @@ def any_process(flag: bool) -> bool:
     flags: list[bool] = [False] * process_count()
     distributed.all_gather_object(flags, flag)
     return any(flags)
+
+
+def of_first_process(value: T) -> T:
+    """The value that the first process passes. Every process must call it."""
+    if process_count() == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def barrier() -> None:

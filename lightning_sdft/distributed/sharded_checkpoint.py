@@ -13,6 +13,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from lightning_sdft.distributed.checkpoint_index import IndexReader
-from lightning_sdft.distributed.processes import any_process, barrier, process_index
+from lightning_sdft.distributed.processes import any_process, barrier, of_first_process, process_index
 from lightning_sdft.distributed.readable import only_data, reading
 from lightning_sdft.errors import CheckpointError
+from lightning_sdft.storage.atomic import locked_folder, remove_left_behind, temporary_name
 
 __all__ = ["check_sharded", "is_sharded", "load_sharded", "read_sharded", "save_sharded"]
 
@@ -91,22 +93,23 @@ def save_sharded(checkpoint: dict[str, Any], folder: Path) -> None:
     """
     parts = {"state_dict": checkpoint.pop("state_dict")}
     parts |= {f"optimizer_{index}": state for index, state in enumerate(checkpoint.pop("optimizer_states", []))}
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    unfinished = of_first_process(temporary_name(folder))
     first = process_index() == 0
     if first:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-    barrier()
-    problem = None
-    try:
-        save(parts, checkpoint_id=unfinished)
-        if first:
-            torch.save(checkpoint, unfinished / REMAINDER)
-            _sync(unfinished)
-            _replace(unfinished, folder)
-    except (OSError, RuntimeError, CheckpointException) as error:
-        problem = error
-    if any_process(problem is not None):
+        remove_left_behind(folder)
+    with locked_folder(unfinished) if first else nullcontext():
+        barrier()
+        problem = None
+        try:
+            save(parts, checkpoint_id=unfinished)
+            if first:
+                torch.save(checkpoint, unfinished / REMAINDER)
+                _sync(unfinished)
+                _replace(unfinished, folder)
+        except (OSError, RuntimeError, CheckpointException) as error:
+            problem = error
+        failed = any_process(problem is not None)
+    if failed:
         if first:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(
@@ -180,8 +183,7 @@ def _remainder(folder: Path) -> dict[str, Any]:
 
 def _replace(unfinished: Path, folder: Path) -> None:
     """Move a finished folder to its final name. Folders cannot be swapped atomically: for a moment there is none."""
-    before = folder.with_name(f".{folder.name}.before")
-    shutil.rmtree(before, ignore_errors=True)
+    before = temporary_name(folder)
     if folder.is_dir() and not folder.is_symlink():
         os.replace(folder, before)
     else:

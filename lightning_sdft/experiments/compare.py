@@ -19,6 +19,7 @@ from lightning_sdft.experiments.runs.pool import Failure, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks
 from lightning_sdft.experiments.runs.starts import exported
 from lightning_sdft.settings import Count, NonNegative, Seed, check_ranges
+from lightning_sdft.storage.atomic import write_text
 
 __all__ = ["compare"]
 
@@ -169,9 +170,9 @@ class _Comparison:
 
 
 def _write(plan: Plan, rows: list[Row], out: Path, title: str) -> None:
-    (out / "results.json").write_text(json.dumps(records(rows), indent=1) + "\n", encoding="utf-8")
+    write_text(out / "results.json", json.dumps(records(rows), indent=1) + "\n")
     table = comparison_table(rows, list(plan.methods), list(plan.domains), title)
-    (out / "table5.md").write_text(table, encoding="utf-8")
+    write_text(out / "table5.md", table)
     write_hyperparameters(rows, out / "tensorboard")
     shown = (rows, list(plan.methods), list(plan.domains), title, out)
     pictures = [*pareto_picture(*shown), *pass_at_k_picture(*shown)]

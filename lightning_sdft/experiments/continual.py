@@ -18,6 +18,7 @@ from lightning_sdft.experiments.runs.pool import Failure, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run
 from lightning_sdft.experiments.runs.starts import exported
 from lightning_sdft.settings import Count, NonNegative, Seed, check_ranges
+from lightning_sdft.storage.atomic import write_text
 
 __all__ = ["continual"]
 
@@ -140,10 +141,10 @@ class _Sequences:
 
 
 def _write(plan: Plan, rows: list[Stage], out: Path, title: str) -> None:
-    (out / "results.json").write_text(json.dumps([row.record() for row in rows], indent=1) + "\n", encoding="utf-8")
+    write_text(out / "results.json", json.dumps([row.record() for row in rows], indent=1) + "\n")
     best = best_chains(rows)
     table = retention_table(best, rows, list(plan.methods), list(plan.domains), title)
-    (out / "matrix.md").write_text(table, encoding="utf-8")
+    write_text(out / "matrix.md", table)
     pictures = curves_picture(best, list(plan.methods), list(plan.domains), title, out)
     print(table)
     print(f"written to {out}: results.json, matrix.md, {', '.join(pictures) or 'no picture (extra plot)'}")

@@ -15,6 +15,7 @@ from lightning_sdft.experiments.runs.build import build
 from lightning_sdft.experiments.runs.run import read_parts
 from lightning_sdft.experiments.search import Settings, Sweep, choices
 from lightning_sdft.settings import Count, Seed, check_ranges
+from lightning_sdft.storage.atomic import write_text
 from lightning_sdft.trust import trusted
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _write(study: optuna.Study, task: Sweep) -> Settings:
     labels = {name: str(best.params[name]) for name in task.choices}
     cli = build(task.configs(labels), task.out / "best")
     header = f"# The best of {len(trials)} trials: accuracy {best.value:.4f} on the validation split.\n"
-    (task.out / "best.yaml").write_text(header + cli.parser.dump(cli.config, skip_none=False), encoding="utf-8")
+    write_text(task.out / "best.yaml", header + cli.parser.dump(cli.config, skip_none=False))
     records = [
         {
             "settings": trial.user_attrs[SETTINGS],
@@ -101,7 +102,7 @@ def _write(study: optuna.Study, task: Sweep) -> Settings:
         }
         for trial in trials
     ]
-    (task.out / "trials.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    write_text(task.out / "trials.json", json.dumps(records, indent=1) + "\n")
     settings: Settings = best.user_attrs[SETTINGS]
     print(f"best: {text(settings)}: {best.value:.3f}\nwritten to {task.out}: best.yaml, trials.json, study.db")
     return settings

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.pruning import connect
 from lightning_sdft.experiments.runs.run import claimed
+from lightning_sdft.experiments.runs.signals import ending_runs_first
 from lightning_sdft.experiments.search import Sweep
 from lightning_sdft.experiments.untried import ENDED, NothingLeftError, Untried
 
@@ -93,7 +94,8 @@ def try_all(study: optuna.Study, sweep: Sweep, sampler: Untried, total: int, job
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
         if left() > 0:
-            study.optimize(objective, n_trials=left(), n_jobs=jobs, callbacks=[show], catch=(RuntimeError,))
+            with ending_runs_first():
+                study.optimize(objective, n_trials=left(), n_jobs=jobs, callbacks=[show], catch=(RuntimeError,))
         elif _chosen(study, TrialState.RUNNING):
             time.sleep(SECONDS_BETWEEN_LOOKS)  # other processes are at work, and may die
         else:

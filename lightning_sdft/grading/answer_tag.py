@@ -11,7 +11,10 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.grading.references import any_right, same
 
 __all__ = ["LETTERS", "AnswerFormat", "AnswerTag", "final_answer"]
 
@@ -38,16 +41,16 @@ def final_answer(response: str) -> str:
 class AnswerTag(Grader):
     """Grades like the scorer released with the paper, including its flaws (see the module's description).
 
-    The reference is the letter of the correct option.
+    The reference is the letter of the correct option, or a list of letters of which any is right.
 
     Example:
         >>> AnswerTag().grade("<reasoning>water</reasoning><answer>A</answer>", "A")
         True
     """
 
-    def grade(self, response: str, reference: str) -> bool:
+    def grade(self, response: str, reference: Any) -> bool:
         """Whether the final answer is the letter."""
-        return final_answer(response) == reference
+        return any_right(lambda each: same(final_answer(response), each), reference)
 
 
 class AnswerFormat(Grader):
@@ -61,7 +64,7 @@ class AnswerFormat(Grader):
         (True, False)
     """
 
-    def grade(self, response: str, reference: str) -> bool:
+    def grade(self, response: str, reference: Any) -> bool:
         """Whether the response is well-formed, whatever the reference."""
         once = response.count(OPENING) == 1 and response.count(CLOSING) == 1
         return once and response.index(OPENING) < response.index(CLOSING) and final_answer(response) in LETTERS

@@ -42,6 +42,13 @@ class Grader(Metric):
             reference: The example's reference.
         """
 
+    def check_reference(self, reference: Any) -> None:
+        """Refuse a reference that responses cannot be compared with, before any are generated.
+
+        Raises:
+            DataError: If it is such a reference.
+        """
+
     def grade_all(self, responses: Sequence[str], references: Sequence[Any]) -> list[bool | None]:
         """Grade many responses; a grader that asks a judge overrides this to ask concurrently."""
         return [self.grade(response, reference) for response, reference in zip(responses, references, strict=True)]

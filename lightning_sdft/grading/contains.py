@@ -7,13 +7,18 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.grading.references import alternatives, as_number, same_number, text_of
 
 __all__ = ["AnswerContained", "plain_words"]
 
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 STOP = re.compile(r"\.(?!\d)|(?<!\d)\.")
 """A full stop that is not a decimal point."""
+
+NUMBER_IN_TEXT = re.compile(r"(?<![\w.])[+-]?[0-9]+(?:\.[0-9]+)?(?!\w|\.[0-9])")
+"""A number that stands by itself, not one within a word or a date such as 1.5.2024."""
 
 
 def plain_words(text: str) -> list[str]:
@@ -37,7 +42,8 @@ class AnswerContained(Grader):
     counts as wrong, and a response that contains the answer among wrong statements counts as correct. It is meant for
     short answers.
 
-    The reference is a text, or ``{"answer": text}``. If it has no words, the response is not graded.
+    The reference is a text, or ``{"answer": text}``. Instead of a text it may be a number, which is found by its value
+    (``42.0`` in "42 people"), a date, or a list of alternatives. If it has no words, the response is not graded.
 
     Example:
         >>> AnswerContained().grade("It was the Brenna Fault.", {"answer": "The Brenna Fault"})
@@ -46,10 +52,25 @@ class AnswerContained(Grader):
         False
     """
 
+    def check_reference(self, reference: Any) -> None:
+        """Refuse an object without ``answer``."""
+        if isinstance(reference, Mapping) and "answer" not in reference:
+            raise DataError(f'a reference like {{"answer": text}} is needed, not {reference!r}')
+
     def grade(self, response: str, reference: Any) -> bool | None:
-        """Whether the response contains the words of the answer, one after another."""
+        """Whether the response contains the words of an answer, one after another."""
         answer = reference["answer"] if isinstance(reference, Mapping) else reference
-        wanted = plain_words(str(answer))
-        if not wanted:
-            return None
-        return f" {' '.join(wanted)} " in f" {' '.join(plain_words(response))} "
+        verdicts = [_contains(response, each) for each in alternatives(answer)]
+        given = [verdict for verdict in verdicts if verdict is not None]
+        return any(given) if given else None
+
+
+def _contains(response: str, answer: Any) -> bool | None:
+    number = as_number(answer)
+    if number is not None:
+        text = THOUSANDS.sub("", unicodedata.normalize("NFKC", response))
+        return any(same_number(found, number) for found in NUMBER_IN_TEXT.findall(text))
+    wanted = plain_words(text_of(answer))
+    if not wanted:
+        return None
+    return f" {' '.join(wanted)} " in f" {' '.join(plain_words(response))} "

@@ -16,6 +16,7 @@ from lightning_sdft.chat.local import LocalChat
 from lightning_sdft.errors import ChatError, DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.judge_prompts import PROMPTS, JudgePrompt
+from lightning_sdft.grading.references import alternatives, text_of
 from lightning_sdft.policy import Policy
 from lightning_sdft.settings import Count, check_ranges
 
@@ -186,8 +187,9 @@ class LocalJudge(Judge):
 class JudgedAnswer(Grader):
     """Share of answers that get an accepted label from a judge; an answer without a verdict is not graded.
 
-    The reference is ``{"question": text, "answer": text}``. Further graders that accept other labels of the same judge,
-    such as ``("CORRECT", "PARTIALLY_CORRECT")`` for lenient accuracy, need no further replies.
+    The reference is ``{"question": text, "answer": text}``. Instead of a text the answer may be a number, a date, or a
+    list of alternatives, which the judge reads with "or" between them. Further graders that accept other labels of the
+    same judge, such as ``("CORRECT", "PARTIALLY_CORRECT")`` for lenient accuracy, need no further replies.
 
     Args:
         judge: The judge.
@@ -204,6 +206,10 @@ class JudgedAnswer(Grader):
             raise DataError(f"accepts={list(accepts)} must be among the labels of the judge, {judge.prompt.labels}")
         self.judge = judge
         self.accepts = frozenset(accepts)
+
+    def check_reference(self, reference: Any) -> None:
+        """Refuse a reference without question and answer."""
+        question_and_answer(reference)
 
     def grade(self, response: str, reference: Any) -> bool | None:
         """Whether the judge accepts a response."""
@@ -225,12 +231,12 @@ def question_and_answer(reference: Any) -> tuple[str, str]:
     """The question and the answer in the reference of a judged answer.
 
     Raises:
-        DataError: If the reference is not ``{"question": text, "answer": text}``.
+        DataError: If the reference has no question or no answer.
     """
     if isinstance(reference, Mapping):
-        question, answer = reference.get("question"), reference.get("answer")
-        if isinstance(question, str) and isinstance(answer, str):
-            return question, answer
+        question, answers = reference.get("question"), alternatives(reference.get("answer"))
+        if isinstance(question, str) and answers and not any(isinstance(each, Mapping) for each in answers):
+            return question, " or ".join(each if isinstance(each, str) else text_of(each) for each in answers)
     raise DataError(f'a judge needs a reference like {{"question": text, "answer": text}}, not {reference!r}')
 
 

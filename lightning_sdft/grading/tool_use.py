@@ -9,6 +9,7 @@ ones. That scorer has flaws:
   between actions, inputs may appear anywhere, and a missing input equals ``{}``.
 * Every ``Action:`` counts, even within a sentence.
 * ``true`` equals ``1``, as in Python.
+* Accents composed with their letters differ from accents that follow them.
 
 :class:`CorrectedToolUse` compares call by call. As in the released scorer, the order of the calls does not matter, any
 call beyond the expected ones is wrong (including one made after an invented observation), a missing argument differs
@@ -26,14 +27,32 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.grading.references import composed
+from lightning_sdft.storage.json_text import json_line
 
 __all__ = ["CorrectedToolUse", "PublishedToolUse", "canonical_arguments"]
 
 OPTIONAL = "[Optional]"
 
 
-class PublishedToolUse(Grader):
+class _ToolUse(Grader):
+    def check_reference(self, reference: Any) -> None:
+        """Refuse anything but a list of calls."""
+        calls = reference if isinstance(reference, list | tuple) else [None]
+        given = [(each.get("Action"), each.get("Action_Input")) for each in calls if isinstance(each, Mapping)]
+        if len(given) < len(calls) or not all(self.is_call(*each) for each in given):
+            raise DataError(
+                f'a reference like [{{"Action": name, "Action_Input": JSON text}}] is needed, not {reference!r}'
+            )
+
+    def is_call(self, name: Any, arguments: Any) -> bool:
+        """Whether an expected call is one that responses can be compared with."""
+        return isinstance(name, str) and isinstance(arguments, str)
+
+
+class PublishedToolUse(_ToolUse):
     r"""Grades like the scorer released with the paper, including its flaws (see the module's description).
 
     The reference is the ``golden_answer``: a list of ``{"Action": name, "Action_Input": JSON text}``.
@@ -53,7 +72,7 @@ class PublishedToolUse(Grader):
         return Counter(names) == Counter(expected_names) and _merged(inputs) == _merged(expected_inputs)
 
 
-class CorrectedToolUse(Grader):
+class CorrectedToolUse(_ToolUse):
     r"""Compares call by call: the response must have each expected call with its arguments, in any order, and no other.
 
     A call is ``Action: name`` followed, before the next ``Action:``, by ``Action Input:`` and a JSON object. If a line
@@ -63,7 +82,8 @@ class CorrectedToolUse(Grader):
     An expected action named ``[Optional]name`` may be absent, or present once with the expected arguments; the response
     may write it with or without the prefix. A prefix before a required action is wrong, because no tool has that name.
 
-    The reference is the ``golden_answer``: a list of ``{"Action": name, "Action_Input": JSON text}``.
+    The reference is the ``golden_answer``: a list of ``{"Action": name, "Action_Input": JSON text}``, or of objects
+    instead of JSON text. Texts are compared in Unicode's canonical composition.
 
     Example:
         >>> expected = [{"Action": "getCat", "Action_Input": '{"size": {"cm": 20}}'}]
@@ -71,18 +91,23 @@ class CorrectedToolUse(Grader):
         True
     """
 
-    def grade(self, response: str, reference: Sequence[Mapping[str, str]]) -> bool:
+    def is_call(self, name: Any, arguments: Any) -> bool:
+        """Whether an expected call has a name and arguments as text or as an object."""
+        return isinstance(name, str) and isinstance(arguments, str | Mapping)
+
+    def grade(self, response: str, reference: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the calls are all of the required ones and, beyond them, only optional ones."""
         required: Counter[tuple[str, str]] = Counter()
         optional: Counter[tuple[str, str]] = Counter()
         for action in reference:
-            arguments = canonical_arguments(action["Action_Input"])
+            given = action["Action_Input"]
+            arguments = canonical_arguments(json_line(given) if isinstance(given, Mapping) else given)
             if arguments is None:
                 return False
-            name = "".join(action["Action"].split())
+            name = composed("".join(action["Action"].split()))
             calls = optional if name.startswith(OPTIONAL) else required
             calls[name.removeprefix(OPTIONAL), arguments] += 1
-        found = _calls(response)
+        found = _calls(composed(response))
         if found is None or required - found:
             return False
         further = Counter((name.removeprefix(OPTIONAL), given) for name, given in (found - required).elements())
@@ -173,6 +198,8 @@ def _read_object(text: str, start: int) -> tuple[str, int] | None:
     """The JSON object that begins at ``start``, in canonical form, and the position where it ends."""
     try:
         value, end = _DECODER.raw_decode(text, start)
-        return (json.dumps(value, sort_keys=True), end) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return None
+        return composed(json.dumps(value, sort_keys=True, ensure_ascii=False)), end
     except (ValueError, RecursionError):  # a model may write numbers or nesting that Python refuses to parse
         return None

@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft.checkpoint import (
-    ExactResume,
-    Preemption,
-    TypedSettings,
     adapters_alone,
+    builder,
     check_adapters,
     check_finite_weights,
     check_method,
     describe_method,
+    safeguards,
     use_checked_files,
 )
 from lightning_sdft.data.groups import MicroBatch
@@ -172,8 +171,8 @@ class CausalLMModule(LightningModule):
         return self.max_prompt_tokens + self.max_completion_tokens
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callbacks that hold a run to its settings, make it resume exactly however it ended, and log its steps."""
-        return [TypedSettings(), ExactResume(), Preemption(), StepLog()]
+        """The callbacks that hold a run to its settings, make it resume exactly, and log its steps."""
+        return [*safeguards(), StepLog()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the trainable parameters, with linear warm-up and cosine decay."""
@@ -277,7 +276,7 @@ class CausalLMModule(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
         """Load as Lightning does, but run no code from the checkpoint: give ``trust_remote_code`` and trust again."""
-        options = {"trust_remote_code": False, **options, "weights_only": True}
+        options = {"trust_remote_code": False, **options, "weights_only": True, **builder(checkpoint_path)}
         with trusting(), only_data(checkpoint_path):
             return super().load_from_checkpoint(checkpoint_path, *args, **options)
 

@@ -28,6 +28,7 @@ class GradedSets(nn.Module):
         for each in sets:
             for grader in each.graders.values():
                 grader.reset()  # counts of an earlier run may be inference tensors, which fit cannot change
+            each.check_references()
 
     def of(self, index: int) -> dict[str, Grader]:
         """The graders of a set by metric name.

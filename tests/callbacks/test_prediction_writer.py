@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,15 @@ from tests.distributed.strategy_runs import Run
 from tests.launch import in_processes
 from tests.modules.conftest import question
 
+REFERENCE = ["ü", Decimal("4.5"), date(2024, 5, 1)]
 SETS = [
     EvaluationSet([question(index) for index in range(5)], {"new": ExactMatch()}),
     EvaluationSet(
-        [Example("umlaut", [{"role": "user", "content": "w1 ü\n|"}], reference=["ü", {"a": None}])],
+        [
+            Example(
+                "umlaut", [{"role": "user", "content": "w1 ü\n|"}], reference=["ü", Decimal("4.5"), date(2024, 5, 1)]
+            )
+        ],
         {"old": ExactMatch()},
         prior=True,
     ),
@@ -39,10 +46,11 @@ def test_writes_a_line_of_json_per_example(
     batches = trainer.predict(words_module(SFTModule), datamodule=words_data(test=SETS, evaluation_batch_size=2))
     expected = [record for loader in batches for batch in loader for record in batch]
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert records[-1].pop("reference") == ["ü", 4.5, "2024-05-01"]
+    assert expected[-1].pop("reference") == SETS[1].examples[0].reference
     assert records == expected
     assert [record["id"] for record in records] == ["0", "1", "2", "3", "4", "umlaut"]
     assert records[0].keys() == {"id", "prompt", "response", "finished", "reference", "correct"}
-    assert records[-1]["reference"] == ["ü", {"a": None}]
     assert "ü" in path.read_text(encoding="utf-8")
     assert f"predictions written to {path}" in capsys.readouterr().out
 

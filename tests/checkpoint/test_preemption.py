@@ -12,7 +12,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_sdft.checkpoint import load_checkpoint
+from lightning_sdft.checkpoint import Preemption, exit_code, load_checkpoint, preemption
+from lightning_sdft.checkpoint.preemption import StopSignal
 from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
 from tests.checkpoint.interruption import Curves, Fit, Keep, assert_same_run, fit, newest
@@ -55,6 +56,82 @@ def test_sigterm_ends_the_run_between_two_steps_and_it_resumes_exactly(
     checkpoint = newest(tmp_path / "interrupted")
     assert load_checkpoint(checkpoint)["global_step"] == step
     assert_same_run(fit("whole"), fit("resumed", ckpt_path=checkpoint), before)
+
+
+def test_sighup_does_as_sigterm_does_and_says_what_the_run_waits_for(
+    fit: Fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(StopSignal) as ended:
+        fit("interrupted", *(Signal(signal.SIGHUP, "on_before_backward", number) for number in (9, 10)))
+    assert exit_code(ended.value) == 129
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    assert load_checkpoint(newest(tmp_path / "interrupted"))["global_step"] == 5
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if "SIGHUP" in line)
+    expected = "SIGHUP: the run finishes its optimizer step 5, saves a checkpoint, and ends. "
+    assert (
+        line
+        == expected + f"Another SIGTERM ends it at once, with {tmp_path}/interrupted/step=4.ckpt as the last checkpoint"
+    )
+
+
+def test_sighup_is_ignored_under_nohup(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        _, trainer, _ = fit("whole", Signal(signal.SIGHUP, "on_before_backward", 1), max_steps=1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert trainer.global_step == 1
+
+
+def test_nothing_is_printed_to_a_terminal_that_is_gone() -> None:
+    terminal, end = os.openpty()
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    before = signal.signal(signal.SIGHUP, Preemption()._note_stop)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(end, descriptor)
+        os.close(terminal)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(2, b"lost")
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert [os.write(descriptor, b"lost") for descriptor in (1, 2)] == [4, 4]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        for descriptor, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(end)
+
+
+class Impatient(Callback):
+    """In a copy of this process, sends three signals: two as a launcher does, and a late one."""
+
+    ended = 0
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx != 6:
+            return
+        child = os.fork()
+        if child == 0:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+                preemption.SAME_SIGNAL = -1
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os._exit(1)
+        self.ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_second_sigterm_ends_at_once_and_names_the_last_checkpoint(
+    fit: Fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    impatient = Impatient()
+    fit("whole", impatient, max_steps=4, save={"every_n_train_steps": 3})
+    assert impatient.ended == -signal.SIGTERM
+    said = [line for line in capfd.readouterr().err.splitlines() if "SIGTERM" in line]
+    assert len(said) == 2
+    assert said[1] == f"SIGTERM: ended at once, with {tmp_path}/whole/step=3.ckpt as the last checkpoint"
 
 
 def test_sigterm_in_the_last_step_leaves_nothing_to_stop(fit: Fit) -> None:

@@ -163,7 +163,7 @@ def test_link_to_the_last_one_is_not_needed_and_may_dangle(target: str, write: W
 
 def test_what_was_being_written_is_no_checkpoint(write: Write, tmp_path: Path) -> None:
     expected = write("checkpoints/step000003.ckpt")
-    for name in (".step000006.ckpt.unfinished", ".step000006.ckpt"):
+    for name in (".step000006.ckpt.0f.unfinished", ".step000006.ckpt"):
         shutil.copytree(write(f"other/{name}", folder=True), tmp_path / "checkpoints" / name)
     (tmp_path / "checkpoints/notes.txt").touch()
     assert checkpoints(trainer(tmp_path)) == [expected]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,7 @@ def test_rows_replace_those_of_an_earlier_run_as_a_whole(tmp_path: Path) -> None
     write_rows(path, [{"id": "a", "text": "über\nzwei"}, {"id": "b"}])
     write_rows(path, [{"id": "c", "text": "drei"}])
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"id": "c", "text": "drei"}]
-    with pytest.raises(TypeError):
-        write_rows(path, [{"id": "d"}, {"id": object()}])
-    assert json.loads(path.read_text())["id"] == "c"
+    write_rows(path, [{"id": "d", "reference": date(2024, 5, 1)}])
+    assert json.loads(path.read_text()) == {"id": "d", "reference": "2024-05-01"}
     write_rows(path, [])
     assert not list(path.parent.iterdir())

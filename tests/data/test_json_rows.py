@@ -1,8 +1,12 @@
 import json
 import logging
+from datetime import date, datetime
+from decimal import Decimal
 
+import pyarrow
 import pytest
 from jsonargparse import ArgumentParser
+from pyarrow import parquet
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.json_rows import JsonDataModule
@@ -198,3 +202,20 @@ def test_reads_medical_demonstrations(real_data):
     assert len(splits.train) + len(splits.validation[0].examples) == 198
     assert all(example.demonstration and example.prompt[0]["content"].strip() for example in splits.train)
     assert all(isinstance(example.reference, str) for example in splits.validation[0].examples)
+
+
+def test_references_of_a_parquet_file_are_graded_by_their_types(tmp_path):
+    references = [42.0, Decimal("0.50"), date(2024, 5, 1), datetime(2024, 5, 1, 9, 30), ["Paris", "Lutetia"]]
+    responses = ["42", "0.5", "2024-05-01", "2024-05-01 09:30:00", "Lutetia"]
+    for number, (reference, response) in enumerate(zip(references, responses, strict=True)):
+        path = tmp_path / f"{number}.parquet"
+        parquet.write_table(pyarrow.table({"prompt": ["?"], "reference": [reference]}), path)
+        (graded,) = JsonDataModule(test=str(path), reference_column="reference").splits.test
+        assert graded.graders["json"].grade(response, graded.examples[0].reference) is True
+        assert graded.graders["json"].grade(response + "1", graded.examples[0].reference) is False
+
+
+@pytest.mark.parametrize("reference", [None, [], [None], float("nan")])
+def test_a_reference_that_holds_nothing_is_refused(write, reference):
+    with pytest.raises(DataError, match="row 1: column 'answer' is null"):
+        JsonDataModule(test=write([{"prompt": "?", "answer": reference}]), reference_column="answer").load()

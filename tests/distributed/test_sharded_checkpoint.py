@@ -42,7 +42,7 @@ def test_takes_the_place_of_a_file_and_of_a_link(tmp_path: Path, folder: Path) -
 
 
 def test_what_an_interrupted_run_left_is_no_checkpoint_and_is_replaced(folder: Path) -> None:
-    unfinished = folder.with_name(".last.ckpt.unfinished")
+    unfinished = folder.with_name(".last.ckpt.0f.unfinished")
     unfinished.mkdir()
     (unfinished / "__9_0.distcp").write_bytes(b"half")
     with pytest.raises(CheckpointError, match="not written to its end"):

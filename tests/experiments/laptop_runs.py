@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sdft.checkpoint import Preemption
 from lightning_sdft.cli import entry_point
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from tests.command_process import CommandProcess
@@ -72,6 +75,19 @@ class Pause(Callback):
             assert trainer.log_dir is not None
             self.file.write_text(trainer.log_dir)
             time.sleep(600)
+
+
+class SignalTo(Callback):
+    """Sends SIGTERM to a process as soon as two steps are made, and waits until it gets one itself."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 2:
+            os.kill(self.pid, signal.SIGTERM)
+            (own,) = (each for each in trainer.callbacks if isinstance(each, Preemption))  # type: ignore[attr-defined]
+            wait_for(lambda: own._stop)
 
 
 class Until(Callback):

@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_again_and_again_equals_the_one_that_is_not(whole: 
 
     assert differences(whole, result(folder)) == []
     (run,) = (folder / "runs/run").iterdir()
-    assert not list(run.glob("checkpoints/.*"))  # what was unfinished has been finished
+    assert not list(run.glob("checkpoints/.*.unfinished"))  # what was unfinished has been finished
     shown = [event.step for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
     assert set(shown) == set(range(STEPS))
     assert min(later - step for step, later in pairwise(shown)) == -1  # the curve begins again where it was left

@@ -120,6 +120,11 @@ def test_rates_are_means() -> None:
     assert final_answer(responses[0]) == "A"
 
 
+def test_alternatives() -> None:
+    assert AnswerTag().grade("<answer>B</answer>", ["A", "B"]) is True
+    assert AnswerTag().grade("<answer>C</answer>", ["A", "B"]) is False
+
+
 @pytest.mark.real
 def test_agrees_with_the_published_scorer_on_the_real_files(real_data: Path) -> None:
     rng = random.Random(0)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import time
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -23,6 +25,12 @@ RIGHT: list[tuple[str, Any]] = [
     ("Ｔｏｋｙｏ", "Tokyo"),  # noqa: RUF001  # full-width letters
     ("STRASSE", "Straße"),
     ("कि", "कि"),
+    ("It was 42.", 42.0),
+    ("about 1,200.0 of them", 1200),
+    ("from 1990-1995", 1995),
+    ("it fell to -5", Decimal("-5.0")),
+    ("on 2024-05-01", date(2024, 5, 1)),
+    ("in Lutetia", ["Paris", "Lutetia"]),
 ]
 
 WRONG: list[tuple[str, Any]] = [
@@ -39,6 +47,12 @@ WRONG: list[tuple[str, Any]] = [
     ("Group B", "Group A"),
     ("Haldane", "Hald"),
     ("का", "कि"),
+    ("It was 142.", 42.0),
+    ("It was 42.5.", 42),
+    ("in 42nd place", 42),
+    ("on 1.42.2024", 42),
+    ("it fell to -5", 5),
+    ("in London", ["Paris", "Lutetia"]),
 ]
 
 

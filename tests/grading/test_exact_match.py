@@ -1,3 +1,7 @@
+from datetime import date, datetime, time
+from decimal import Decimal
+
+import numpy as np
 import pytest
 
 from lightning_sdft.grading.exact_match import ExactMatch
@@ -16,6 +20,43 @@ from lightning_sdft.grading.exact_match import ExactMatch
         ("", "Paris", False),
         ("42", 42, True),
         ("4", 42, False),
+        # numbers by value, text as text
+        ("42", 42.0, True),
+        ("42.0", 42, True),
+        ("-4.2e1", Decimal("-42.00"), True),
+        ("0.1", 0.1, True),
+        ("0.10000000000000001", 0.1, False),
+        ("42", float("nan"), False),
+        ("4_2", 42, False),
+        ("٤٢", 42, False),
+        ("42.0", "42", False),
+        ("42", np.int64(42), True),
+        # alternatives
+        ("Paris", ["Paris"], True),
+        ("42", ["forty-two", 42.0, None], True),
+        ("['Paris']", ["Paris"], False),
+        ("London", ["Paris", ["Lutetia"]], False),
+        ("None", None, False),
+        ("[]", [], False),
+        # words, dates, objects
+        ("TRUE", True, True),
+        ("1", True, False),
+        ("true", 1, False),
+        ("2024-05-01", date(2024, 5, 1), True),
+        ("2024-05-02", date(2024, 5, 1), False),
+        ("soon", date(2024, 5, 1), False),
+        ("2024-05-01 00:00", datetime(2024, 5, 1), True),
+        ("09:30", time(9, 30), True),
+        ('{"b": [1.0], "a": 2}', {"a": 2.0, "b": [1]}, True),
+        ('{"a": true}', {"a": 1}, False),
+        ("{" * 100_000, {"a": 1}, False),
+        # one text, written in two ways; other texts that look alike
+        ("cafe\u0301", "caf\u00e9", True),
+        ("caf\u00e9", b"cafe\xcc\x81", True),
+        ("\u212b", "\u00c5", True),
+        ("10\u00a0000", "10 000", False),
+        ("\uff21", "A", False),
+        ("m\u00b2", "m2", False),
     ],
 )
 def test_whole_response_must_equal_the_reference(response, reference, verdict):

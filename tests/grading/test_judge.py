@@ -86,7 +86,7 @@ def test_judge_is_asked_side_by_side(make_judge: Any, server: ChatServer) -> Non
 
 
 @pytest.mark.parametrize(
-    "reference", ["Ada", None, {"question": "Who?"}, {"question": "Who?", "answer": 3}, ["a", "b"]]
+    "reference", ["Ada", None, {"question": "Who?"}, {"question": "Who?", "answer": {}}, ["a", "b"]]
 )
 def test_reference_of_another_kind_is_refused(reference: Any, make_judge: Any, server: ChatServer) -> None:
     with pytest.raises(DataError, match="a judge needs a reference like"):

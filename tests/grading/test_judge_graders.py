@@ -57,6 +57,12 @@ def test_copies_of_graders_share_the_judge(make_judge: Any, server: ChatServer, 
     assert (strict.graded, lenient.graded) == (1, 0)
 
 
+def test_judge_reads_alternatives_and_numbers(make_judge: Any, server: ChatServer) -> None:
+    grader = JudgedAnswer(make_judge())
+    grader.grade("right", {"question": "How many?", "answer": ["a dozen", 12.0]})
+    assert "a dozen or 12" in server.requests[0].prompt
+
+
 def test_grader_can_be_pickled(make_judge: Any, server: ChatServer) -> None:
     grader = JudgedAnswer(make_judge())
     grader.update(RESPONSES, REFERENCES)

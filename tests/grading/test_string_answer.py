@@ -42,3 +42,9 @@ def test_accuracy() -> None:
     grader = StringAnswer()
     grader.update(["a b", "[ a , b ]", "b a"], ["a b"] * 3)
     assert grader.compute().item() == pytest.approx(2 / 3)
+
+
+def test_accents_and_alternatives() -> None:
+    assert StringAnswer().grade("the answer is e\u0301 a .", "\u00e9 a") is True
+    assert StringAnswer().grade("the answer is c b .", ["a b", "c b"]) is True
+    assert StringAnswer().grade("the answer is c b .", None) is False

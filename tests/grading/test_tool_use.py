@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.tool_use import CorrectedToolUse, PublishedToolUse, _inputs, canonical_arguments
 
 PUBLISHED, CORRECTED = PublishedToolUse(), CorrectedToolUse()
@@ -215,3 +216,19 @@ def test_inputs_are_those_of_the_released_pattern(seed):
 )
 def test_canonical_arguments(text, canonical):
     assert canonical_arguments(text) == canonical
+
+
+def test_accents_and_objects() -> None:
+    response = 'Action: caf\u00e9\nAction Input: {"name": "Jos\u00e9"}'
+    decomposed = [{"Action": "cafe\u0301", "Action_Input": '{"name": "Jose\\u0301"}'}]
+    assert CorrectedToolUse().grade(response, decomposed) is True
+    assert CorrectedToolUse().grade(response, [{"Action": "café", "Action_Input": {"name": "José"}}]) is True
+    assert CorrectedToolUse().grade(response, [{"Action": "cafe", "Action_Input": {"name": "José"}}]) is False
+
+
+def test_references_that_are_no_calls_are_refused_before_anything_is_generated() -> None:
+    for grader, bad in ((PublishedToolUse(), {"name": 1}), (CorrectedToolUse(), 3)):
+        grader.check_reference([{"Action": "a", "Action_Input": "{}"}])
+        for reference in (None, "a", [3], [{"Action": "a"}], [{"Action": "a", "Action_Input": bad}]):
+            with pytest.raises(DataError, match="a reference like"):
+                grader.check_reference(reference)

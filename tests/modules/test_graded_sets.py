@@ -8,7 +8,7 @@ import pytest
 
 from lightning_sdft.data import EvaluationSet
 from lightning_sdft.errors import DataError
-from lightning_sdft.grading import ExactMatch, StringAnswer
+from lightning_sdft.grading import CorrectedToolUse, ExactMatch, StringAnswer
 from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.records import Example
 
@@ -90,3 +90,8 @@ def test_verdict_of_every_grader_on_every_response() -> None:
 def test_without_a_data_module_the_error_says_what_to_pass() -> None:
     with pytest.raises(DataError, match="pass datamodule="):
         GradedSets().update(0, examples("a"), ["a"])
+
+
+def test_references_that_cannot_be_graded_are_refused_before_anything_is_generated() -> None:
+    with pytest.raises(DataError, match=r"example '0' cannot be graded by calls: a reference like .* not 'a b'"):
+        GradedSets([EvaluationSet(examples("a b"), {"calls": CorrectedToolUse()})])

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 import torch
 
 from lightning_sdft.experiments.runs.run import Outcome
+from lightning_sdft.experiments.runs.signals import ending_runs_first, is_ending
 from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["Failure", "perform_all"]
@@ -40,7 +41,8 @@ def perform_all(
 ) -> None:
     """Perform the runs in folders that have no outcome yet.
 
-    If a run fails or is killed, the others go on. With at least as many GPUs as jobs, each job has one of its own.
+    If a run fails or is killed, the others go on. On SIGTERM and SIGHUP the runs save and end first. With at least as
+    many GPUs as jobs, each job has one of its own.
 
     Args:
         folders: Folders of runs.
@@ -65,14 +67,18 @@ def perform_all(
         slot = slots.get()
         try:
             process = context.Process(target=_perform, args=(str(folder), threads, slot if gpus else None))
+            if is_ending():
+                return Failure("not begun, because the command was asked to end")
             process.start()
+            if is_ending():
+                process.terminate()
             process.join()
         finally:
             slots.put(slot)
         return Outcome.read(folder) or Failure(_reason(folder, process.exitcode))
 
     waiting = deque(folders)
-    with ThreadPoolExecutor(jobs) as pool:
+    with ending_runs_first(), ThreadPoolExecutor(jobs) as pool:
         started: dict[Future[Outcome | Failure], Path] = {}
         try:
             while waiting or started:

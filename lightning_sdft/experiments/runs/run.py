@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fcntl import LOCK_EX, flock
 from pathlib import Path
@@ -19,6 +18,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from lightning_sdft.commands.config_files import included_files
 from lightning_sdft.errors import SettingError
 from lightning_sdft.settings import Count, check_ranges
+from lightning_sdft.storage.atomic import write_text
 
 __all__ = [
     "ACCURACY",
@@ -100,7 +100,7 @@ class Run:
                 "another --out, or remove that folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(file, json.dumps(asdict(self), indent=1) + "\n")
+        write_text(file, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -142,7 +142,7 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         """Write the outcome to the folder of the run."""
-        _replace(folder / "outcome.json", json.dumps(asdict(self), indent=1) + "\n")
+        write_text(folder / "outcome.json", json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Outcome | None:
@@ -240,14 +240,3 @@ def _substituted(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_substituted(each, names) for each in value]
     return _named(value, names) if isinstance(value, str) else value
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file so that it is either whole or does not exist."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(file)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_sdft.checkpoint import exit_code
 from lightning_sdft.checkpoint.resume import continue_run
 from lightning_sdft.commands.fit import NOISE
 from lightning_sdft.distributed.sharding import unsharded
@@ -20,6 +24,7 @@ from lightning_sdft.evaluation.prior_tasks import PriorSuite
 from lightning_sdft.experiments.runs.build import build
 from lightning_sdft.experiments.runs.run import AVERAGE, PRIOR, Config, Outcome, Run, claimed
 from lightning_sdft.modules.timing import peak_memory
+from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import trusting
 
 __all__ = ["perform"]
@@ -27,11 +32,17 @@ __all__ = ["perform"]
 
 def perform(folder: Path) -> None:
     """Train and evaluate, resuming an interrupted attempt, unless the run has an outcome already."""
-    with claimed(folder):
+    with claimed(folder) if _is_first() else nullcontext():
         if Outcome.read(folder) is None:
             run = Run.read(folder)
             with trusting(*run.trust):
                 _perform(run, folder)
+
+
+def _is_first() -> bool:
+    """Whether this is the first process of a run, which claims the folder for the others too."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return not any(int(os.environ.get(rank) or 0) for rank in ranks)
 
 
 def _perform(run: Run, folder: Path) -> None:
@@ -103,4 +114,6 @@ if __name__ == "__main__":
     try:
         perform(Path(sys.argv[1]))
     except Refusal as error:
-        sys.exit(f"error: {error}")
+        sys.exit(masked_text(f"error: {error}"))
+    except SIGTERMException as error:
+        sys.exit(exit_code(error))

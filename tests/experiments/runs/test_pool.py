@@ -1,13 +1,17 @@
-"""Processes of runs: what is said of those that do not end well, and what Ctrl-C leaves alone."""
+"""Processes of runs: what is said of those that do not end well, and what signals leave alone."""
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.experiments.runs.pool import Failure, _reason, perform_all
-from lightning_sdft.experiments.runs.run import Outcome, Run
+from lightning_sdft.experiments.runs.run import Outcome, Run, read_parts
+from tests.experiments.laptop_runs import callback, part
 
 OUTCOME = Outcome(0.5, {}, 4, None, 1.5, 300.0)
 
@@ -79,3 +83,20 @@ def test_ctrl_c_starts_no_more_runs(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         perform_all(folders, 1, 1, interrupt)
     assert sum((folder / "log.txt").exists() for folder in folders) <= 2  # one may have begun meanwhile
+
+
+def test_sigterm_lets_runs_save_and_starts_no_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    last = {"trainer": {"callbacks+": [{"class_path": "LastCheckpoints"}]}}
+    for folder in folders:
+        parts = read_parts([part(), last, callback("SignalTo", pid=os.getpid())], domain="double")
+        Run(parts, trust=["tests"]).write(folder)
+    with pytest.raises(SystemExit) as ended:
+        perform_all(folders, 1, 1, lambda folder, what: None)
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert "SIGTERM: the runs finish their optimizer steps, save and end" in capfd.readouterr().err
+    (checkpoint,) = folders[0].glob("tensorboard/checkpoints/step*.ckpt")
+    assert load_checkpoint(checkpoint)["global_step"] == 2
+    assert "SIGTERM: the run finishes its optimizer step 3, saves a" in (folders[0] / "log.txt").read_text()
+    assert not (folders[1] / "log.txt").exists()

@@ -11,6 +11,7 @@ from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run, r
 from lightning_sdft.experiments.runs.worker import perform
 from tests.evaluation.task_files import folder as tasks
 from tests.experiments.laptop_runs import part
+from tests.launch import in_processes
 
 __all__ = ["tasks"]
 
@@ -35,6 +36,19 @@ def test_prior_benchmarks_and_further_data_are_asked_too(tasks: Path, tmp_path: 
     before = (tmp_path / "outcome.json").stat().st_mtime_ns
     perform(tmp_path)
     assert (tmp_path / "outcome.json").stat().st_mtime_ns == before
+
+
+def perform_together(folder: str) -> None:
+    perform(Path(folder))
+
+
+def test_the_processes_of_one_run_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    together = {"devices": 2, "strategy": "ddp", "max_steps": 1, "val_check_interval": None, "callbacks": []}
+    Run(read_parts([part(**together)], domain="double")).write(tmp_path)
+    in_processes(2, perform_together, str(tmp_path))
+    found = Outcome.read(tmp_path)
+    assert found is not None
+    assert found.steps == 1
 
 
 def test_benchmark_that_is_not_there_is_named(tasks: Path, tmp_path: Path) -> None:
