@@ -6,7 +6,7 @@ import logging
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -136,6 +136,16 @@ class DemonstrationDataModule(LightningDataModule):
         self._splits = Splits(kept, splits.validation, splits.test)
         return len(splits.train) - len(kept)
 
+    def filter_evaluated(self, keep: Callable[[Example], bool]) -> None:
+        """Drop the examples of all evaluation sets for which ``keep`` is false.
+
+        Raises:
+            DataError: If none of a set remains.
+        """
+        splits = self.splits
+        validation, test = ([_filtered(each, keep) for each in sets] for sets in (splits.validation, splits.test))
+        self._splits = Splits(splits.train, validation, test)
+
     def evaluate_also(self, other: DemonstrationDataModule) -> None:
         """Also evaluate on another data module's sets, except those whose name this one already has."""
         own, others = self.splits, other.splits
@@ -245,6 +255,13 @@ class DemonstrationDataModule(LightningDataModule):
 def _joined(sets: Sequence[EvaluationSet], others: Sequence[EvaluationSet]) -> list[EvaluationSet]:
     names = {each.name for each in sets}
     return [*sets, *(each for each in others if each.name not in names)]
+
+
+def _filtered(evaluation_set: EvaluationSet, keep: Callable[[Example], bool]) -> EvaluationSet:
+    kept = [example for example in evaluation_set.examples if keep(example)]
+    if not kept:
+        raise DataError(f"all {len(evaluation_set.examples)} rows of {evaluation_set.name} are bad; evaluate others")
+    return replace(evaluation_set, examples=kept)
 
 
 def _is_plain(value: object) -> bool:

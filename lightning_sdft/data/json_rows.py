@@ -35,7 +35,8 @@ class JsonDataModule(RowDataModule):
             yourself: ``{capitals: capitals.jsonl, sums: old/sums.jsonl}``. These rows have the same columns as the
             others, and their answers are graded the same way.
         prompt_column: Column of the prompt: a string (one user turn), or a list of messages with ``role`` and
-            ``content`` that ends with a user turn.
+            ``content`` that ends with a user turn. Further fields of a message (``tool_calls``, ``reasoning_content``)
+            are given to the chat template; if it does not read what they say, the row is a bad row.
         demonstration_column: Column of the expert's response; ``None`` if there are no demonstrations. Rows that are
             not trained on may lack it.
         reference_column: Column of the reference that the grader compares responses with. Evaluation needs one.
@@ -141,7 +142,8 @@ class JsonDataModule(RowDataModule):
         return reference
 
     def _prompt(self, row: Row, where: str) -> list[Message]:
-        messages = conversation(row, self.prompt_column, where)
+        others = [each for each in (self.reference_column, self.context_column) if each is not None]
+        messages = conversation(row, self.prompt_column, where, others)
         if self.system_prompt is None:
             return messages
         if messages and messages[0]["role"] == "system":
