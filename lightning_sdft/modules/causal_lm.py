@@ -36,9 +36,9 @@ from lightning_sdft.modules.checks import (
     check_complete,
     check_finite,
     check_length,
-    drop_or_refuse,
     warn_of_rounding,
 )
+from lightning_sdft.modules.examples import check_examples
 from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.modules.optimizer import adamw, warmup_and_cosine
 from lightning_sdft.modules.step_log import StepLog
@@ -72,10 +72,14 @@ class CausalLMModule(LightningModule):
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         attention: Attention implementation, as transformers names it; by default the best one that the model supports.
         trust_remote_code: Whether code that comes with the model may be run.
+        template_arguments: Values of variables that the chat template reads, such as ``{enable_thinking: false}``.
+            They are its defaults wherever a conversation is rendered, and exported tokenizers keep them.
 
     Raises:
         ValueError: If ``lora`` is given without ``pretrained``: checkpoints would not hold the random weights under it.
     """
+
+    conversational = True  # whether training reads conversations as the chat template writes them
 
     def __init__(
         self,
@@ -91,6 +95,7 @@ class CausalLMModule(LightningModule):
         gradient_checkpointing: bool = False,
         attention: str | None = None,
         trust_remote_code: bool = False,
+        template_arguments: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -111,7 +116,7 @@ class CausalLMModule(LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.trust_remote_code = trust_remote_code
-        self.tokenizer = load_tokenizer(model, trust_remote_code)
+        self.tokenizer = load_tokenizer(model, trust_remote_code, template_arguments)
         self.answering = Answering(self.tokenizer, max_completion_tokens)
         self.graded = GradedSets()
         self.clock = PhaseClock()
@@ -124,15 +129,8 @@ class CausalLMModule(LightningModule):
         check_strategy(self.trainer.strategy)
         use_checked_files(self.trainer.strategy)
         datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is None:
-            return
-        splits = datamodule.splits
-        self.graded = GradedSets(splits.validation if stage in ("fit", "validate") else splits.test)
-        for evaluation_set in self.graded.sets:
-            check_budgets(evaluation_set.examples, self.prompt_problem)
-        if stage == "fit":
-            check_complete(splits.train, self.missing, type(self).__name__)
-            drop_or_refuse(datamodule, self.training_problem, self.over_budget)
+        if datamodule is not None:
+            self.graded = GradedSets(check_examples(self, datamodule, stage))
 
     def configure_model(self) -> None:
         """Load the models in the precision that Lightning asks for."""
@@ -265,12 +263,13 @@ class CausalLMModule(LightningModule):
         self.answering.end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record which method the checkpoint is from."""
-        checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model, self.lora)
+        """Record which method the checkpoint is from, and the date in its prompts."""
+        checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model, self.lora, self.tokenizer.date)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or adapter, or one that training cannot resume from."""
         check_method(checkpoint, type(self).__name__, self.lora)
+        self.tokenizer.date = checkpoint["lightning_sdft"].get("date")
         if self._trainer is not None:
             check_resumable(checkpoint, self._trainer)
 
