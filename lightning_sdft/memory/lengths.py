@@ -79,10 +79,8 @@ def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule,
     examples = [each for each in datamodule.splits.train if module.missing(each) is None and not problem(each)]
     if not examples:
         raise DataError(f"none of {len(datamodule.splits.train)} training examples can be trained on")
-    sets = [
-        list(map(len, module.tokenizer.encode_all([each.prompt for each in one.examples])))
-        for one in datamodule.splits.validation
-    ]
+    encode = naming(lambda each: module.tokenizer.encode(each.prompt))
+    sets = [[len(encode(each)) for each in one.examples] for one in datamodule.splits.validation]
     batches = [sorted(prompts, reverse=True)[: datamodule.evaluation_batch_size] for prompts in sets]
     evaluated = max(batches, key=sum, default=[])
     longest = module.max_completion_tokens

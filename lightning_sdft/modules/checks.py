@@ -6,7 +6,7 @@ A run whose weights are too coarse for the learning rate gets a warning.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -37,6 +37,8 @@ __all__ = [
 OverBudget = Literal["error", "drop"]
 
 SAMPLE = " (lightning-sdft demonstrate samples demonstrations from another model)"
+
+T = TypeVar("T")
 
 Problem = Callable[[Example], str | None]
 """Returns what is wrong with an example, or ``None``."""
@@ -82,12 +84,12 @@ def check_complete(examples: Sequence[Example], missing: Problem, method: str) -
             )
 
 
-def naming(problem: Problem) -> Problem:
-    """The same check, whose errors name the row that cannot be read."""
+def naming(read: Callable[[Example], T]) -> Callable[[Example], T]:
+    """The same function of an example, whose errors name the row that cannot be read."""
 
-    def named(example: Example) -> str | None:
+    def named(example: Example) -> T:
         try:
-            return problem(example)
+            return read(example)
         except DataError as error:
             if not example.where:
                 raise DataError(f"example {example.id!r}: {error}") from error

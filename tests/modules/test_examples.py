@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from lightning_sdft.commands.export import export
 from lightning_sdft.data import GeneralDataModule, JsonDataModule
+from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.errors import DataError
 from lightning_sdft.memory.lengths import lengths_by_data
 from lightning_sdft.modules import CausalLMModule, CPTModule, SDFTModule, SFTModule
@@ -135,12 +137,28 @@ def test_general_prompts_know_their_rows(
 
 
 def test_memory_estimate_names_and_skips_them_too(
-    make: Callable[..., CausalLMModule], make_rows: Callable[..., JsonDataModule]
+    make: Callable[..., CausalLMModule], make_rows: Callable[..., JsonDataModule], tmp_path: Path
 ) -> None:
     rows = [("w6", "w7"), ("w1", "w2 <end>")]
     with pytest.raises(DataError, match=r"rows.jsonl, row 2: its text contains '<end>'"):
         lengths_by_data(make(), make_rows(*rows), 1)
     assert len(lengths_by_data(make(), make_rows(*rows, on_bad_row="skip"), 1).student) == 1
+    others = tmp_path / "others.jsonl"
+    others.write_text('{"prompt": "w2 <end>", "response": "w7"}')
+    data = make_rows(rows[0], validation=str(others), reference_column="response")
+    with pytest.raises(DataError, match=r"others.jsonl, row 1: its text contains '<end>'"):
+        lengths_by_data(make(), data, 1)
+
+
+def test_example_of_a_plain_loader_is_named_in_training_and_in_evaluation(
+    make: Callable[..., CausalLMModule], make_trainer: Any
+) -> None:
+    shown = Example("mine", [{"role": "user", "content": "w2 <end>"}], "w3")
+    loader = DataLoader([shown], batch_size=1, collate_fn=MicroBatch.of)  # type: ignore[arg-type]
+    trainer = make_trainer(accumulate_grad_batches=1)
+    for run in (trainer.fit, trainer.predict):
+        with pytest.raises(DataError, match="example 'mine': its text contains '<end>'"):
+            run(make(), loader)
 
 
 def test_article_with_a_control_token_is_named(
