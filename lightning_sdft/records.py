@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import torch
@@ -10,11 +11,11 @@ import torch
 from lightning_sdft.errors import DataError
 from lightning_sdft.settings import Fraction, Natural, PositiveShare, Temperature, check_ranges
 
-__all__ = ["GREEDY", "Example", "Message", "Rollout", "Sampling", "TokenSequence"]
+__all__ = ["GREEDY", "Example", "Message", "Rollout", "Sampling", "TokenSequence", "text_problem"]
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation; it may have further fields, such as ``tool_calls``, which the chat template reads."""
 
     role: str
     content: str
@@ -30,6 +31,7 @@ class Example:
         demonstration: An expert's response to this prompt, or ``None``.
         context: Text that only the teacher may see, such as the article that a question is about.
         reference: What the grader compares a response with; any JSON value.
+        where: File and row that it is from, for error messages.
 
     Raises:
         DataError: If the prompt is empty or does not end in a user turn.
@@ -40,6 +42,7 @@ class Example:
     demonstration: str | None = None
     context: str | None = None
     reference: Any = None
+    where: str = field(default="", compare=False, repr=False)
 
     def to(self, device: object, **kwargs: object) -> Example:
         """Return the example itself: Lightning moves every batch to the device, but examples hold no tensors."""
@@ -111,3 +114,21 @@ class Rollout(TokenSequence):
 
     log_probabilities: list[float]
     finished: bool
+
+
+def text_problem(value: object) -> str | None:
+    """Why a text, or a text in lists and dictionaries, cannot be encoded, or ``None``."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            around = value[max(0, error.start - 10) : error.start + 10]
+            return (
+                f"its text contains half of a surrogate pair, which is no character, in {around!a}; write the "
+                "character whole, or leave it out"
+            )
+    elif isinstance(value, Mapping):
+        return text_problem([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        return next((problem for each in value if (problem := text_problem(each)) is not None), None)
+    return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lightning_sdft.policy import Policy
@@ -52,6 +52,11 @@ TURNS_WITH_END = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = {**SHAPE, "num_key_value_heads": 2}
 GEMMA = {**GROUPED, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4}
@@ -77,6 +82,26 @@ def make_tokenizer(template: str | None = TURNS_WITH_END, **special_tokens: str)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special_tokens)
     if template is not None:
         tokenizer.chat_template = template
+    return tokenizer
+
+
+def make_byte_tokenizer(
+    template: str = CHATML,
+    special: Sequence[str | AddedToken] = ("<|im_start|>", "<|im_end|>"),
+    added: Sequence[str] = (),
+    **special_tokens: str,
+) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with some merges, as most models have, and with control tokens of one's own."""
+    tokens = Tokenizer(models.BPE())
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    tokens.train_from_iterator(["the end <|im_end|> start user assistant\n\n"] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, **special_tokens or {"eos_token": "<|endoftext|>"})
+    tokenizer.add_tokens(list(special), special_tokens=True)
+    tokenizer.add_tokens(list(added))
+    tokenizer.chat_template = template
     return tokenizer
 
 

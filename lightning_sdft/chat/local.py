@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from lightning_sdft.chat.base import ChatModel
-from lightning_sdft.errors import ChatError
-from lightning_sdft.policy import Policy
+from lightning_sdft.errors import ChatError, DataError
+from lightning_sdft.policy import Policy, load_tokenizer
 from lightning_sdft.records import Message, Sampling
 from lightning_sdft.rollout.in_process import generate
 from lightning_sdft.settings import Count, PositiveShare, Seed, Temperature, check_ranges
@@ -39,9 +39,11 @@ class LocalChat(ChatModel):
         top_p: Sample only from the most probable tokens whose probabilities add up to this value.
         batch_size: Number of conversations that are replied to at once.
         seed: Seed for sampling.
+        template_arguments: Values of variables that the model's chat template reads, such as
+            ``{enable_thinking: false}``; only for a model given by name.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or if a policy is given with template arguments.
     """
 
     def __init__(
@@ -52,13 +54,17 @@ class LocalChat(ChatModel):
         top_p: PositiveShare = 1.0,
         batch_size: Count = 16,
         seed: Seed = 0,
+        template_arguments: dict[str, Any] | None = None,
     ) -> None:
         check_ranges(LocalChat, locals())
+        if template_arguments and not isinstance(model, str):
+            raise ValueError("template_arguments are for a model given by name; give them to the policy's tokenizer")
         self.name = model if isinstance(model, str) else str(model.tokenizer.hugging_face.name_or_path)
         self.max_tokens = max_tokens
         self.sampling = Sampling(temperature, top_p)
         self.batch_size = batch_size
         self.seed = seed
+        self.template_arguments = template_arguments
         self._policy = None if isinstance(model, str) else model
         self._loads = isinstance(model, str)
         self._asked: Counter[str] = Counter()
@@ -73,7 +79,8 @@ class LocalChat(ChatModel):
         if self._policy is None:
             with _inference_precision() as device:
                 try:
-                    self._policy = Policy.load(self.name).to(device)
+                    tokenizer = load_tokenizer(self.name, template_arguments=self.template_arguments)
+                    self._policy = Policy.load(self.name, tokenizer=tokenizer).to(device)
                 except OSError as error:
                     raise ChatError(f"the chat model {self.name!r} cannot be loaded: {error}") from error
         return self._policy
@@ -90,10 +97,10 @@ class LocalChat(ChatModel):
         replies: list[str | None] = [None] * len(conversations)
         if not conversations:
             return replies
-        prompts = self.policy.tokenizer.encode_all(conversations)
+        prompts = self._prompts(conversations)
         seeds = [self._seed(each) for each in conversations]
         room = (self.policy.max_tokens or sys.maxsize) - self.max_tokens
-        fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
+        fitting = [index for index, prompt in prompts.items() if len(prompt) <= room]
         for start in range(0, len(fitting), self.batch_size):
             batch = fitting[start : start + self.batch_size]
             rollouts = generate(
@@ -118,6 +125,24 @@ class LocalChat(ChatModel):
                 self.policy.max_tokens,
             )
         return replies
+
+    def _prompts(self, conversations: Sequence[Sequence[Message]]) -> dict[int, list[int]]:
+        """The token ids of each conversation; those that the model's chat template or tokenizer refuses are left out.
+
+        A warning gives the number of such conversations.
+        """
+        try:
+            return dict(enumerate(self.policy.tokenizer.encode_all(conversations)))
+        except DataError:
+            prompts, problems = {}, []
+        for index, conversation in enumerate(conversations):
+            try:
+                prompts[index] = self.policy.tokenizer.encode(conversation)
+            except DataError as error:
+                problems.append(error)
+        refused = (self.name, len(problems), len(conversations), problems[0])
+        log.warning("%s: no reply to %d of %d conversations, which it cannot read; the first: %s", *refused)
+        return prompts
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave a model that was given by name out of copies, which load it themselves on first use."""

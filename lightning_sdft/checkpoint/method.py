@@ -26,10 +26,18 @@ KEY = "lightning_sdft"
 """Key of the metadata in a checkpoint."""
 
 
-def describe_method(method: str, model: str, lora: LoRA | None = None) -> dict[str, Any]:
-    """The metadata to save: the method's class, the model training started from, this package's version, and LoRA."""
+def describe_method(method: str, model: str, lora: LoRA | None = None, date: str | None = None) -> dict[str, Any]:
+    """The metadata to save.
+
+    Args:
+        method: The method's class.
+        model: The model that training started from.
+        lora: The adapter's settings, if there is one.
+        date: The date that the chat template writes into prompts, if it writes one.
+    """
     about = {"method": method, "model": model, "version": version("lightning-sdft")}
-    return about if lora is None else {**about, "lora": asdict(lora)}
+    given = {"lora": None if lora is None else asdict(lora), "date": date}
+    return {**about, **{name: value for name, value in given.items() if value is not None}}
 
 
 def check_method(

@@ -11,7 +11,7 @@ from lightning_sdft.checkpoint.builders import check_builders
 from lightning_sdft.checkpoint.files import load_checkpoint
 from lightning_sdft.checkpoint.method import KEY, described_lora
 from lightning_sdft.errors import CheckpointError
-from lightning_sdft.policy import Policy
+from lightning_sdft.policy import Policy, load_tokenizer
 from lightning_sdft.policy.loading import tie_as_in
 from lightning_sdft.policy.lora import STUDENT, TEACHER, adapter_state, add_adapter
 from lightning_sdft.teacher.compensated import join
@@ -55,7 +55,9 @@ def load_policy(
         state = adapter_state(content["state_dict"], weights)
     if not state:
         raise CheckpointError(f"{checkpoint!r}, of {content[KEY]['method']}, has no weights of a {weights}")
-    policy = Policy.load(source, pretrained=lora is not None, trust_remote_code=trust_remote_code)
+    arguments = content.get("hyper_parameters", {}).get("template_arguments")
+    tokenizer = load_tokenizer(source, trust_remote_code, arguments)
+    policy = Policy.load(source, lora is not None, None, trust_remote_code, tokenizer)
     if lora is not None:
         add_adapter(policy.model, lora, source=source)
         check_adapters(state, policy)

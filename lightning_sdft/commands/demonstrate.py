@@ -13,9 +13,10 @@ from typing import Any
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.commands.files import output_files, write_rows
 from lightning_sdft.commands.samples import Accepted, Samples
-from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet
+from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.questions import question
 from lightning_sdft.data.row_module import RowDataModule
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.records import Example

@@ -38,7 +38,8 @@ def export(
         weights: Whose weights to write.
         dtype: Precision of the weights in the files.
         adapter: Write only the adapter (LoRA), as a folder that peft.PeftModel.from_pretrained loads on top of the
-            model; by default it is merged into the model's weights.
+            model; by default it is merged into the model's weights. Only a merged model has a generation config that
+            names all ends of a response; beside an adapter it is the model's own.
         trust_remote_code: Whether code that comes with the model may be run.
 
     Raises:

@@ -11,12 +11,15 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
 
-from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError
 from lightning_sdft.evaluation.preflight import Preflight, judge_preflight, preflight
 from lightning_sdft.grading.interval import Score
 from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.modules.checks import naming
 from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.modules.examples import leave_out_bad_rows
 from lightning_sdft.records import Example
 
 __all__ = ["PreflightTrainer"]
@@ -56,9 +59,11 @@ class PreflightTrainer(Trainer):
             )
         if self.world_size > 1:
             raise DataError(f"preflight runs in one process, not {self.world_size}; set trainer.devices=1")
+        leave_out_bad_rows(datamodule, model)
         examples = datamodule.splits.train
         graded = _graded(datamodule)
-        problems = {example.id: model.training_problem(example) for example in examples}
+        problem = naming(model.training_problem)
+        problems = {example.id: problem(example) for example in examples}
         asked = [each for each in examples if problems[each.id] is None and _usable(each, model)]
         if not asked:
             raise DataError(

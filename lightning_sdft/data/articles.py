@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning_sdft import zoo
 from lightning_sdft.data.tables import Row, read_rows, take
 from lightning_sdft.errors import DataError
+from lightning_sdft.records import text_problem
 
 __all__ = ["passages", "read_articles"]
 
@@ -82,4 +83,6 @@ def _add(articles: dict[str, str], name: str, text: str, where: str) -> None:
         raise DataError(f"{where}: the article is empty; write it or remove it")
     if name in articles:
         raise DataError(f"{where}: an earlier article has the same id {name!r}; give each article its own id")
+    if (problem := text_problem([name, text])) is not None:
+        raise DataError(f"{where}: {problem}")
     articles[name] = text.strip()

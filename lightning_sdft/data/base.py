@@ -6,7 +6,7 @@ import logging
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -17,64 +17,15 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_sdft.checkpoint.builders import builder
 from lightning_sdft.data.groups import GroupLoader, MicroBatch
 from lightning_sdft.data.limits import whole_groups
+from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.errors import DataError
-from lightning_sdft.grading.base import Grader
 from lightning_sdft.records import Example
 from lightning_sdft.settings import Count, Natural, Seed, check_ranges
 from lightning_sdft.trust import trusting
 
-__all__ = ["DemonstrationDataModule", "EvaluationSet", "Splits"]
+__all__ = ["DemonstrationDataModule"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Examples whose answers are graded and averaged together.
-
-    Args:
-        examples: The examples; each has a reference.
-        graders: A dictionary from metric name to grader. Several graders may grade the same answers; the first one
-            gives the set its name.
-        prior: Whether the base model had this skill before training, so that a drop in accuracy means forgetting.
-    """
-
-    examples: Sequence[Example]
-    graders: Mapping[str, Grader]
-    prior: bool = False
-
-    @property
-    def name(self) -> str:
-        """Name of the set, which is the name of its first metric."""
-        return next(iter(self.graders))
-
-    def check_references(self) -> None:
-        """Refuse a reference that a grader cannot compare responses with.
-
-        Raises:
-            DataError: If there is one; the message names the example.
-        """
-        for example in self.examples:
-            for name, grader in self.graders.items():
-                try:
-                    grader.check_reference(example.reference)
-                except DataError as error:
-                    raise DataError(f"example {example.id!r} cannot be graded by {name}: {error}") from error
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The training examples and evaluation sets that a data module loads.
-
-    Args:
-        train: Examples to train on.
-        validation: Sets evaluated during training.
-        test: Sets evaluated by ``test`` and ``predict``.
-    """
-
-    train: Sequence[Example] = ()
-    validation: Sequence[EvaluationSet] = field(default_factory=tuple)
-    test: Sequence[EvaluationSet] = field(default_factory=tuple)
 
 
 class DemonstrationDataModule(LightningDataModule):
@@ -153,6 +104,16 @@ class DemonstrationDataModule(LightningDataModule):
         kept = [example for example in splits.train if keep(example)]
         self._splits = Splits(kept, splits.validation, splits.test)
         return len(splits.train) - len(kept)
+
+    def filter_evaluated(self, keep: Callable[[Example], bool]) -> None:
+        """Drop the examples of all evaluation sets for which ``keep`` is false.
+
+        Raises:
+            DataError: If none of a set remains.
+        """
+        splits = self.splits
+        validation, test = ([_filtered(each, keep) for each in sets] for sets in (splits.validation, splits.test))
+        self._splits = Splits(splits.train, validation, test)
 
     def evaluate_also(self, other: DemonstrationDataModule) -> None:
         """Also evaluate on another data module's sets, except those whose name this one already has."""
@@ -278,6 +239,13 @@ class DemonstrationDataModule(LightningDataModule):
 def _joined(sets: Sequence[EvaluationSet], others: Sequence[EvaluationSet]) -> list[EvaluationSet]:
     names = {each.name for each in sets}
     return [*sets, *(each for each in others if each.name not in names)]
+
+
+def _filtered(evaluation_set: EvaluationSet, keep: Callable[[Example], bool]) -> EvaluationSet:
+    kept = [example for example in evaluation_set.examples if keep(example)]
+    if not kept:
+        raise DataError(f"all {len(evaluation_set.examples)} rows of {evaluation_set.name} are bad; evaluate others")
+    return replace(evaluation_set, examples=kept)
 
 
 def _is_plain(value: object) -> bool:

@@ -12,9 +12,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from lightning_sdft.data.base import DemonstrationDataModule, Splits
+from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.questions import first_of_each
-from lightning_sdft.data.row_module import OnBadRow, parse_rows
+from lightning_sdft.data.row_module import OnBadRow, located, parse_rows
+from lightning_sdft.data.splits import Splits
 from lightning_sdft.data.tables import Row, conversation, open_rows
 from lightning_sdft.errors import DataError
 from lightning_sdft.records import Example, Message
@@ -78,7 +79,8 @@ class GeneralDataModule(DemonstrationDataModule):
 
         def parse(row: Row, where: str, number: int) -> Example:
             column = next((name for name in ("messages", "conversation") if name in row), "prompt")
-            return Example(f"{stem}-{number}", _up_to_last_user_turn(conversation(row, column, where), where))
+            prompt = _up_to_last_user_turn(conversation(row, column, where), where)
+            return located(Example(f"{stem}-{number}", prompt), where)
 
         rows = open_rows(self.source, "train", argument="data.source")
         numbers = list(range(1, len(rows) + 1))

@@ -7,9 +7,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from lightning_sdft.data.base import EvaluationSet, Splits
 from lightning_sdft.data.questions import warn_of_overlap
 from lightning_sdft.data.row_module import RowDataModule
+from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.data.tables import Row, conversation, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
@@ -37,7 +37,8 @@ class JsonDataModule(RowDataModule):
             yourself: ``{capitals: capitals.jsonl, sums: old/sums.jsonl}``. These rows have the same columns as the
             others, and their answers are graded the same way.
         prompt_column: Column of the prompt: a string (one user turn), or a list of messages with ``role`` and
-            ``content`` that ends with a user turn.
+            ``content`` that ends with a user turn. Further fields of a message (``tool_calls``, ``reasoning_content``)
+            are given to the chat template; if it does not read what they say, the row is a bad row.
         demonstration_column: Column of the expert's response; ``None`` if there are no demonstrations. Rows that are
             not trained on may lack it.
         reference_column: Column of the reference that the grader compares responses with: text, a number, a date, or a
@@ -142,7 +143,8 @@ class JsonDataModule(RowDataModule):
         return reference
 
     def _prompt(self, row: Row, where: str) -> list[Message]:
-        messages = conversation(row, self.prompt_column, where)
+        others = [each for each in (self.reference_column, self.context_column) if each is not None]
+        messages = conversation(row, self.prompt_column, where, others)
         if self.system_prompt is None:
             return messages
         if messages and messages[0]["role"] == "system":

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from lightning_sdft import zoo
 from lightning_sdft.data.articles import passages, read_articles
-from lightning_sdft.data.base import EvaluationSet, Splits
 from lightning_sdft.data.row_module import RowDataModule
+from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.data.tables import Row, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader

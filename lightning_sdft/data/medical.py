@@ -12,9 +12,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_sdft.data.base import EvaluationSet, Splits
 from lightning_sdft.data.questions import first_of_each, warn_of_overlap
 from lightning_sdft.data.row_module import OnBadRow, RowDataModule
+from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.data.tables import Row, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.judge import Judge, JudgedAnswer

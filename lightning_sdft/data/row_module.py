@@ -5,23 +5,27 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.json_files import BadRow
 from lightning_sdft.data.questions import hold_out_questions, question, warn_of_overlap
-from lightning_sdft.data.tables import Row, read_rows
+from lightning_sdft.data.splits import EvaluationSet, Splits
+from lightning_sdft.data.tables import Row, open_rows
 from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example
+from lightning_sdft.records import Example, text_problem
 from lightning_sdft.settings import Fraction, Seed, check_ranges
 
-__all__ = ["OnBadRow", "Part", "RowDataModule", "parse_rows"]
+__all__ = ["OnBadRow", "Part", "RowDataModule", "located", "parse_rows"]
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 T = TypeVar("T")
+E = TypeVar("E", Example, Example | None)
 
 OnBadRow = Literal["error", "skip"]
 
@@ -154,12 +158,12 @@ class RowDataModule(DemonstrationDataModule):
         def parse(part: Part, where: str, number: int) -> Example | None:
             where += part.place
             try:
-                return self.example(part.row, where, f"{stem}-{number}{part.suffix}", trained)
+                return located(self.example(part.row, where, f"{stem}-{number}{part.suffix}", trained), where)
             except DataError as error:
                 message = str(error)
                 raise DataError(message if message.startswith(where) else f"{where}: {message}") from error
 
-        rows = read_rows(source, split, argument=f"data.{split}")
+        rows = open_rows(source, split, argument=f"data.{split}")
         numbered = list(chain.from_iterable(parse_rows(rows, source, divide, self.on_bad_row)))
         parts = [part for _, part in numbered]
         parsed = parse_rows(parts, source, parse, self.on_bad_row, [number for number, _ in numbered])
@@ -170,6 +174,20 @@ class RowDataModule(DemonstrationDataModule):
         if others:
             log.info("%s: left out %d of %d rows, which are of another kind", source, others, len(parts))
         return examples
+
+
+def located(example: E, where: str) -> E:
+    """An example that knows its file and row.
+
+    Raises:
+        DataError: If one of its texts cannot be encoded.
+    """
+    if example is None:
+        return example
+    texts = (example.id, example.prompt, example.demonstration, example.context, example.reference)
+    if (problem := text_problem(texts)) is not None:
+        raise DataError(f"{where}: {problem}")
+    return replace(example, where=where)
 
 
 def parse_rows(
@@ -196,7 +214,7 @@ def parse_rows(
     bad: list[DataError] = []
     for number, row in zip(numbers or range(1, len(rows) + 1), rows, strict=True):
         try:
-            parsed.append(parse(row, f"{source}, row {number}", number))
+            parsed.append(_parsed(parse, row, f"{source}, row {number}", number))
         except DataError as error:
             if on_bad_row == "error":
                 raise DataError(f"{error} (data.on_bad_row=skip leaves such rows out)") from error
@@ -206,3 +224,12 @@ def parse_rows(
     if bad:
         log.warning("left out %d of %d rows (data.on_bad_row=skip); the first: %s", len(bad), len(rows), bad[0])
     return parsed
+
+
+def _parsed(parse: Callable[[R, str, int], T], row: R, where: str, number: int) -> T:
+    if isinstance(row, BadRow):
+        raise DataError(row.problem)
+    try:
+        return parse(row, where, number)
+    except RecursionError as error:
+        raise DataError(f"{where}: lists or objects are nested too deeply; correct the row") from error

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.data.row_module import RowDataModule
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.data.tables import Row, conversation, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.answer_tag import LETTERS, AnswerFormat, AnswerTag, final_answer

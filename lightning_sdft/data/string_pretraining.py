@@ -11,7 +11,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.data.string_skills import (
     LETTERS,
     NEW_SKILLS,

@@ -10,7 +10,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.grading.string_answer import StringAnswer
 from lightning_sdft.records import Example, Message
 from lightning_sdft.settings import Natural, Seed, Share, check_ranges

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from lightning_sdft.data.json_files import BadRow, Row, json_lines, json_list, shortened
 from lightning_sdft.errors import DataError
 from lightning_sdft.records import Message
 
 __all__ = ["Row", "conversation", "hold_out", "open_rows", "read_rows", "take"]
 
-Row = dict[str, Any]
 T = TypeVar("T")
+
+FOR_TEMPLATES = ("tools", "documents", "chat_template_kwargs")
+"""Columns of conversational data sets that are meant for the chat template."""
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".txt", ".arrow", ".gz")
 """Suffixes of file names. A full stop alone does not make a file: hub ids may contain one too."""
@@ -31,14 +33,20 @@ def read_rows(source: str, split: str | None = None, argument: str | None = None
         argument: Name of the setting that gave the source, for error messages.
 
     Raises:
-        DataError: If there is no such source, if it cannot be read, or if it has no rows.
+        DataError: If there is no such source, if it or a row of it cannot be read, or if it has no rows.
     """
     rows = open_rows(source, split, argument)
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, BadRow):
+            raise DataError(row.problem)
     return rows if isinstance(rows, list) else list(rows)
 
 
 def open_rows(source: str, split: str | None = None, argument: str | None = None) -> Sequence[Row]:
-    """Like :func:`read_rows`, but the rows of a saved or hub data set are read from disk only when accessed."""
+    """Like :func:`read_rows`, but the rows of a saved or hub data set are read from disk only when accessed.
+
+    A row of a file that cannot be read is a :class:`~lightning_sdft.data.json_files.BadRow`.
+    """
     rows: Sequence[Row]
     path = Path(source).expanduser()
     if path.is_dir():
@@ -74,17 +82,32 @@ def take(row: Row, column: str, kind: type[T], where: str) -> T:
         )
     value = row[column]
     if not isinstance(value, kind):
-        found = "null" if value is None else f"{type(value).__name__} ({_shortened(value)})"
+        found = "null" if value is None else f"{type(value).__name__} ({shortened(value)})"
         raise DataError(f"{where}: column {column!r} holds {found}, not {kind.__name__}; correct the row")
     return value
 
 
-def conversation(row: Row, column: str, where: str) -> list[Message]:
+def conversation(row: Row, column: str, where: str, others: Collection[str] = ()) -> list[Message]:
     """Read the conversation in a column: a list of messages, or a text, which becomes a single user turn.
 
+    Further fields of a message, such as ``tool_calls``, are kept for the model's chat template.
+
+    Args:
+        row: The row.
+        column: The column.
+        where: File and row, for error messages.
+        others: Columns that are read for something else.
+
     Raises:
-        DataError: If the value is neither; the error names the turn.
+        DataError: If the value is neither; the error names the turn. Also if another column is meant for the chat
+            template, which would not be given it.
     """
+    for name in FOR_TEMPLATES:
+        if row.get(name) and name != column and name not in others:
+            raise DataError(
+                f"{where}: column {name!r} is for the chat template, which is not given it, so the model would not see "
+                "it; write it into the prompt's system turn, or leave the column out"
+            )
     value = take(row, column, object, where)
     if isinstance(value, str):
         return [Message(role="user", content=value)]
@@ -93,9 +116,18 @@ def conversation(row: Row, column: str, where: str) -> list[Message]:
 
 
 def _message(turn: object, where: str) -> Message:
+    """A message with all its fields; those that are null or empty say nothing."""
     if not isinstance(turn, dict):
         raise DataError(f"{where}: {type(turn).__name__} instead of a message with role and content; correct the row")
-    return Message(role=take(turn, "role", str, where), content=take(turn, "content", str, where))
+    fields = {name: value for name, value in turn.items() if name not in Message.__annotations__ and _says(value)}
+    if "tool_calls" in fields and turn.get("content") is None:
+        turn = {**turn, "content": ""}
+    message = Message(role=take(turn, "role", str, where), content=take(turn, "content", str, where))
+    return cast(Message, {**fields, **message})
+
+
+def _says(value: object) -> bool:
+    return value is not None and value != "" and value != [] and value != {}
 
 
 def hold_out(rows: Sequence[T], shares: Sequence[float], seed: int) -> list[list[T]]:
@@ -142,41 +174,7 @@ def _read_file(path: Path) -> list[Row]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    if text.lstrip().startswith("["):
-        return _read_list(path, text)
-    return _read_lines(path, text)
-
-
-def _read_list(path: Path, text: str) -> list[Row]:
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: broken JSON ({error.msg}); correct the line") from error
-    return [_object(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
-
-
-def _read_lines(path: Path, text: str) -> list[Row]:
-    rows = []
-    # not splitlines, which also cuts at separators that JSON allows within strings
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where}: broken JSON ({error.msg}, column {error.colno}); correct the line. The file must hold a "
-                "list of objects, or one object per line"
-            ) from error
-        rows.append(_object(row, where))
-    return rows
-
-
-def _object(row: object, where: str) -> Row:
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: {type(row).__name__} ({_shortened(row)}) instead of an object; correct the row")
-    return row
+    return (json_list if text.lstrip().startswith("[") else json_lines)(str(path), text)
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -228,8 +226,3 @@ def _of_split(table: Any, source: str, split: str | None) -> Sequence[Row]:
         table = table[split]
     rows: Sequence[Row] = table
     return rows
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

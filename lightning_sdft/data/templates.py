@@ -81,4 +81,4 @@ def teacher_messages(example: Example, template: str) -> list[Message]:
     """The example's conversation with the privileged text in its last user turn; earlier turns are unchanged."""
     *earlier, last = example.prompt
     content = template.format(prompt=last["content"], demonstration=example.demonstration, context=example.context)
-    return [*earlier, {"role": "user", "content": content}]
+    return [*earlier, {**last, "content": content}]

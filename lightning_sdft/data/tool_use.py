@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.data.row_module import Part, RowDataModule
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.data.tables import Row, take
 from lightning_sdft.data.tool_alpaca import divide_entry, is_tool_alpaca, prepare_entry
 from lightning_sdft.errors import DataError

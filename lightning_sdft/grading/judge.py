@@ -170,6 +170,7 @@ class LocalJudge(Judge):
         folder: See :class:`Judge`.
         max_tokens: Maximum number of tokens in a reply, which is only a label.
         batch_size: Number of answers judged at once.
+        template_arguments: See :class:`LocalChat`.
     """
 
     def __init__(
@@ -179,8 +180,9 @@ class LocalJudge(Judge):
         folder: str | None = None,
         max_tokens: Count = 16,
         batch_size: Count = 16,
+        template_arguments: dict[str, Any] | None = None,
     ) -> None:
-        chat = LocalChat(model, max_tokens=max_tokens, batch_size=batch_size)
+        chat = LocalChat(model, max_tokens=max_tokens, batch_size=batch_size, template_arguments=template_arguments)
         super().__init__(chat, prompt, folder, attempts=1)  # greedy: it would reply the same again
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.errors import DataError
 from lightning_sdft.modules import CausalLMModule, CPTModule, DistillationModule, SFTModule
+from lightning_sdft.modules.checks import naming
+from lightning_sdft.modules.examples import leave_out_bad_rows
 from lightning_sdft.records import Example, Rollout, TokenSequence
 from lightning_sdft.rollout import InProcessEngine
 
@@ -72,15 +74,13 @@ def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule,
         DataError: If the data cannot be read, or no training example can be trained on.
     """
     group, micro = _sizes(datamodule, processes)
-    examples = [
-        each for each in datamodule.splits.train if module.missing(each) is None and not module.training_problem(each)
-    ]
+    leave_out_bad_rows(datamodule, module)
+    problem = naming(module.training_problem)
+    examples = [each for each in datamodule.splits.train if module.missing(each) is None and not problem(each)]
     if not examples:
         raise DataError(f"none of {len(datamodule.splits.train)} training examples can be trained on")
-    sets = [
-        list(map(len, module.tokenizer.encode_all([each.prompt for each in one.examples])))
-        for one in datamodule.splits.validation
-    ]
+    encode = naming(lambda each: module.tokenizer.encode(each.prompt))
+    sets = [[len(encode(each)) for each in one.examples] for one in datamodule.splits.validation]
     batches = [sorted(prompts, reverse=True)[: datamodule.evaluation_batch_size] for prompts in sets]
     evaluated = max(batches, key=sum, default=[])
     longest = module.max_completion_tokens

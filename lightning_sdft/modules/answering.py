@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from lightning_sdft.distributed.sharding import unsharded
+from lightning_sdft.modules.checks import naming
 from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.policy import Policy, Tokenizer
 from lightning_sdft.records import GREEDY, Example, Rollout
@@ -40,8 +41,8 @@ class Answering:
 
     def respond(self, policy: Policy, examples: Sequence[Example]) -> list[Rollout]:
         """Answer the prompts of examples greedily."""
-        prompts = self.tokenizer.encode_all([example.prompt for example in examples])
-        return generate(policy, prompts, self.max_completion_tokens, GREEDY)
+        encode = naming(lambda example: self.tokenizer.encode(example.prompt))
+        return generate(policy, [encode(example) for example in examples], self.max_completion_tokens, GREEDY)
 
     def grade(
         self, policy: Policy, examples: Sequence[Example], graded: GradedSets, index: int

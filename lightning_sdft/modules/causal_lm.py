@@ -34,9 +34,9 @@ from lightning_sdft.modules.checks import (
     check_complete,
     check_finite,
     check_length,
-    drop_or_refuse,
     warn_of_rounding,
 )
+from lightning_sdft.modules.examples import check_examples
 from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.modules.optimizer import adamw
 from lightning_sdft.modules.step_log import StepLog
@@ -73,10 +73,14 @@ class CausalLMModule(LightningModule):
         trust_remote_code: Whether code that comes with the model may be run.
         probing: Whether to compare, once the model is loaded, what is computed for a few tokens with the model's own
             logits, alone and beside other sequences; a model for which they differ is refused.
+        template_arguments: Values of variables that the chat template reads, such as ``{enable_thinking: false}``.
+            They are its defaults wherever a conversation is rendered, and exported tokenizers keep them.
 
     Raises:
         ValueError: If ``lora`` is given without ``pretrained``: checkpoints would not hold the random weights under it.
     """
+
+    conversational = True  # whether training reads conversations as the chat template writes them
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class CausalLMModule(LightningModule):
         attention: str | None = None,
         trust_remote_code: bool = False,
         probing: bool = True,
+        template_arguments: dict[str, Any] | None = None,
     ) -> None:
         check_ranges(CausalLMModule, locals())
         super().__init__()
@@ -115,7 +120,7 @@ class CausalLMModule(LightningModule):
         self.attention = attention
         self.trust_remote_code = trust_remote_code
         self.probing = probing
-        self.tokenizer = load_tokenizer(model, trust_remote_code)
+        self.tokenizer = load_tokenizer(model, trust_remote_code, template_arguments)
         self.answering = Answering(self.tokenizer, max_completion_tokens)
         self.graded = GradedSets()
         self.clock = PhaseClock()
@@ -128,15 +133,8 @@ class CausalLMModule(LightningModule):
         check_strategy(self.trainer.strategy)
         use_checked_files(self.trainer.strategy)
         datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is None:
-            return
-        splits = datamodule.splits
-        self.graded = GradedSets(splits.validation if stage in ("fit", "validate") else splits.test)
-        for evaluation_set in self.graded.sets:
-            check_budgets(evaluation_set.examples, self.prompt_problem)
-        if stage == "fit":
-            check_complete(splits.train, self.missing, type(self).__name__)
-            drop_or_refuse(datamodule, self.training_problem, self.over_budget)
+        if datamodule is not None:
+            self.graded = GradedSets(check_examples(self, datamodule, stage))
 
     def configure_model(self) -> None:
         """Load the models in the precision that Lightning asks for."""
@@ -265,13 +263,14 @@ class CausalLMModule(LightningModule):
         self.answering.end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record which method the checkpoint is from, unless its weights are not finite."""
+        """Record which method the checkpoint is from, and the date in its prompts, unless weights are not finite."""
         check_finite_weights(self)
-        checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model, self.lora)
+        checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model, self.lora, self.tokenizer.date)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or adapter, or one that training cannot resume from."""
         check_method(checkpoint, type(self).__name__, self.lora, self._trainer)
+        self.tokenizer.date = checkpoint["lightning_sdft"].get("date")
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:

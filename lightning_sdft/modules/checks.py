@@ -6,7 +6,7 @@ A run whose weights are too coarse for the learning rate gets a warning.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -21,6 +21,7 @@ from lightning_sdft.records import Example
 __all__ = [
     "NonFiniteLossError",
     "OverBudget",
+    "Problem",
     "batch_examples",
     "check_budgets",
     "check_complete",
@@ -29,12 +30,15 @@ __all__ = [
     "drop_or_refuse",
     "gradient_norm",
     "immovable_share",
+    "naming",
     "warn_of_rounding",
 ]
 
 OverBudget = Literal["error", "drop"]
 
 SAMPLE = " (lightning-sdft demonstrate samples demonstrations from another model)"
+
+T = TypeVar("T")
 
 Problem = Callable[[Example], str | None]
 """Returns what is wrong with an example, or ``None``."""
@@ -80,12 +84,28 @@ def check_complete(examples: Sequence[Example], missing: Problem, method: str) -
             )
 
 
+def naming(read: Callable[[Example], T]) -> Callable[[Example], T]:
+    """The same function of an example, whose errors name the row that cannot be read."""
+
+    def named(example: Example) -> T:
+        try:
+            return read(example)
+        except DataError as error:
+            if not example.where:
+                raise DataError(f"example {example.id!r}: {error}") from error
+            raise DataError(f"{example.where}: {error} (data.on_bad_row=skip leaves such rows out)") from error
+
+    return named
+
+
 def check_budgets(examples: Sequence[Example], problem: Problem) -> None:
     """Refuse examples over a token budget, because prompts and demonstrations are never truncated.
 
     Raises:
-        DataError: If there are any; the message says how many, and names the first with its length.
+        DataError: If one cannot be read, or if there are any over a budget; the message names the row, or says how
+            many there are and names the first with its length.
     """
+    problem = naming(problem)
     found = [(example.id, reason) for example in examples if (reason := problem(example)) is not None]
     if found:
         name, reason = found[0]
@@ -105,6 +125,7 @@ def drop_or_refuse(datamodule: DemonstrationDataModule, problem: Problem, over_b
     if over_budget == "error":
         check_budgets(examples, problem)
     else:
+        problem = naming(problem)
         dropped = datamodule.filter_train(lambda example: problem(example) is None)
         if dropped:
             rank_zero_warn(f"dropped {dropped} of {len(examples)} training examples over their token budgets")

@@ -23,6 +23,8 @@ class CPTModule(SFTModule):
     arguments are those of :class:`SFTModule`.
     """
 
+    conversational = False
+
     def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """The texts as sequences: the first token is the prompt, and all others are the completion."""
         tokens = [self._tokens(example) for example in examples]
@@ -48,7 +50,6 @@ class CPTModule(SFTModule):
 
     def _tokens(self, example: Example) -> list[int]:
         """The tokens of the text without chat template, with one end-of-sequence token at the end."""
-        tokenizer = self.tokenizer.hugging_face
-        tokens: list[int] = tokenizer(example.demonstration or "")["input_ids"]
-        end = tokenizer.eos_token_id
+        tokens = self.tokenizer.encode_text(example.demonstration or "")
+        end: int = self.tokenizer.hugging_face.eos_token_id
         return tokens if tokens[-1:] == [end] else [*tokens, end]

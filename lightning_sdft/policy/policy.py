@@ -210,6 +210,8 @@ class Policy(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Save to a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained`` read.
 
+        Its generation config names all the tokens that end a response here.
+
         Args:
             folder: Folder to write to.
             dtype: Precision of the weights in the files; by default the model's own.
@@ -227,6 +229,9 @@ class Policy(nn.Module):
                 for tensor in state.values()
             }
             state = {name: cast[tensor.data_ptr()] for name, tensor in state.items()}
+        self.model.generation_config.eos_token_id = self.tokenizer.served_stop_ids(
+            self.model.generation_config.eos_token_id
+        )
         self.model.save_pretrained(folder, state_dict=state)
         if dtype is not None:  # transformers writes the model's own dtype to the config, and loading would use that
             config = copy.deepcopy(self.model.config)

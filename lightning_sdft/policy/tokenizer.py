@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer
 
 from lightning_sdft import zoo
-from lightning_sdft.errors import PolicyError
+from lightning_sdft.errors import DataError, PolicyError
+from lightning_sdft.policy.chat_template import ChatTemplate
+from lightning_sdft.policy.control_tokens import ControlTokens
+from lightning_sdft.policy.end_of_turn import end_of_turn, generation_config, listed_stop_ids
+from lightning_sdft.records import text_problem
 
 __all__ = ["Tokenizer", "generation_config", "load_tokenizer", "pretrained_source", "refusing_code"]
 
@@ -19,15 +23,28 @@ __all__ = ["Tokenizer", "generation_config", "load_tokenizer", "pretrained_sourc
 class Tokenizer:
     """Turns conversations into token ids with the model's chat template, and token ids into text.
 
+    Text stays text: in a prompt, a demonstration, a teacher's prompt or an article, the name of a control token (such
+    as ``<|im_end|>``) is encoded as the characters it consists of, and only the chat template writes control tokens.
+    Where a tokenizer cannot do that, as those that know whole words only, the text is refused.
+
+    A message's further fields are given to the chat template; those that say something, such as ``tool_calls``, are
+    refused if it does not read them. If the template writes the date, it is that of :attr:`date`.
+
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template and an end-of-sequence token.
-        stop_ids: Token ids that end a response, in addition to the tokenizer's end-of-sequence token.
+        stop_ids: Token ids that end a response, in addition to the tokenizer's end-of-sequence token and to the token
+            that the chat template writes behind an assistant turn.
+        template_arguments: Values of variables that the chat template reads, such as ``{"enable_thinking": False}``.
+            They become the template's defaults, also in a saved tokenizer.
 
     Raises:
-        PolicyError: If the tokenizer has no chat template or no end-of-sequence token.
+        PolicyError: If the tokenizer has no chat template or no end-of-sequence token, or if the template does not read
+            an argument.
     """
 
-    def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Any, stop_ids: Sequence[int] = (), template_arguments: Mapping[str, Any] | None = None
+    ) -> None:
         name = tokenizer.name_or_path
         if not tokenizer.chat_template:
             raise PolicyError(
@@ -40,56 +57,119 @@ class Tokenizer:
                 "tokenizer.eos_token and save the tokenizer beside the model"
             )
         self.hugging_face = tokenizer
+        self.template = ChatTemplate(tokenizer, template_arguments)
         self.stop_ids = {tokenizer.eos_token_id, *stop_ids}
         self.pad_id: int = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self.end_id = self._end_of_turn()
+        self.end_id = end_of_turn(tokenizer, self.template, self.stop_ids)
+        self.stop_ids.add(self.end_id)
+        self._control = ControlTokens(tokenizer, self.template, {tokenizer.eos_token_id, self.end_id})
 
-    def encode(self, messages: Sequence[Any]) -> list[int]:
-        """Token ids of a conversation as a prompt: everything up to where the assistant's response begins."""
-        return self._render(list(messages), add_generation_prompt=True)
+    @property
+    def date(self) -> str | None:
+        """The date and time that the chat template writes, as ISO 8601; ``None`` if it writes none.
 
-    def encode_all(self, conversations: Sequence[Sequence[Any]]) -> list[list[int]]:
+        It is that of the object's making, until it is set.
+        """
+        return self.template.date
+
+    @date.setter
+    def date(self, date: str | None) -> None:
+        if self.template.date is not None and date is not None:
+            self.template.date = date
+
+    def encode(self, messages: Sequence[Any], prompt: bool = True) -> list[int]:
+        """Token ids of a conversation.
+
+        Args:
+            messages: The conversation.
+            prompt: Whether they end where the assistant's response begins; otherwise where the last turn ends.
+
+        Raises:
+            DataError: If the chat template or the tokenizer refuses the conversation.
+        """
+        (ids,) = self.encode_all([messages], prompt)
+        return ids
+
+    def encode_all(self, conversations: Sequence[Sequence[Any]], prompt: bool = True) -> list[list[int]]:
         """Same as :meth:`encode` for several conversations, in half the time."""
         if not conversations:
             return []
-        return self._render([list(each) for each in conversations], add_generation_prompt=True)
+        texts = [self.template.text(each, prompt) for each in conversations]
+        with _refusing_surrogates(conversations):
+            encoded: list[list[int]] = self.hugging_face(texts, add_special_tokens=False)["input_ids"]
+        for index, conversation in enumerate(conversations):
+            if self._control.named_in(conversation) is not None:
+                encoded[index] = self._control.encode_conversation(conversation, prompt)
+        return encoded
 
     def encode_completion(self, text: str) -> list[int]:
-        """Token ids of a response, including the token that ends it."""
-        return [*self.hugging_face(text, add_special_tokens=False)["input_ids"], self.end_id]
+        """Token ids of a response, including the token that ends it.
+
+        Raises:
+            DataError: If the tokenizer refuses the text.
+        """
+        return [*self._encode(text), self.end_id]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text that is no part of a conversation, with what the tokenizer adds to texts.
+
+        Raises:
+            DataError: If the tokenizer refuses the text.
+        """
+        if self._control.named_in(text) is None:
+            with _refusing_surrogates([text]):
+                return list(self.hugging_face(text)["input_ids"])
+        word = self._encode("x")
+        added: list[int] = self.hugging_face("x")["input_ids"]
+        begin = next(index for index in range(len(added)) if added[index : index + len(word)] == word)
+        return [*added[:begin], *self._encode(text), *added[begin + len(word) :]]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
         text: str = self.hugging_face.decode(list(tokens), skip_special_tokens=True)
         return text
 
-    def _render(self, conversation: list[Any], **options: Any) -> list[Any]:
-        encoding = self.hugging_face.apply_chat_template(conversation, tokenize=True, return_dict=True, **options)
-        return list(encoding["input_ids"])
+    def served_stop_ids(self, listed: int | list[int] | None) -> int | list[int] | None:
+        """The ends of a response for a generation config: those that it lists, and the others that are ends here."""
+        known = [] if listed is None else [listed] if isinstance(listed, int) else list(listed)
+        others = sorted(self.stop_ids.difference(known))
+        return [*known, *others] if others else listed
 
-    def _end_of_turn(self) -> int:
-        """The token with which the chat template ends an assistant turn (in Gemma, not the end-of-sequence token)."""
-        question = [{"role": "user", "content": "a"}]
-        rendered: list[int] = self._render([*question, {"role": "assistant", "content": "a"}])
-        response = rendered[len(self.encode(question)) :]
-        return next((token for token in reversed(response) if token in self.stop_ids), self.hugging_face.eos_token_id)
+    def _encode(self, text: str) -> list[int]:
+        with _refusing_surrogates([text]):
+            return self._control.encode(text)
 
 
-def load_tokenizer(name: str, trust_remote_code: bool = False) -> Tokenizer:
+@contextmanager
+def _refusing_surrogates(texts: Sequence[Any]) -> Iterator[None]:
+    """Turn a tokenizer's error about half of a surrogate pair into one that says what is wrong."""
+    try:
+        yield
+    except (TypeError, UnicodeError) as error:
+        problem = text_problem(list(texts))
+        if problem is None:
+            raise
+        raise DataError(problem) from error
+
+
+def load_tokenizer(
+    name: str, trust_remote_code: bool = False, template_arguments: Mapping[str, Any] | None = None
+) -> Tokenizer:
     """Load the tokenizer of a model.
 
     Args:
         name: See :meth:`Policy.load`.
         trust_remote_code: See :meth:`Policy.load`.
+        template_arguments: See :class:`Tokenizer`.
 
     Raises:
-        PolicyError: If the tokenizer has no chat template or no end-of-sequence token.
+        PolicyError: See :class:`Tokenizer`.
     """
     source = pretrained_source(name)
     options = {**source, "trust_remote_code": trust_remote_code}
     with refusing_code(name):
         tokenizer = AutoTokenizer.from_pretrained(**options)
-    return Tokenizer(tokenizer, _stop_ids(source))
+    return Tokenizer(tokenizer, listed_stop_ids(source), template_arguments)
 
 
 @contextmanager
@@ -126,20 +206,3 @@ def pretrained_source(name: str) -> dict[str, str]:
     if not path.is_file():
         raise PolicyError(f"there is no GGUF file {name!r}")
     return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-
-
-def generation_config(source: dict[str, str]) -> GenerationConfig | None:
-    """The generation config that comes with a model, or ``None``."""
-    if "gguf_file" in source:
-        return None
-    try:
-        return GenerationConfig.from_pretrained(source["pretrained_model_name_or_path"])
-    except OSError:
-        return None
-
-
-def _stop_ids(source: dict[str, str]) -> list[int]:
-    """Token ids that end a response according to the model's generation config; empty if it has none."""
-    config = generation_config(source)
-    stop = None if config is None else config.eos_token_id
-    return [] if stop is None else [stop] if isinstance(stop, int) else list(stop)

@@ -55,7 +55,7 @@ class Range:
     or_zero: bool = False
     hint: str = ""
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: Any) -> bool:
         if self.or_zero and value == 0:
             return True
         if not math.isfinite(value) or value < self.low or value > self.high:

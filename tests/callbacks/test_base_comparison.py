@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lightning_sdft.callbacks import BaseComparison
 from lightning_sdft.callbacks.base_comparison import comparison_table
-from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from tests.modules.test_answering import evaluation_sets
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, Trainer
 
 from lightning_sdft.callbacks import KLToBase
 from lightning_sdft.callbacks.kl_to_base import sequence_kl
-from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_sdft.callbacks.pass_at_k import PassAtK
 from lightning_sdft.commands.fit import main
-from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from lightning_sdft.records import GREEDY, Example, Sampling

@@ -11,7 +11,7 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_sdft.callbacks import PredictionWriter
-from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from lightning_sdft.records import Example

@@ -15,7 +15,7 @@ from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.chat.local import LocalChat
 from lightning_sdft.errors import ChatError
 from lightning_sdft.policy import Policy
-from tests.conftest import STOP_IDS
+from tests.conftest import STOP_IDS, TURNS_WITH_END, make_model, make_tokenizer
 
 
 def ask(*prompts: str) -> list[list[Any]]:
@@ -126,6 +126,22 @@ def test_conversation_without_room_gets_no_reply(folder: str, caplog: pytest.Log
 
 
 @pytest.mark.usefixtures("in_float32")
+def test_conversation_that_the_model_cannot_read_gets_no_reply(folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    chat = LocalChat(folder, max_tokens=8)
+    replies = chat.reply(ask("w1", "w2 <end>", "w2 w3", "\ud83d"))
+    assert replies == [*chat.reply(ask("w1")), None, *chat.reply(ask("w2 w3")), None]
+    assert "no reply to 2 of 4 conversations, which it cannot read; the first: its text contains '<end>'" in caplog.text
+
+
+def test_template_arguments_are_given_to_the_chat_template(tmp_path: Path) -> None:
+    make_model("llama").save_pretrained(tmp_path)
+    make_tokenizer("{{ style }} " + TURNS_WITH_END).save_pretrained(tmp_path)
+    chat = LocalChat(str(tmp_path), template_arguments={"style": "w9"})
+    assert chat.policy.tokenizer.decode(chat.policy.tokenizer.encode(ask("w1")[0])).startswith("w9 <user>")
+    with pytest.raises(ValueError, match="template_arguments are for a model given by name"):
+        LocalChat(chat.policy, template_arguments={"style": "w9"})
+
+
 def test_policy_in_memory_is_used_as_it_is(folder: str) -> None:
     policy = Policy.load(folder)
     chat = LocalChat(policy, max_tokens=8)

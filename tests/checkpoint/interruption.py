@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_sdft.checkpoint import ExactResume
-from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.teacher import EMATeacher

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sdft.checkpoint import Preemption, exit_code, load_checkpoint, preemption
 from lightning_sdft.checkpoint.preemption import StopSignal
-from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
 from tests.checkpoint.interruption import Curves, Fit, Keep, assert_same_run, fit, newest
 from tests.modules.conftest import question

@@ -59,6 +59,7 @@ def test_refuses_a_folder_with_a_bad_article(files: dict[str, bytes], complaint:
         ({"article": "a", "text": "x"}, "row 2: an earlier article has the same id 'a'"),
         ({"article": "b"}, "row 2: no column 'text'"),
         ({"article": 3, "text": "x"}, "row 2: column 'article' holds int"),
+        ({"article": "b", "text": "x \ud83d"}, "row 2: its text contains half of a surrogate pair"),
     ],
 )
 def test_names_a_bad_row(row: dict[str, object], complaint: str, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.records import Example

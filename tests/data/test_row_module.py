@@ -6,8 +6,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.data.row_module import Part, RowDataModule, parse_rows
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.data.tables import take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.exact_match import ExactMatch

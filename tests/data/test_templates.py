@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lightning_sdft.data.templates import (
@@ -60,6 +62,11 @@ def test_only_the_last_user_turn_changes() -> None:
     messages = teacher_messages(EXAMPLE, AUTHORS_TEMPLATE)
     assert messages[:-1] == EXAMPLE.prompt[:-1]
     assert EXAMPLE.prompt[-1]["content"] == "Why?"
+
+
+def test_further_fields_of_the_last_turn_are_kept() -> None:
+    turn: Any = {"role": "user", "content": "Why?", "name": "Ann"}
+    assert teacher_messages(Example("a", [turn]), "So: {prompt}") == [{**turn, "content": "So: Why?"}]
 
 
 def test_default_templates_show_what_their_context_names() -> None:

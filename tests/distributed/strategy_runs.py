@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lightning_sdft.callbacks import KLToBase
-from lightning_sdft.data.base import EvaluationSet, Splits
+from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.distributed.strategy import FSDP2Strategy
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule

@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from lightning_sdft.chat import LocalChat
-from lightning_sdft.data.base import EvaluationSet
 from lightning_sdft.data.json_rows import JsonDataModule
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.judge import JudgedAnswer, LocalJudge
 from lightning_sdft.grading.judge_prompts import JudgePrompt

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.memory import Lengths, lengths_by_budgets, lengths_by_data

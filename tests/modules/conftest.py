@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from lightning_sdft.data import StringSkillsDataModule
-from lightning_sdft.data.base import DemonstrationDataModule, EvaluationSet, Splits
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from lightning_sdft.modules import CausalLMModule, DFTModule, DistillationModule, SDFTModule, SFTModule
 from lightning_sdft.records import Example

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError, PolicyError
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule

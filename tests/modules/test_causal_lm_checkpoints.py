@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sdft.checkpoint import load_checkpoint
-from lightning_sdft.data.base import EvaluationSet
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.losses import ForwardKL, JensenShannon

@@ -1,0 +1,61 @@
+"""What a data module loads: examples to train on, and sets of examples whose answers are graded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lightning_sdft.errors import DataError
+from lightning_sdft.grading.base import Grader
+from lightning_sdft.records import Example
+
+__all__ = ["EvaluationSet", "Splits"]
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Examples whose answers are graded and averaged together.
+
+    Args:
+        examples: The examples; each has a reference.
+        graders: A dictionary from metric name to grader. Several graders may grade the same answers; the first one
+            gives the set its name.
+        prior: Whether the base model had this skill before training, so that a drop in accuracy means forgetting.
+    """
+
+    examples: Sequence[Example]
+    graders: Mapping[str, Grader]
+    prior: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the set, which is the name of its first metric."""
+        return next(iter(self.graders))
+
+    def check_references(self) -> None:
+        """Refuse a reference that a grader cannot compare responses with.
+
+        Raises:
+            DataError: If there is one; the message names the example.
+        """
+        for example in self.examples:
+            for name, grader in self.graders.items():
+                try:
+                    grader.check_reference(example.reference)
+                except DataError as error:
+                    raise DataError(f"example {example.id!r} cannot be graded by {name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The training examples and evaluation sets that a data module loads.
+
+    Args:
+        train: Examples to train on.
+        validation: Sets evaluated during training.
+        test: Sets evaluated by ``test`` and ``predict``.
+    """
+
+    train: Sequence[Example] = ()
+    validation: Sequence[EvaluationSet] = field(default_factory=tuple)
+    test: Sequence[EvaluationSet] = field(default_factory=tuple)
