@@ -71,7 +71,8 @@ class CommandParser(LightningArgumentParser):
         """A config as text for ``--print_config``, files and TensorBoard, with secrets masked."""
         if "skip_none" in options:  # as Lightning still calls it
             options["skip_unset"] = options.pop("skip_none")
-        return super().dump(masked(namespace), *arguments, **options)
+        text: str = super().dump(masked(namespace), *arguments, **options)
+        return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and exit."""
