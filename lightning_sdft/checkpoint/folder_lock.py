@@ -31,7 +31,8 @@ class FolderLock(Callback):
         Raises:
             CheckpointError: On every process, if another run has locked one.
         """
-        problem = self._claim_all(trainer) if trainer.is_global_zero and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
+        saves = trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False)
+        problem = self._claim_all(trainer) if saves else None
         problem = trainer.strategy.broadcast(problem)
         if problem is not None:
             raise CheckpointError(problem)

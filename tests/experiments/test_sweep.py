@@ -161,7 +161,7 @@ def test_run_that_is_worse_is_stopped(
     arguments = ["sweep", "--config", file, "--out", tmp_path / "out"]
     perform_all = search.perform_all
     monkeypatch.setattr(search, "perform_all", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         command(monkeypatch, *arguments)
     monkeypatch.setattr(search, "perform_all", perform_all)
     study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / 'out/study.db'}")
