@@ -9,11 +9,11 @@ from importlib.metadata import version
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
@@ -25,6 +25,7 @@ from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.errors import SettingError
 from lightning_sdft.modules import CausalLMModule
+from lightning_sdft.settings.trainer import check_seed
 from lightning_sdft.trust import split_trust, trusting
 
 __all__ = ["NOISE", "SDFTCLI", "main"]
@@ -55,6 +56,8 @@ class SDFTCLI(LightningCLI):
         given = isinstance(args, dict | Namespace)
         # parse_object takes a dictionary or a namespace, parse_args a list.
         self.config = parser.parse_object(args) if given else parser.parse_args(args)  # type: ignore[arg-type]
+        settings = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
+        check_seed(settings.seed_everything)
 
     def before_instantiate_classes(self) -> None:
         """Train for one epoch if no setting says how long; Lightning would train for 1,000."""
