@@ -25,6 +25,7 @@ from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.errors import SettingError
 from lightning_sdft.modules import CausalLMModule
+from lightning_sdft.settings.trainer import check_seed
 from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import split_trust, trusting
 
@@ -56,6 +57,8 @@ class SDFTCLI(LightningCLI):
         given = isinstance(args, dict | Namespace)
         # parse_object takes a dictionary or a namespace, parse_args a list.
         self.config = parser.parse_object(args) if given else parser.parse_args(args)  # type: ignore[arg-type]
+        settings = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
+        check_seed(settings.seed_everything)
 
     def before_instantiate_classes(self) -> None:
         """Train for one epoch if no setting says how long; Lightning would train for 1,000."""

@@ -26,6 +26,7 @@ __all__ = [
     "check_budgets",
     "check_complete",
     "check_finite",
+    "check_group_ends",
     "check_length",
     "drop_or_refuse",
     "gradient_norm",
@@ -67,6 +68,20 @@ def batch_examples(batch: object) -> Sequence[Example]:
             "collate_fn=MicroBatch.of (from lightning_sdft.data), or use a data module of lightning_sdft"
         )
     return batch.examples
+
+
+def check_group_ends(batch: MicroBatch) -> None:
+    """Refuse an optimizer step on a part of a group, whose losses are weighted for the whole group.
+
+    Raises:
+        DataError: If there are micro-batches of the group that have not been read.
+    """
+    if not batch.is_last:
+        raise DataError(
+            f"the optimizer would step after {batch.index + 1} of the {batch.group.micro_batches} micro-batches that "
+            "its step has; take trainer.accumulate_grad_batches of that number, and trainer.limit_train_batches of a "
+            "multiple of it"
+        )
 
 
 def check_complete(examples: Sequence[Example], missing: Problem, method: str) -> None:

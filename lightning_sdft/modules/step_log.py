@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.modules.checks import batch_examples, check_finite, gradient_norm
+from lightning_sdft.modules.checks import batch_examples, check_finite, check_group_ends, gradient_norm
 from lightning_sdft.modules.timing import PhaseClock, peak_memory
 from lightning_sdft.records import Example
 
@@ -38,6 +38,7 @@ class StepLog(Callback):
         """Keep the examples of the step, so that an error can name them."""
         batch_examples(batch)  # refuses a batch that has no group
         self._examples = batch.group.examples
+        self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Start timing the backward pass."""
@@ -51,8 +52,10 @@ class StepLog(Callback):
         """Log the norm of the gradient.
 
         Raises:
-            NonFiniteLossError: If it is infinite or not a number.
+            DataError: If the step would be taken inside a group.
+            NonFiniteLossError: If the norm is infinite or not a number.
         """
+        check_group_ends(self._batch)
         norm = gradient_norm(pl_module.parameters())
         pl_module.log("train/gradient_norm", norm, batch_size=1)
         if getattr(trainer.precision_plugin, "scaler", None) is None:  # a scaler skips such steps

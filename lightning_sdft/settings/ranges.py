@@ -96,7 +96,7 @@ class _Allowed:
         """What is wrong with a value, or ``None``."""
         if value is None and self.none:
             return None
-        kind: type = Integral if self.whole else Real
+        kind: Any = Integral if self.whole else Real
         values: list[Any] = [value]
         if self.many and isinstance(value, Collection):
             values = list(value.values() if isinstance(value, Mapping) else value)

@@ -9,9 +9,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from lightning_sdft.errors import SettingError
-from lightning_sdft.settings.ranges import Count, Natural, NonNegative, Positive, Range, check_ranges
+from lightning_sdft.settings.ranges import Count, Natural, NonNegative, Positive, Range, Seed, check_ranges
 
-__all__ = ["check_trainer"]
+__all__ = ["check_seed", "check_trainer"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,16 @@ class _TrainerSettings:
     check_val_every_n_epoch: Count | None
     num_sanity_val_steps: Annotated[int, Range(-1)] | None
     log_every_n_steps: Natural
+
+
+def check_seed(seed_everything: Seed | None) -> None:
+    """Refuse a seed that the generators do not take; ``True`` asks for a random one.
+
+    Raises:
+        SettingError: If it is out of range.
+    """
+    if not isinstance(seed_everything, bool):
+        check_ranges(check_seed, locals(), "Trainer")
 
 
 def check_trainer(trainer: Trainer) -> None:

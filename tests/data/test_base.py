@@ -34,7 +34,14 @@ class Fixed(DemonstrationDataModule):
 def module(count=10, accumulated=1, processes=1, rank=0, **kwargs):
     datamodule = Fixed(Splits(examples(count)), **kwargs)
     replicas = {"num_replicas": processes, "rank": rank} if processes > 1 else None
-    datamodule.trainer = SimpleNamespace(accumulate_grad_batches=accumulated, distributed_sampler_kwargs=replicas)
+    datamodule.trainer = SimpleNamespace(
+        accumulate_grad_batches=accumulated,
+        distributed_sampler_kwargs=replicas,
+        callbacks=[],
+        limit_train_batches=1.0,
+        overfit_batches=0.0,
+        fast_dev_run=False,
+    )
     return datamodule
 
 

@@ -66,6 +66,15 @@ def test_epochs_end_with_a_whole_group(
     assert trainer.limit_train_batches == setting.get("limit_train_batches", 1)
 
 
+def test_loader_without_a_data_module_is_refused_at_the_step_that_has_half_a_group(
+    make_trainer: Any, words_module: Any, words_data: Any
+) -> None:
+    trainer = make_trainer(limit_train_batches=3)
+    with pytest.raises(DataError, match="the optimizer would step after 1 of the 2 micro-batches"):
+        trainer.fit(words_module(SFTModule), train_dataloaders=words_data().train_dataloader())
+    assert trainer.global_step == 1
+
+
 def test_run_goes_on_behind_a_limited_epoch_with_the_beginning_of_the_next(
     make_trainer: Any, words_module: Any, words_data: Any, tmp_path: Any
 ) -> None:

@@ -99,7 +99,7 @@ def test_rotary_frequencies_stay_exact_in_bfloat16(
             for policy in (module.policy, module.teacher.policy):
                 assert torch.equal(policy.get_buffer(name), buffer), name
 
-    budgets = {"max_prompt_tokens": 16, "max_completion_tokens": 2, "max_teacher_prompt_tokens": 32}
+    budgets = {"max_prompt_tokens": 16, "max_completion_tokens": 4, "max_teacher_prompt_tokens": 32}
     for memory in FORMS:
         checkpoint = None
         for step in (1, 2):  # the second of which goes on from a checkpoint
