@@ -21,12 +21,22 @@ from lightning_sdft.settings import Count, Range, Seed, Share, check_ranges, ran
 NOT_SETTINGS = {
     "Accepted", "Chain", "Estimate", "Group", "Head", "Item", "Lengths", "Mean", "MicroBatch", "NonFiniteLossError",
     "Outcome", "Parsed", "Phase", "Preflight", "PriorScore", "PriorScores", "Rehearsal", "Remedy", "Retention",
-    "Rollout", "Row", "Score", "Stage", "TensorSum", "TokenSequence", "Tokenizer", "TrainerPlan", "Usage", "Variant",
-    "Weights",
+    "Rollout", "Row", "Score", "Stage", "StopSignal", "TensorSum", "TokenSequence", "Tokenizer", "TrainerPlan", "Usage",
+    "Variant", "Weights",
 }  # fmt: skip
 """Classes whose numbers are found out or worked out, and not set by anybody."""
 
-BEHIND_SETTINGS = {"Answering", "DecodingState", "Distinct", "GroupLoader", "PolicyLM", "Range", "Samples", "Sweep"}
+BEHIND_SETTINGS = {
+    "Answering",
+    "ControlTokens",
+    "DecodingState",
+    "Distinct",
+    "GroupLoader",
+    "PolicyLM",
+    "Range",
+    "Samples",
+    "Sweep",
+}
 """Classes that get their numbers from settings with a range."""
 
 
