@@ -4,10 +4,13 @@ JOBS ?= 2
 BIN = .venv/bin
 BENCH = .venv-bench/bin
 VLLM = .venv-vllm/bin
+# What depends most on the packages around it.
+CORE = tests/policy tests/modules tests/rollout tests/teacher tests/losses tests/checkpoint tests/data tests/grading tests/chat \
+	tests/commands/test_export.py tests/test_private_api.py
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all test-faults test-families test-gpu test-leaks test-memory test-vllm lint types check format \
+.PHONY: help quickstart test test-all test-faults test-families test-gpu test-leaks test-lowest test-memory test-newest test-vllm lint types check format \
 	real reproduce ablations zoo bench mutations
 
 help: ## Show the targets.
@@ -24,6 +27,12 @@ test-all: .venv/installed-dev test reproduce ## Run the tests, and the paper's c
 
 test-gpu: .venv/installed-dev ## Run the tests that need a GPU, of which one is enough.
 	$(BIN)/pytest -m gpu
+
+test-lowest: .venv-lowest/installed ## Run the core of the tests with the oldest transformers that pyproject.toml allows.
+	.venv-lowest/bin/pytest -n $(JOBS) --dist loadfile $(CORE)
+
+test-newest: .venv-newest/installed ## Run the core of the tests with the newest release of every package.
+	.venv-newest/bin/pytest -n $(JOBS) --dist loadfile $(CORE)
 
 test-leaks: .venv/installed-dev ## Train the laptop model for 2,000 steps, and see that memory, threads and files stay level.
 	$(BIN)/python -m tests.leaks
@@ -92,6 +101,19 @@ format: .venv/installed-dev ## Format the code.
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# The oldest transformers that is allowed, with what it asks for, and all else as usual.
+.venv-lowest/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-lowest
+	grep -viE '^(transformers|tokenizers|huggingface_hub|hf-xet)=' constraints.txt > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable ".[dev]" \
+		"transformers==$$(sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml).*"
+	touch $@
+
+.venv-newest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --editable ".[dev]"
 	touch $@
 
 # Both sides of a comparison run in the same environment, which the tests do without.

@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 SLOW = [
     "tests/reproduce/test_subset.py",
     "notebooks/",
-    "tests/test_strategy.py",
+    "tests/distributed/",
     "tests/faults/",
     "tests/test_configs.py",
     "tests/test_experiment_configs.py",

@@ -24,8 +24,8 @@ CLOCK = "strftime_now"
 
 DIRECTIVES = [f"%{flag}{letter}" for flag in ("-", "") for letter in "aAbBcdDeFGHIjmMpRSTuUVwWxXyYzZ"]
 
-REASONING = {"reasoning_content", "reasoning", "thinking"}
-"""Names of one field: transformers gives each of them to templates as ``reasoning_content`` too."""
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Names of one field, which templates get as ``reasoning_content`` too, whatever the release of transformers."""
 
 SAYS = {*REASONING, "tool_calls", "function_call", "tools", "documents", "images", "videos", "audio"}
 """Fields that say something to the model; others, such as ``tool_call_id``, link messages or describe them."""
@@ -79,6 +79,8 @@ class ChatTemplate:
         turns = [{key: value for key, value in each.items() if value is not None} for each in messages]
         for number, turn in enumerate(turns, start=1):
             self._check_turn(turn, number)
+            if said := [turn[name] for name in REASONING if name in turn]:
+                turn.setdefault("reasoning_content", said[0])
         try:
             text: str = self._tokenizer.apply_chat_template(
                 turns, chat_template=source, tokenize=False, add_generation_prompt=prompt

@@ -125,8 +125,12 @@ class Tokenizer:
         return [*added[:begin], *self._encode(text), *added[begin + len(word) :]]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of token ids, without special tokens."""
-        text: str = self.hugging_face.decode(list(tokens), skip_special_tokens=True)
+        """Text of token ids, without special tokens.
+
+        The text is as the tokens say it: some tokenizers, Llama 3's among them, ask that spaces before punctuation be
+        taken out of it, which changes code, JSON and names of tools.
+        """
+        text: str = self.hugging_face.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def served_stop_ids(self, listed: int | list[int] | None) -> int | list[int] | None:

@@ -118,7 +118,8 @@ def test_saved_folder_is_read_by_transformers(policy: Policy, family: str, tmp_p
             parameter.mul_(1.1)
     policy.eval().save_pretrained(tmp_path)
     assert not policy.training
-    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    attention = policy.config._attn_implementation  # older releases choose one that ignores the cap of Gemma 2
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=attention).eval()
     tokens = torch.tensor([SEQUENCES[0].prompt])
     assert torch.equal(model(input_ids=tokens).logits, policy.model(input_ids=tokens).logits)
     assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}

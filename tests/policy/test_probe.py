@@ -100,13 +100,14 @@ def test_model_that_reads_a_sequence_by_its_neighbours_is_refused(
 ) -> None:
     forward = LlamaModel.forward
 
-    def beside(self: Any, input_ids: Any = None, **kwargs: Any) -> Any:
-        output = forward(self, input_ids=input_ids, **kwargs)
-        output.last_hidden_state = output.last_hidden_state * (1 + 0.01 * input_ids.shape[1])
+    def beside(self: Any, input_ids: Any = None, past_key_values: Any = None, **kwargs: Any) -> Any:
+        output = forward(self, input_ids=input_ids, past_key_values=past_key_values, **kwargs)
+        if past_key_values is None:
+            output.last_hidden_state = output.last_hidden_state * (1 + 0.01 * input_ids.shape[1])
         return output
 
     monkeypatch.setattr(LlamaModel, "forward", beside)
-    with pytest.raises(PolicyError, match="differently beside a longer one"):
+    with pytest.raises(PolicyError, match="reads a sequence differently beside a longer one"):
         probe(llama)
 
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
-from lightning_sdft.policy.tokenizer import load_tokenizer
+from lightning_sdft.policy.tokenizer import Tokenizer, load_tokenizer
 from tests.conftest import END, TURNS_WITH_END, VOCABULARY, make_model, make_tokenizer
 
 QUESTION = [{"role": "user", "content": "w1 w2"}]
@@ -106,6 +106,14 @@ def test_special_tokens_are_encoded_once_where_the_tokenizer_adds_its_own(tmp_pa
     assert tokenizer.hugging_face("w1")["input_ids"][0] == 1
     assert tokenizer.encode(QUESTION).count(1) == 1
     assert 1 not in tokenizer.encode_completion("w1")
+
+
+def test_text_keeps_the_spaces_that_its_tokenizer_would_clean_up() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([".", "n't"])
+    tokenizer.clean_up_tokenization_spaces = True
+    tokens = tokenizer.convert_tokens_to_ids(["w1", ".", "w2", "n't"])
+    assert Tokenizer(tokenizer).decode(tokens) == "w1 . w2 n't"
 
 
 # Modes
