@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -103,10 +104,11 @@ class TypedSettings(Callback):
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """The number of examples and the digest of all that is in them, in their order."""
+    """The number of examples and the digest of all that is in them, in their order, wherever they were read."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(json.dumps(vars(example), sort_keys=True, default=str).encode())
+        content = {each.name: getattr(example, each.name) for each in fields(example) if each.compare}
+        digest.update(json.dumps(content, sort_keys=True, default=str).encode())
     return f"{len(examples)} examples (sha256 {digest.hexdigest()[:16]})"
 
 

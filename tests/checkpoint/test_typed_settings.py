@@ -118,5 +118,5 @@ def test_another_model_is_refused_and_one_that_moved_is_not(
 def test_fingerprint_is_of_all_that_is_in_the_examples(change: dict[str, Any]) -> None:
     plain: dict[str, Any] = {"id": "1", "prompt": [{"role": "user", "content": "hé"}], "demonstration": "a"}
     one, other = Example(**plain), Example(**{**plain, **change})
-    assert fingerprint([one]) == fingerprint([Example(**plain)])
+    assert fingerprint([one]) == fingerprint([Example(**plain, where="moved.jsonl, row 1")])
     assert len({fingerprint(each) for each in ([one], [other], [one, other], [other, one])}) == 4
