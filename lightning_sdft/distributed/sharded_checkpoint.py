@@ -36,7 +36,7 @@ from lightning_sdft.distributed.checkpoint_index import IndexReader
 from lightning_sdft.distributed.processes import any_process, barrier, of_first_process, process_index
 from lightning_sdft.distributed.readable import only_data, reading
 from lightning_sdft.errors import CheckpointError
-from lightning_sdft.storage.atomic import locked_folder, remove_left_behind, temporary_name
+from lightning_sdft.storage.atomic import locked_folder, remove_left_behind, sync, temporary_name
 
 __all__ = ["check_sharded", "is_sharded", "load_sharded", "read_sharded", "save_sharded"]
 
@@ -190,22 +190,14 @@ def _replace(unfinished: Path, folder: Path) -> None:
         folder.unlink(missing_ok=True)
     os.replace(unfinished, folder)
     shutil.rmtree(before, ignore_errors=True)
-    _sync_names(folder.parent)
+    sync(folder.parent)
 
 
 def _sync(folder: Path) -> None:
     """Flush all files of a folder to disk."""
     for path in folder.iterdir():
-        _sync_names(path)
-    _sync_names(folder)
-
-
-def _sync_names(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
+    sync(folder)
 
 
 class _Planner(DefaultLoadPlanner):

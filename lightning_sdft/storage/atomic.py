@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
-__all__ = ["locked_folder", "remove_left_behind", "temporary_name", "whole_file", "write_text"]
+__all__ = ["locked_folder", "remove_left_behind", "sync", "temporary_name", "whole_file", "write_text"]
 
 SUFFIX = ".unfinished"
 
@@ -39,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield unfinished
             os.fsync(file.fileno())
             os.replace(unfinished, path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -78,9 +78,9 @@ def remove_left_behind(path: Path) -> None:
                 os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a renamed file survives a crash."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to disk, so that a file that was renamed survives a crash."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
