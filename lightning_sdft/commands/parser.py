@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -74,7 +75,7 @@ class CommandParser(LightningArgumentParser):
         try:
             built: Namespace = super().instantiate(*arguments, **options)
         except ValueError as error:
-            raise SettingError(masked_text(str(error))) from error
+            raise SettingError(masked_text(_said(str(error)))) from error
         return built
 
     def dump(self, namespace: Namespace, *arguments: Any, **options: Any) -> str:
@@ -90,3 +91,11 @@ class CommandParser(LightningArgumentParser):
         if refused is not None:
             raise refused from None
         super().error(masked_text(message), ex)
+
+
+def _said(message: str) -> str:
+    """What a class said of its settings, without the types and values that jsonargparse puts around it."""
+    found = re.findall(
+        r"^  - (?!Expected a |Not a valid )(.*?)\n(?=  - |Given value type:)", message, re.MULTILINE | re.DOTALL
+    )
+    return str(found[0]) if len(found) == 1 else message

@@ -156,8 +156,9 @@ def test_lists_mappings_and_none_are_checked_as_the_type_says() -> None:
 )
 def test_number_out_of_its_range_is_refused_on_the_command_line(arguments: list[str], named: str) -> None:
     defaults = ["--model.model=zoo/laptop", *([] if "--data" in str(arguments) else ["--data=StringSkillsDataModule"])]
-    with pytest.raises(SettingError, match=re.escape(named)):
+    with pytest.raises(SettingError, match=re.escape(named)) as refused:
         main([arguments[0], *defaults, *arguments[1:]], run=False)
+    assert "Namespace(" not in str(refused.value)
 
 
 def test_help_shows_the_range(capsys: pytest.CaptureFixture[str]) -> None:
