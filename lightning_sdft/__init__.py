@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_sdft.callbacks import BaseComparison as BaseComparison
+    from lightning_sdft.callbacks import GatedTeacher as GatedTeacher
     from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
     from lightning_sdft.callbacks import KLToBase as KLToBase
     from lightning_sdft.callbacks import LastCheckpoints as LastCheckpoints
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_sdft.callbacks import PredictionWriter as PredictionWriter
     from lightning_sdft.callbacks import PriorTasks as PriorTasks
     from lightning_sdft.callbacks import RolloutTable as RolloutTable
+    from lightning_sdft.callbacks import TeacherWatch as TeacherWatch
     from lightning_sdft.chat import ChatModel as ChatModel
     from lightning_sdft.chat import Endpoint as Endpoint
     from lightning_sdft.chat import LocalChat as LocalChat
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from lightning_sdft.modules import DFTModule as DFTModule
     from lightning_sdft.modules import DistillationModule as DistillationModule
     from lightning_sdft.modules import ReinvokeModule as ReinvokeModule
+    from lightning_sdft.modules import Retention as Retention
     from lightning_sdft.modules import SDFTModule as SDFTModule
     from lightning_sdft.modules import SequenceDistillationModule as SequenceDistillationModule
     from lightning_sdft.modules import SFTModule as SFTModule
@@ -68,6 +71,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "callbacks": (
         "BaseComparison",
+        "GatedTeacher",
         "HyperparameterSummary",
         "KLToBase",
         "LastCheckpoints",
@@ -76,6 +80,7 @@ _HOMES = {
         "PredictionWriter",
         "PriorTasks",
         "RolloutTable",
+        "TeacherWatch",
     ),
     "checkpoint": ("ExactResume", "Preemption"),
     "chat": ("ChatModel", "Endpoint", "LocalChat"),
@@ -100,6 +105,7 @@ _HOMES = {
         "DFTModule",
         "DistillationModule",
         "ReinvokeModule",
+        "Retention",
         "SDFTModule",
         "SFTModule",
         "SequenceDistillationModule",

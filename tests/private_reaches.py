@@ -120,10 +120,6 @@ REACHES: dict[str, dict[str, str]] = {
         "lightning.pytorch:LightningModule._trainer": "know whether there is a trainer",
         "torch.nn.modules.module:_IncompatibleKeys._replace": "load an adapter without the model under it",
     },
-    "modules/distillation.py": {
-        "torch.nn.parallel:DistributedDataParallel._set_params_and_buffers_to_ignore_for_model"
-        "(module, params_and_buffers_to_ignore)": "keep DDP from an offloaded teacher",
-    },
     "policy/adapter_export.py": {
         "peft.tuners.tuners_utils:BaseTuner.peft_config": "write the config of the adapter, or forget it",
     },
@@ -172,6 +168,10 @@ REACHES: dict[str, dict[str, str]] = {
         "vllm.config:ModelConfig.hf_text_config": "compare the served model with the policy",
         "vllm.config:ModelConfig.logprobs_mode": "know of which distribution log-probabilities are",
         "vllm.v1.worker.gpu_model_runner:GPUModelRunner.get_model": "compare the weights with the policy's",
+    },
+    "teacher/offloaded.py": {
+        "torch.nn.parallel:DistributedDataParallel._set_params_and_buffers_to_ignore_for_model"
+        "(module, params_and_buffers_to_ignore)": "keep DDP from an offloaded teacher",
     },
     "trust.py": {
         "jsonargparse._common:parsing_settings": "take back what configs may import, which has no public way",

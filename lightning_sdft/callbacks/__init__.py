@@ -1,6 +1,7 @@
 """Callbacks: what happens beside the training step."""
 
 from lightning_sdft.callbacks.base_comparison import BaseComparison
+from lightning_sdft.callbacks.gated_teacher import GatedTeacher
 from lightning_sdft.callbacks.hyperparameters import HyperparameterSummary
 from lightning_sdft.callbacks.kl_to_base import KLToBase
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
@@ -9,9 +10,11 @@ from lightning_sdft.callbacks.prediction_writer import PredictionWriter
 from lightning_sdft.callbacks.prior_tasks import PriorTasks
 from lightning_sdft.callbacks.progress_bar import PhaseProgressBar
 from lightning_sdft.callbacks.rollout_table import RolloutTable
+from lightning_sdft.callbacks.teacher_watch import TeacherWatch
 
 __all__ = [
     "BaseComparison",
+    "GatedTeacher",
     "HyperparameterSummary",
     "KLToBase",
     "LastCheckpoints",
@@ -20,4 +23,5 @@ __all__ = [
     "PredictionWriter",
     "PriorTasks",
     "RolloutTable",
+    "TeacherWatch",
 ]

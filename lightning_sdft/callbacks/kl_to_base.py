@@ -12,12 +12,10 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sdft.distributed.sharding import shard_, unsharded
-from lightning_sdft.distributed.strategy import FSDP2Strategy
+from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.losses import ReverseKL, distillation_loss
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.policy import Policy
-from lightning_sdft.policy.adapter_view import AdapterView
 from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.records import Rollout, TokenSequence
 
@@ -49,16 +47,7 @@ class KLToBase(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the base model, unless it is the policy without its adapter."""
-        module = cast(CausalLMModule, pl_module)
-        if module.lora is not None:
-            self._base = AdapterView(module.policy, None)
-            return
-        arguments = (module.model, module.pretrained, module.attention, module.trust_remote_code)
-        with trainer.precision_plugin.module_init_context():  # in the policy's precision
-            base = Policy.load(*arguments, tokenizer=module.tokenizer, probing=False)  # as the student it was probed
-        self._base = base.to(pl_module.device).requires_grad_(False).eval()
-        if isinstance(trainer.strategy, FSDP2Strategy):
-            shard_(self._base, trainer.strategy.sharding_mesh)
+        self._base = cast(CausalLMModule, pl_module).base_policy()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the base model's weights if they are sharded."""

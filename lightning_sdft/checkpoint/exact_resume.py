@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from lightning_sdft.checkpoint.finite import has_finite_weights
 from lightning_sdft.errors import CheckpointError
-from lightning_sdft.teacher import EMATeacher
+from lightning_sdft.teacher import TeacherUpdate
 
 __all__ = ["ExactResume"]
 
@@ -48,7 +48,7 @@ class ExactResume(Callback):
 
         A new list, because Lightning is going through the present one.
         """
-        teachers = [each for each in trainer.callbacks if isinstance(each, EMATeacher)]  # type: ignore[attr-defined]
+        teachers = [each for each in trainer.callbacks if isinstance(each, TeacherUpdate)]  # type: ignore[attr-defined]
         first = [*teachers, self]
         others = [each for each in trainer.callbacks if each not in first]  # type: ignore[attr-defined]
         trainer.callbacks = [*first, *others]  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from lightning_sdft.errors import CheckpointError
 from lightning_sdft.records import Example
 from lightning_sdft.settings.trainer import check_trainer
 
-__all__ = ["TypedSettings", "fingerprint"]
+__all__ = ["TypedSettings", "fingerprint", "reschedule", "typed_settings"]
 
 NAMES = {"initial_lr": "learning_rate"}
 """Settings of an optimizer that have another name in a module."""
@@ -50,7 +50,7 @@ class TypedSettings(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what the optimizers were given, before a checkpoint replaces it."""
         self._data = self._data or _data(trainer)
-        self._optimizers = [_typed(optimizer) for optimizer in trainer.optimizers]
+        self._optimizers = [typed_settings(optimizer) for optimizer in trainer.optimizers]
 
     def state_dict(self) -> dict[str, Any]:
         """What the run trains on, and its seed."""
@@ -94,9 +94,7 @@ class TypedSettings(Callback):
                     if name in group and group[name] != value:
                         changed[NAMES.get(name, name)] = f"{group[name]} -> {value}"
                         group[name] = value
-        for each in trainer.lr_scheduler_configs:
-            if isinstance(each.scheduler, LambdaLR):
-                _reschedule(each.scheduler)  # in any case: the run may have got another length or warm-up
+        reschedule(trainer)  # in any case: the run may have got another length or warm-up
         if not changed:
             return
         text = ", ".join(f"{name} {change}" for name, change in changed.items())
@@ -118,18 +116,21 @@ def _data(trainer: Trainer) -> str | None:
     return None if splits is None else fingerprint(splits.train)
 
 
-def _typed(optimizer: Optimizer) -> list[dict[str, Any]]:
+def typed_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
     """The settings of each group of an optimizer's parameters."""
     return [{name: value for name, value in group.items() if name not in NOT_TYPED} for group in optimizer.param_groups]
 
 
-def _reschedule(scheduler: LambdaLR) -> None:
-    """Make a schedule's present rate of the peak rates."""
-    groups = scheduler.optimizer.param_groups
-    scheduler.base_lrs = [group["initial_lr"] for group in groups]
-    rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-    for group, (peak, share) in zip(groups, rates, strict=True):
-        group["lr"] = peak * share(scheduler.last_epoch)
+def reschedule(trainer: Trainer) -> None:
+    """Make the present rates of all schedules of the peak rates."""
+    for scheduler in (each.scheduler for each in trainer.lr_scheduler_configs):
+        if not isinstance(scheduler, LambdaLR):
+            continue
+        groups = scheduler.optimizer.param_groups
+        scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, (peak, share) in zip(groups, rates, strict=True):
+            group["lr"] = peak * share(scheduler.last_epoch)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

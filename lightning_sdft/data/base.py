@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import random
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Self
 
 import torch
@@ -59,6 +61,7 @@ class DemonstrationDataModule(LightningDataModule):
         self.workers = workers
         self.shuffle_seed = shuffle_seed
         self._splits: Splits | None = None
+        self._withheld: list[Example] = []
         self._told: dict[str, Any] = {}  # the settings of the trainer that we have set, as they were
 
     @classmethod
@@ -104,6 +107,25 @@ class DemonstrationDataModule(LightningDataModule):
         kept = [example for example in splits.train if keep(example)]
         self._splits = Splits(kept, splits.validation, splits.test)
         return len(splits.train) - len(kept)
+
+    def withhold(self, count: int, usable: Callable[[Example], bool]) -> Sequence[Example]:
+        """Take examples out of the training split, to ask about them during training.
+
+        Args:
+            count: Number of examples, but at most a tenth of the split.
+            usable: Which examples can be asked about.
+
+        Returns:
+            The examples; later calls return the same ones.
+        """
+        if not self._withheld:
+            train = self.splits.train
+            order = random.Random(0).sample(train, len(train))
+            self._withheld = list(islice(filter(usable, order), min(count, len(train) // 10)))
+            names = {example.id for example in self._withheld}
+            self.filter_train(lambda example: example.id not in names)
+            log.info("%d of %d training examples are held out, to ask the teacher about", len(names), len(train))
+        return self._withheld
 
     def filter_evaluated(self, keep: Callable[[Example], bool]) -> None:
         """Drop the examples of all evaluation sets for which ``keep`` is false.

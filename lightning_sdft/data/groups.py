@@ -53,6 +53,7 @@ class Group:
     Attributes:
         items: The examples with their token sequences; empty until :meth:`fill`.
         tokens: Number of completion tokens that count in the optimizer step's loss, averaged over processes.
+        retained: Answers to the prompts of :class:`Retention`, once they are written.
     """
 
     def __init__(self, examples: Sequence[Example], micro_batches: int = 1) -> None:
@@ -60,6 +61,7 @@ class Group:
         self.micro_batches = micro_batches
         self.items: tuple[Item, ...] = ()
         self.tokens = 0.0
+        self.retained: tuple[TokenSequence, ...] = ()
 
     def fill(self, items: Sequence[Item], tokens: float, by_length: bool = True) -> None:
         """Store the examples' token sequences.

@@ -6,6 +6,7 @@ from lightning_sdft.modules.cpt import CPTModule
 from lightning_sdft.modules.dft import DFTModule
 from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.modules.reinvoke import ReinvokeModule
+from lightning_sdft.modules.retention import Retention
 from lightning_sdft.modules.sdft import SDFTModule
 from lightning_sdft.modules.sequence_distillation import SequenceDistillationModule
 from lightning_sdft.modules.sft import SFTModule
@@ -17,6 +18,7 @@ __all__ = [
     "DistillationModule",
     "NonFiniteLossError",
     "ReinvokeModule",
+    "Retention",
     "SDFTModule",
     "SFTModule",
     "SequenceDistillationModule",

@@ -10,41 +10,26 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_sdft.checkpoint import (
-    adapters_alone,
-    builder,
-    check_adapters,
-    check_finite_weights,
-    check_method,
-    describe_method,
-    safeguards,
-    use_checked_files,
-)
+from lightning_sdft import checkpoint as checkpoints
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.distributed.processes import process_count, sums_over_processes
 from lightning_sdft.distributed.readable import only_data
 from lightning_sdft.distributed.sharding import shard_
 from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
-from lightning_sdft.losses import HeadLoss, counted_tokens
+from lightning_sdft.losses import HeadLoss
+from lightning_sdft.modules import checks
 from lightning_sdft.modules.answering import Answering
-from lightning_sdft.modules.checks import (
-    OverBudget,
-    batch_examples,
-    check_budgets,
-    check_complete,
-    check_finite,
-    check_length,
-    warn_of_rounding,
-)
+from lightning_sdft.modules.base_model import base_model
 from lightning_sdft.modules.examples import check_examples
 from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.modules.optimizer import adamw
+from lightning_sdft.modules.retention import Retention, RetentionLoss
 from lightning_sdft.modules.step_log import StepLog
 from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, load_tokenizer
 from lightning_sdft.policy.lora import add_adapter, check_installed
-from lightning_sdft.records import Example
+from lightning_sdft.records import Example, Rollout, Sampling
+from lightning_sdft.rollout import generate, own_seeds
 from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
 from lightning_sdft.trust import trusting
 
@@ -75,6 +60,8 @@ class CausalLMModule(LightningModule):
             logits, alone and beside other sequences; a model for which they differ is refused.
         template_arguments: Values of variables that the chat template reads, such as ``{enable_thinking: false}``.
             They are its defaults wherever a conversation is rendered, and exported tokenizers keep them.
+        retention: Keep what the model could do before: on general prompts, hold it near the model that training
+            started from.
 
     Raises:
         ValueError: If ``lora`` is given without ``pretrained``: checkpoints would not hold the random weights under it.
@@ -92,12 +79,13 @@ class CausalLMModule(LightningModule):
         warmup_steps: Natural = 10,
         max_prompt_tokens: Count = 1024,
         max_completion_tokens: Count = 1024,
-        over_budget: OverBudget = "error",
+        over_budget: checks.OverBudget = "error",
         gradient_checkpointing: bool = False,
         attention: str | None = None,
         trust_remote_code: bool = False,
         probing: bool = True,
         template_arguments: dict[str, Any] | None = None,
+        retention: Retention | None = None,
     ) -> None:
         check_ranges(CausalLMModule, locals())
         super().__init__()
@@ -111,6 +99,7 @@ class CausalLMModule(LightningModule):
         self.lora = lora
         self.strict_loading = lora is None  # for Lightning; load_state_dict below checks the adapter
         self.learning_rate = learning_rate
+        self.learning_rate_scale = 1.0  # a callback may lower it under way
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.max_prompt_tokens = max_prompt_tokens
@@ -120,21 +109,25 @@ class CausalLMModule(LightningModule):
         self.attention = attention
         self.trust_remote_code = trust_remote_code
         self.probing = probing
+        self.retention = retention
         self.tokenizer = load_tokenizer(model, trust_remote_code, template_arguments)
         self.answering = Answering(self.tokenizer, max_completion_tokens)
         self.graded = GradedSets()
         self.clock = PhaseClock()
         self.means = StepMeans()
+        self._base: list[Policy] = []  # a list, because a policy would become a part of this module and its checkpoints
 
     # Before training
 
     def setup(self, stage: str) -> None:
         """Take the graders from the data module and check the examples, before anything expensive happens."""
         check_strategy(self.trainer.strategy)
-        use_checked_files(self.trainer.strategy)
+        checkpoints.use_checked_files(self.trainer.strategy)
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             self.graded = GradedSets(check_examples(self, datamodule, stage))
+        if stage == "fit" and self.retention is not None:
+            self.retain = RetentionLoss(self.retention, checks.naming(self.prompt_problem))
 
     def configure_model(self) -> None:
         """Load the models in the precision that Lightning asks for."""
@@ -159,9 +152,19 @@ class CausalLMModule(LightningModule):
         """Shard the weights: each process keeps a part of them."""
         shard_(self.policy, mesh)
 
+    def base_policy(self) -> Policy:
+        """The model that training started from; see :func:`base_model`. It is loaded once."""
+        if not self._base:
+            self._base.append(base_model(self))
+        return self._base[0]
+
+    def teardown(self, stage: str) -> None:
+        """Release the base model."""
+        self._base.clear()
+
     def check_policy(self) -> None:
         """Refuse a model that cannot do what the arguments ask for."""
-        check_length(self.model, self.policy.max_tokens, self.longest_sequence)
+        checks.check_length(self.model, self.policy.max_tokens, self.longest_sequence)
 
     @property
     def longest_sequence(self) -> int:
@@ -170,13 +173,14 @@ class CausalLMModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks that hold a run to its settings, make it resume exactly, and log its steps."""
-        return [*safeguards(), StepLog()]
+        return [*checkpoints.safeguards(), StepLog()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the trainable parameters, with linear warm-up and cosine decay."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        warn_of_rounding(trained, self.learning_rate)
-        return adamw(trained, self.learning_rate, self.weight_decay, self.warmup_steps, self.trainer)
+        checks.warn_of_rounding(trained, self.learning_rate)
+        settings = (self.learning_rate, self.weight_decay, self.warmup_steps, self.trainer)
+        return adamw(trained, *settings, scale=lambda: self.learning_rate_scale)
 
     def prompt_problem(self, example: Example) -> str | None:
         """Why an example does not fit the prompt budget, or ``None``."""
@@ -199,25 +203,8 @@ class CausalLMModule(LightningModule):
 
     # Training
 
-    def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Check the examples of a loader without data module, which could not be checked before training."""
-        examples = batch_examples(batch)
-        if getattr(self.trainer, "datamodule", None) is None:
-            check_complete(examples, self.missing, type(self).__name__)
-            check_budgets(examples, self.training_problem)
-
-    def tokens_of_step(self, lengths: Sequence[int], skip_tokens: int = 0) -> float:
-        """Number of tokens in the loss of an optimizer step, averaged over the processes.
-
-        Args:
-            lengths: Completion tokens of each example on this process.
-            skip_tokens: Number of leading completion tokens left out of the loss.
-        """
-        (total,) = sums_over_processes([counted_tokens(lengths, skip_tokens)], self.device)
-        return total / process_count()
-
     def finish_step(self, batch: MicroBatch, result: HeadLoss, weights: Tensor, names: dict[str, str]) -> Tensor:
-        """Check the loss, and at the last micro-batch log the means over the optimizer step.
+        """Add retention, check the loss, and at the last micro-batch log the means over the optimizer step.
 
         Args:
             batch: The micro-batch.
@@ -225,12 +212,27 @@ class CausalLMModule(LightningModule):
             weights: Token weights of the loss, `(N,)`.
             names: Maps a diagnostic to the name under which its mean over the tokens in the loss is logged.
         """
-        check_finite("loss", result.loss.detach(), self.global_step, [item.example for item in batch.items])
+        loss = result.loss + self.retained_loss(batch)
+        checks.check_finite("loss", loss.detach(), self.global_step, [item.example for item in batch.items])
         self.means.add_loss(result, weights, names)
         if batch.is_last:
             for name, mean in self.means.read(self.device).items():
                 self.log(name, mean, prog_bar=name == "train/loss", batch_size=1)
-        return result.loss
+        return loss
+
+    def retained_loss(self, batch: MicroBatch) -> Tensor | float:
+        """The loss of :class:`Retention` on a micro-batch; 0 without retention."""
+        if self.retention is None:
+            return 0.0
+        with self.clock.phase("retention"):
+            loss = self.retain(batch, self.global_step, self.policy, self.base_policy(), self.respond)
+        self.means.add("retention/loss", loss.detach())
+        return loss
+
+    def respond(self, examples: Sequence[Example]) -> list[Rollout]:
+        """The student's own answers to examples, sampled as in training."""
+        prompts = self.tokenizer.encode_all([example.prompt for example in examples])
+        return generate(self.policy, prompts, self.max_completion_tokens, Sampling(), own_seeds(len(prompts)))
 
     def on_validation_start(self) -> None:
         """Gather the weights if they are sharded."""
@@ -240,13 +242,13 @@ class CausalLMModule(LightningModule):
 
     def validation_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Answer greedily and grade."""
-        return self.answering.grade(self.policy, batch_examples(batch), self.graded, dataloader_idx)
+        return self.answering.grade(self.policy, checks.batch_examples(batch), self.graded, dataloader_idx)
 
     test_step = validation_step
 
     def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """Answer greedily, and return one record per example with the verdicts on its answer."""
-        return self.answering.predict(self.policy, batch_examples(batch), self.graded, dataloader_idx)
+        return self.answering.predict(self.policy, checks.batch_examples(batch), self.graded, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracies, their averages, and answer lengths; see :meth:`GradedSets.accuracies`."""
@@ -264,25 +266,27 @@ class CausalLMModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record which method the checkpoint is from, and the date in its prompts, unless weights are not finite."""
-        check_finite_weights(self)
-        checkpoint["lightning_sdft"] = describe_method(type(self).__name__, self.model, self.lora, self.tokenizer.date)
+        checkpoints.check_finite_weights(self)
+        checkpoint["lightning_sdft"] = checkpoints.describe_method(
+            type(self).__name__, self.model, self.lora, self.tokenizer.date
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or adapter, or one that training cannot resume from."""
-        check_method(checkpoint, type(self).__name__, self.lora, self._trainer)
+        checkpoints.check_method(checkpoint, type(self).__name__, self.lora, self._trainer)
         self.tokenizer.date = checkpoint["lightning_sdft"].get("date")
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
         """Load as Lightning does, but run no code from the checkpoint: give ``trust_remote_code`` and trust again."""
-        options = {"trust_remote_code": False, **options, "weights_only": True, **builder(checkpoint_path)}
+        options = {"trust_remote_code": False, **options, "weights_only": True, **checkpoints.builder(checkpoint_path)}
         with trusting(), only_data(checkpoint_path):
             return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The state; with an adapter, it leaves out the weights of the models that training started from."""
         state = super().state_dict(*args, **kwargs)
-        return state if self.lora is None else adapters_alone(state, self.policy)
+        return state if self.lora is None else checkpoints.adapters_alone(state, self.policy)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state; with an adapter, it must hold all the adapter's weights and no others.
@@ -292,5 +296,5 @@ class CausalLMModule(LightningModule):
         """
         if self.lora is None or not hasattr(self, "policy"):  # no models, as in a launching process
             return super().load_state_dict(state_dict, strict, assign)
-        check_adapters(state_dict, self.policy)
+        checkpoints.check_adapters(state_dict, self.policy)
         return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])

@@ -12,11 +12,9 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.nn.parallel import DistributedDataParallel
 
 from lightning_sdft.data.groups import Group, Item, MicroBatch
 from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_messages, template_fields
-from lightning_sdft.distributed.processes import process_count, process_index
 from lightning_sdft.distributed.sharding import check_alike
 from lightning_sdft.losses import (
     Divergence,
@@ -28,10 +26,12 @@ from lightning_sdft.losses import (
 )
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.skipping import check_demonstrations, check_skipped, warn_of_nothing
+from lightning_sdft.modules.step_means import mean_tokens
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import InProcessEngine, RolloutEngine, draw_seeds, generate, score_rollouts
+from lightning_sdft.rollout import InProcessEngine, RolloutEngine, generate, own_seeds, score_rollouts
 from lightning_sdft.settings import Count, Natural, check_ranges
-from lightning_sdft.teacher import CopiedTeacher, EMATeacher, FullTeacher, OffloadedTeacher, Teacher, TeacherChoice
+from lightning_sdft.teacher import CopiedTeacher, FullTeacher, OffloadedTeacher, Teacher, TeacherChoice, TeacherUpdate
+from lightning_sdft.teacher.offloaded import leave_out_of_ddp
 
 __all__ = ["DistillationModule"]
 
@@ -151,7 +151,7 @@ class DistillationModule(CausalLMModule):
             rollouts = self.sample(group.examples)
         student = self.student_sequences(group.examples, rollouts)
         teacher = self.teacher_sequences(group.examples, rollouts)
-        tokens = self.tokens_of_step([len(rollout.completion) for rollout in rollouts], self.skip_tokens)
+        tokens = mean_tokens([len(each.completion) for each in rollouts], self.device, self.skip_tokens)
         warn_of_nothing(tokens, self.skip_tokens)
         # Sorts by the teacher's sequences, which are the longer ones.
         group.fill(list(map(Item, group.examples, student, teacher, rollouts)), tokens)
@@ -161,20 +161,21 @@ class DistillationModule(CausalLMModule):
         """One completion per example, from ``rollout_source``."""
         if self.rollout_source == "demonstration":
             return [self._demonstrated(example) for example in examples]
-        # Each process draws the seeds of the whole optimizer step and uses those of its own examples, every n-th one.
-        # So rollouts do not depend on the number of processes, and all processes stay at the same point of the same
-        # random stream.
-        seeds = draw_seeds(len(examples) * process_count())[process_index() :: process_count()]
         if self.rollout_source == "teacher":
             shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
+            seeds = own_seeds(len(examples))
             return generate(self.teacher.policy, shown, self.max_completion_tokens, self.sampling, seeds)
+        return self.respond(examples)
+
+    def respond(self, examples: Sequence[Example]) -> list[Rollout]:
+        """The student's own answers to examples, from the engine."""
         prompts = self.tokenizer.encode_all([example.prompt for example in examples])
         return self.engine.generate(
             self.policy,
             prompts,
             max_tokens=self.max_completion_tokens,
             sampling=self.sampling,
-            seeds=seeds,
+            seeds=own_seeds(len(examples)),
             step=self.global_step,
         )
 
@@ -241,9 +242,7 @@ class DistillationModule(CausalLMModule):
         super().load_models()
         self.teacher = self.teacher_choice.build(self.policy, self.lora, self.attention, self.trust_remote_code)
         if isinstance(self.teacher, OffloadedTeacher):
-            # DDP refuses weights on two kinds of device. It need not synchronise the teacher's, only the student's.
-            names = [f"teacher.{name}" for name, _ in self.teacher.named_parameters(remove_duplicate=False)]
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
+            leave_out_of_ddp(self, "teacher")
 
     def shard_models(self, mesh: DeviceMesh) -> None:
         """Shard student and teacher in the same way, so that the EMA can combine their shards."""
@@ -256,14 +255,15 @@ class DistillationModule(CausalLMModule):
         """Start the teacher from the student's weights, unless training resumes from a checkpoint."""
         if self.trainer.ckpt_path is None and self.teacher_choice.model is None:
             self.teacher.start_from(self.policy)
-        moves = any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        moves = any(isinstance(callback, TeacherUpdate) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         if isinstance(self.teacher_choice, CopiedTeacher) and not moves:
-            rank_zero_info("No EMATeacher among the callbacks: the teacher stays frozen.")
+            rank_zero_info("Neither EMATeacher nor GatedTeacher is among the callbacks: the teacher stays frozen.")
         with self.trainer.precision_plugin.forward_context():
             self.engine.start(self.policy, self.max_prompt_tokens + self.max_completion_tokens)
 
     def teardown(self, stage: str) -> None:
         """Stop the engine."""
+        super().teardown(stage)
         self.engine.stop()
 
     @property

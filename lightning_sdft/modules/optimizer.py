@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
@@ -16,7 +16,12 @@ __all__ = ["adamw", "warmup_and_cosine"]
 
 
 def adamw(
-    trained: Sequence[Parameter], learning_rate: float, weight_decay: float, warmup_steps: int, trainer: Trainer
+    trained: Sequence[Parameter],
+    learning_rate: float,
+    weight_decay: float,
+    warmup_steps: int,
+    trainer: Trainer,
+    scale: Callable[[], float] = lambda: 1.0,
 ) -> OptimizerLRSchedulerConfig:
     """AdamW on the trainable parameters, and the schedule of its learning rate.
 
@@ -29,11 +34,12 @@ def adamw(
         weight_decay: Decoupled weight decay.
         warmup_steps: Steps of linear warm-up.
         trainer: Knows the precision and the total number of steps.
+        scale: Gives a factor on the rate, which may change under way.
     """
     # Lightning's mixed precision refuses to clip the gradients of a fused optimizer.
     fused = not isinstance(trainer.precision_plugin, MixedPrecision)
     optimizer = AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
-    scheduler = LambdaLR(optimizer, lambda step: warmup_and_cosine(step, warmup_steps, trainer))
+    scheduler = LambdaLR(optimizer, lambda step: scale() * warmup_and_cosine(step, warmup_steps, trainer))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

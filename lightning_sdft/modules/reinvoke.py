@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_sdft.losses import Divergence, ReverseKL
 from lightning_sdft.modules.distillation import DistillationModule
-from lightning_sdft.teacher import CopiedTeacher, EMATeacher
+from lightning_sdft.teacher import CopiedTeacher, TeacherUpdate
 
 __all__ = ["ReinvokeModule"]
 
@@ -43,9 +43,9 @@ class ReinvokeModule(DistillationModule):
         Raises:
             ValueError: If there is one.
         """
-        if any(isinstance(callback, EMATeacher) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+        if any(isinstance(callback, TeacherUpdate) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError(
-                "EMATeacher would move the base model towards the student, which has forgotten; re-invocation needs "
-                "the base model unchanged: take EMATeacher out of trainer.callbacks"
+                "EMATeacher and GatedTeacher would move the base model towards the student, which has forgotten; "
+                "re-invocation needs the base model unchanged: take them out of trainer.callbacks"
             )
         super().on_fit_start()

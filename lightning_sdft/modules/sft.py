@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_sdft.data.groups import Group, Item, MicroBatch
 from lightning_sdft.losses import HeadLoss, Reduction, cross_entropy, token_weights
 from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.modules.step_means import mean_tokens
 from lightning_sdft.policy.probe import check_packing
 from lightning_sdft.records import Example, TokenSequence
 
@@ -53,7 +54,7 @@ class SFTModule(CausalLMModule):
         if group.items:
             return
         sequences = self.demonstrations(group.examples)
-        tokens = self.tokens_of_step([len(sequence.completion) for sequence in sequences])
+        tokens = mean_tokens([len(sequence.completion) for sequence in sequences], self.device)
         # Packing leaves no padding to save by sorting, which would only put all long sequences into one micro-batch.
         group.fill(list(map(Item, group.examples, sequences)), tokens, by_length=not self.packing)
 

@@ -10,17 +10,30 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.modules.checks import batch_examples, check_finite, check_group_ends, gradient_norm
+from lightning_sdft.modules.checks import (
+    batch_examples,
+    check_budgets,
+    check_complete,
+    check_finite,
+    check_group_ends,
+    gradient_norm,
+)
 from lightning_sdft.modules.timing import PhaseClock, peak_memory
 from lightning_sdft.records import Example
 
 __all__ = ["StepLog"]
 
 
-class HasClock(Protocol):
-    """A module that times the phases of its steps."""
+class Trained(Protocol):
+    """A module that is trained on examples, and times the phases of its steps."""
 
     clock: PhaseClock
+
+    def missing(self, example: Example) -> str | None:
+        """What an example lacks to be trained on, or ``None``."""
+
+    def training_problem(self, example: Example) -> str | None:
+        """Why an example does not fit the token budgets of training, or ``None``."""
 
 
 class StepLog(Callback):
@@ -35,18 +48,25 @@ class StepLog(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
-        """Keep the examples of the step, so that an error can name them."""
-        batch_examples(batch)  # refuses a batch that has no group
+        """Keep the examples of the step, so that an error can name them.
+
+        The examples of a loader without data module are checked here, for they could not be before training.
+        """
+        examples = batch_examples(batch)  # refuses a batch that has no group
+        if getattr(trainer, "datamodule", None) is None:
+            module = cast(Trained, pl_module)
+            check_complete(examples, module.missing, type(module).__name__)
+            check_budgets(examples, module.training_problem)
         self._examples = batch.group.examples
         self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Start timing the backward pass."""
-        cast(HasClock, pl_module).clock.start("backward")
+        cast(Trained, pl_module).clock.start("backward")
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop timing the backward pass."""
-        cast(HasClock, pl_module).clock.stop("backward")
+        cast(Trained, pl_module).clock.stop("backward")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Log the norm of the gradient.
@@ -67,7 +87,7 @@ class StepLog(Callback):
         """Log time and memory at every ``log_every_n_steps``-th optimizer step."""
         if not batch.is_last:
             return
-        phases = cast(HasClock, pl_module).clock.read()
+        phases = cast(Trained, pl_module).clock.read()
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set outside of __init__
             for phase, seconds in phases.items():
                 pl_module.log(f"time/{phase}", seconds, batch_size=1)

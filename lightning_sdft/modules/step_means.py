@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from lightning_sdft.distributed.processes import sums_over_processes
-from lightning_sdft.losses import HeadLoss
+from lightning_sdft.distributed.processes import process_count, sums_over_processes
+from lightning_sdft.losses import HeadLoss, counted_tokens
 
-__all__ = ["StepMeans"]
+__all__ = ["StepMeans", "mean_tokens"]
+
+
+def mean_tokens(lengths: Sequence[int], device: torch.device, skip_tokens: int = 0) -> float:
+    """Number of tokens in the loss of an optimizer step, averaged over the processes.
+
+    Args:
+        lengths: Completion tokens of each example on this process.
+        device: The device of this process.
+        skip_tokens: Number of leading completion tokens left out of the loss.
+    """
+    (total,) = sums_over_processes([counted_tokens(lengths, skip_tokens)], device)
+    return total / process_count()
 
 
 class StepMeans:

@@ -152,6 +152,17 @@ def adapter_weights(model: nn.Module, name: str | None = None) -> dict[str, nn.P
     return {weight: parameter for weight, owner, parameter in owners if owner is not None and name in (owner, None)}
 
 
+def clear_adapter_(model: nn.Module, name: str) -> None:
+    """Take the effect of an adapter away: of each product the factor that PEFT starts at 0, and copies of modules."""
+    copies = dict(model.named_modules())
+    for weight, parameter in adapter_weights(model, name).items():
+        if ".modules_to_save." in weight:
+            layer, rest = weight.split(f".modules_to_save.{name}.")
+            parameter.data.copy_(copies[layer].original_module.get_parameter(rest))
+        elif ".lora_B." in weight or ".lora_embedding_A." in weight:
+            parameter.data.zero_()
+
+
 def adapter_state(state: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The weights of one adapter in a state dict, renamed as if they were the student's."""
     own = ((weight.split("."), value) for weight, value in state.items() if _owner(weight) == name)

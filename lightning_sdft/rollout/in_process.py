@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lightning_sdft.distributed.processes import process_count, process_index
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import casting_once, evaluating
@@ -19,7 +20,7 @@ from lightning_sdft.records import Rollout, Sampling
 from lightning_sdft.rollout.base import RolloutEngine
 from lightning_sdft.rollout.sampling import sample
 
-__all__ = ["InProcessEngine", "draw_seeds", "generate"]
+__all__ = ["InProcessEngine", "draw_seeds", "generate", "own_seeds"]
 
 
 @dataclass
@@ -91,6 +92,18 @@ def generate(
 def draw_seeds(count: int) -> list[int]:
     """Draw seeds from torch's global generator, whose state checkpoints save and restore."""
     return torch.randint(2**62, (count,)).tolist()
+
+
+def own_seeds(count: int) -> list[int]:
+    """Draw the seeds of an optimizer step on all processes, and return those of this process.
+
+    Each process draws the seeds of the whole step and uses those of its own examples, every n-th one. So rollouts do
+    not depend on the number of processes, and all processes stay at the same point of the same random stream.
+
+    Args:
+        count: Number of seeds that each process needs.
+    """
+    return draw_seeds(count * process_count())[process_index() :: process_count()]
 
 
 def _rollouts(

@@ -7,6 +7,7 @@ from lightning_sdft.teacher.ema_teacher import EMATeacher
 from lightning_sdft.teacher.factory import FORMS, BaseTeacher, CopiedTeacher, LiveTeacher, TeacherChoice, TeacherMemory
 from lightning_sdft.teacher.full import FullTeacher, ema_update_
 from lightning_sdft.teacher.offloaded import OffloadedTeacher
+from lightning_sdft.teacher.update import HasTeacher, TeacherUpdate
 
 __all__ = [
     "FORMS",
@@ -16,11 +17,13 @@ __all__ = [
     "CopiedTeacher",
     "EMATeacher",
     "FullTeacher",
+    "HasTeacher",
     "LiveTeacher",
     "OffloadedTeacher",
     "SharedTeacher",
     "Teacher",
     "TeacherChoice",
     "TeacherMemory",
+    "TeacherUpdate",
     "ema_update_",
 ]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.adapter_view import AdapterView
-from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter
+from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights, add_adapter, clear_adapter_
 from lightning_sdft.teacher.base import SharedTeacher
 from lightning_sdft.teacher.full import ema_update_, relative_distance
 
@@ -41,6 +41,10 @@ class AdapterTeacher(SharedTeacher):
     def start_from(self, student: Policy) -> None:
         """Copy the student's adapter."""
         ema_update_(*_adapters(student), rate=1.0)
+
+    def return_to(self, base: Policy) -> None:
+        """Take away what the adapter changes."""
+        clear_adapter_(self.policy.model, TEACHER)
 
     def update_(self, student: Policy, rate: float) -> None:
         """Move the teacher's adapter towards the student's; see :func:`ema_update_`."""

@@ -45,6 +45,14 @@ class Teacher(nn.Module):
     def start_from(self, student: Policy) -> None:
         """Copy the student's weights."""
 
+    def return_to(self, base: Policy) -> None:
+        """Take the weights of the model that training started from.
+
+        Args:
+            base: That model; for a teacher that is an adapter, the model without it.
+        """
+        self.start_from(base)
+
     def update_(self, student: Policy, rate: float) -> None:
         """Move the teacher's weights towards the student's, by an EMA step of this rate."""
 

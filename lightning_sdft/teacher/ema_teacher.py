@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, cast
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
-from lightning_sdft.policy.policy import Policy
 from lightning_sdft.settings import Count, Range, check_ranges
-from lightning_sdft.teacher.base import Teacher
+from lightning_sdft.teacher.update import HasTeacher, TeacherUpdate
 
 __all__ = ["EMATeacher"]
 
@@ -23,65 +21,47 @@ RATES = Range(
 )
 
 
-class HasTeacher(Protocol):
-    """A module with a student and its teacher."""
-
-    policy: Policy
-    teacher: Teacher
-
-
-class EMATeacher(Callback):
+class EMATeacher(TeacherUpdate):
     """Updates after every optimizer step: `teacher <- teacher_rate * student + (1 - teacher_rate) * teacher`.
 
-    The teacher's weights are part of the module and of its checkpoints; this callback only keeps counters.
+    Such a teacher takes over whatever the student becomes, also what it loses; :class:`TeacherWatch` shows it. With
+    ``reset_every``, the teacher of every n-th step is the model that training started from.
 
     Args:
         teacher_rate: Share of the student in each update. With a larger rate the teacher follows faster.
         every_n_steps: Number of optimizer steps between updates.
+        reset_every: Number of optimizer steps after which the teacher returns to the model that training started from,
+            and follows the student anew; by default it never does. Without LoRA, that model stays in memory.
 
     Raises:
         SettingError: If a number is out of range.
     """
 
-    def __init__(self, teacher_rate: Annotated[float, RATES] = 0.01, every_n_steps: Count = 1) -> None:
+    follows = True
+
+    def __init__(
+        self,
+        teacher_rate: Annotated[float, RATES] = 0.01,
+        every_n_steps: Count = 1,
+        reset_every: Count | None = None,
+    ) -> None:
         check_ranges(EMATeacher, locals())
+        super().__init__()
         self.teacher_rate = teacher_rate
         self.every_n_steps = every_n_steps
-        self.updates = 0
-        self._last_step = 0
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the module has a teacher that can follow the student."""
-        teacher = getattr(pl_module, "teacher", None)
-        if teacher is None or not teacher.can_follow(cast(HasTeacher, pl_module).policy):
-            raise MisconfigurationException(
-                f"EMATeacher updates a teacher that has its own copy of the student's weights, and "
-                f"{type(pl_module).__name__} has none; use SDFTModule with teacher=CopiedTeacher (its model, if set, "
-                "must have the student's architecture), or leave the callback out for a live or a frozen teacher"
-            )
+        self.reset_every = reset_every
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting steps here, because a module may be trained more than once."""
-        self._last_step = trainer.global_step
+        """Load the model that the teacher returns to."""
+        super().on_train_start(trainer, pl_module)
+        if self.reset_every is not None:
+            cast(HasTeacher, pl_module).base_policy()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Update the teacher if this micro-batch ended with an optimizer step."""
-        if trainer.global_step == self._last_step:
-            return
-        self._last_step = trainer.global_step
-        module = cast(HasTeacher, pl_module)
-        if trainer.global_step % self.every_n_steps == 0:
+    def update(self, trainer: Trainer, module: HasTeacher) -> None:
+        """Move the teacher towards the student, or back to the start."""
+        step = trainer.global_step
+        if self.reset_every is not None and step % self.reset_every == 0:
+            module.teacher.return_to(module.base_policy())
+        elif step % self.every_n_steps == 0:
             module.teacher.update_(module.policy, self.teacher_rate)
             self.updates += 1
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set outside of __init__
-            pl_module.log("teacher/drift", module.teacher.drift(module.policy), batch_size=1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The number of updates."""
-        return {"updates": self.updates}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the number of updates."""
-        self.updates = state_dict["updates"]

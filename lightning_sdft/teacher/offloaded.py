@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.parallel import DistributedDataParallel
 
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher.full import FullTeacher
 
-__all__ = ["OffloadedTeacher"]
+__all__ = ["OffloadedTeacher", "leave_out_of_ddp"]
 
 
 class OffloadedTeacher(FullTeacher):
@@ -87,6 +88,15 @@ class OffloadedTeacher(FullTeacher):
         self.device = fn(torch.empty(0, device=self.device)).device
         super()._apply(lambda tensor: tensor if isinstance(tensor, nn.Parameter) else fn(tensor), *args, **kwargs)
         return self
+
+
+def leave_out_of_ddp(module: nn.Module, name: str) -> None:
+    """Have DDP leave a part of a module alone: it refuses weights on two kinds of device.
+
+    It need not synchronise the teacher's weights, only the student's.
+    """
+    names = [f"{name}.{weight}" for weight, _ in module.get_submodule(name).named_parameters(remove_duplicate=False)]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
 
 
 def _parts(policy: Policy) -> Iterator[tuple[nn.Module, bool]]:

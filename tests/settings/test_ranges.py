@@ -32,6 +32,7 @@ BEHIND_SETTINGS = {
     "DecodingState",
     "Distinct",
     "GroupLoader",
+    "HeldOut",
     "PolicyLM",
     "Range",
     "Samples",
@@ -63,7 +64,8 @@ def numbers(owner: Callable[..., Any]) -> list[str]:
 
 
 def parts(hint: Any) -> set[Any]:
-    return {hint} if not get_args(hint) else set().union(*map(parts, get_args(hint)))
+    inner = hint if isinstance(hint, list) else get_args(hint)  # a list: the arguments of a Callable
+    return set().union(*map(parts, inner)) if inner else {hint}
 
 
 OWNERS = [

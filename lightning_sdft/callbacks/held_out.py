@@ -1,0 +1,161 @@
+"""Examples on which student and teacher are asked during training, with the demonstrations and without."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from lightning.pytorch import Trainer
+
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.distributed.processes import process_count, process_index
+from lightning_sdft.distributed.sharding import unsharded
+from lightning_sdft.errors import DataError, SettingError
+from lightning_sdft.grading.base import Grader
+from lightning_sdft.losses import ForwardKL, cross_entropy, distillation_loss
+from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.policy import Policy
+from lightning_sdft.policy.inference import evaluating
+from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
+from lightning_sdft.rollout import generate
+
+__all__ = ["HeldOut", "held_out"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Questions for student and teacher, of which each process asks its share.
+
+    Args:
+        module: The module whose models are asked.
+        examples: This process's share of the examples.
+        grader: Decides which answers are right; without one, the score of an example is its demonstration's likelihood.
+        batch_size: Prompts answered at once.
+    """
+
+    module: DistillationModule
+    examples: Sequence[Example]
+    grader: Grader | None
+    batch_size: int
+
+    def prompts(self, shown: bool) -> list[list[int]]:
+        """The prompts as the teacher sees them, with demonstrations (``shown``), or as the student does."""
+        messages = [self.module.teacher_messages(each) if shown else each.prompt for each in self.examples]
+        return self.module.tokenizer.encode_all(messages)
+
+    def answers(self, policy: Policy, shown: bool, sampling: Sampling) -> list[Rollout]:
+        """The answers of a policy; the seed of each depends only on its example."""
+        seeds = [int.from_bytes(hashlib.sha256(each.id.encode()).digest()[:7]) for each in self.examples]
+        limit = self.module.max_completion_tokens
+        with unsharded(policy):
+            return [
+                rollout
+                for prompts, part in zip(self._cut(self.prompts(shown)), self._cut(seeds), strict=True)
+                for rollout in generate(policy, prompts, limit, sampling, part)
+            ]
+
+    def scores(self, policy: Policy, shown: bool, sampling: Sampling) -> tuple[list[float], list[Rollout]]:
+        """Scores in [0, 1] of a policy, and its answers.
+
+        The score of an example is 1 if the answer is right, 0 if it is wrong, and NaN if it could not be graded.
+        Without a grader it is the probability of the demonstration, as the geometric mean over its tokens.
+        """
+        rollouts = self.answers(policy, shown, sampling)
+        if self.grader is None:
+            return self._likelihoods(policy, shown), rollouts
+        texts = [self.module.tokenizer.decode(rollout.completion) for rollout in rollouts]
+        verdicts = self.grader.grade_all(texts, [example.reference for example in self.examples])
+        return [float("nan") if verdict is None else float(verdict) for verdict in verdicts], rollouts
+
+    @torch.no_grad()
+    def effect(self, policy: Policy, rollouts: Sequence[Rollout]) -> list[float]:
+        """`KL(policy(. | with demonstration) || policy(. | without))` in nats, per token of answers `(N,)`."""
+        values: list[float] = []
+        alone = [
+            TokenSequence(prompt, each.completion) for prompt, each in zip(self.prompts(False), rollouts, strict=True)
+        ]
+        with unsharded(policy), evaluating(policy):
+            head = policy.head
+            for shown, bare in zip(self._cut(rollouts), self._cut(alone), strict=True):
+                hidden, shown_hidden = policy.hidden(bare), policy.hidden(shown)
+                weights = torch.ones(len(hidden), device=hidden.device)
+                values += distillation_loss(hidden, head, shown_hidden, head, weights, ForwardKL()).values.tolist()
+        return values
+
+    @torch.no_grad()
+    def _likelihoods(self, policy: Policy, shown: bool) -> list[float]:
+        values: list[float] = []
+        encode = self.module.tokenizer.encode_completion
+        completions = [encode(example.demonstration or "") for example in self.examples]
+        sequences = list(map(TokenSequence, self.prompts(shown), completions))
+        with unsharded(policy), evaluating(policy):
+            for part in self._cut(sequences):
+                hidden = policy.hidden(part)
+                targets = torch.tensor([token for each in part for token in each.completion], device=hidden.device)
+                weights = torch.ones(len(hidden), device=hidden.device)
+                nll = cross_entropy(hidden, policy.head, targets, weights).values
+                values += [each.mean().neg().exp().item() for each in nll.split([len(x.completion) for x in part])]
+        return values
+
+    def _cut(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
+        return (items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size))
+
+
+def held_out(trainer: Trainer, module: DistillationModule, count: int, user: str) -> HeldOut:
+    """Choose the examples, the same for all callbacks of a run and for a run that goes on.
+
+    They are validation examples of the new task, if those have all that the teacher is shown; otherwise they are taken
+    out of the training examples.
+
+    Args:
+        trainer: The trainer with its data module.
+        module: The module, which knows what the teacher is shown.
+        count: Number of examples.
+        user: The callback that asks, for errors.
+
+    Raises:
+        SettingError: If there is no data module, or the teacher is shown nothing.
+        DataError: If too few examples have what the teacher is shown.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    if not isinstance(datamodule, DemonstrationDataModule):
+        raise SettingError(f"{user} asks questions of a data module; pass datamodule=..., or leave {user} out")
+    if not isinstance(module, DistillationModule) or module.teacher_fields <= {"prompt"}:
+        raise SettingError(
+            f"{user} is for a teacher that sees more than the student; leave it out of trainer.callbacks with "
+            f"{type(module).__name__}"
+        )
+    new = next((each for each in datamodule.splits.validation if not each.prior), None)
+    grader = None if new is None else next(iter(new.graders.values()))
+    graded, shown = _usable(module, graded=True), _usable(module, graded=False)
+    chosen: Sequence[Example] = [] if new is None else list(filter(graded, new.examples))
+    if chosen:
+        chosen = random.Random(0).sample(chosen, min(count, len(chosen)))
+    elif grader is None or not (chosen := datamodule.withhold(count, graded)):
+        grader, chosen = None, datamodule.withhold(count, shown)
+    if not chosen:
+        raise DataError(
+            f"{user}: no example has {', '.join(sorted(module.teacher_fields - {'prompt'}))} within the token budgets "
+            f"to ask the teacher with; give demonstrations, or leave {user} out of trainer.callbacks"
+        )
+    share = chosen[process_index() :: process_count()]
+    return HeldOut(module, share, grader, datamodule.evaluation_batch_size)
+
+
+def _usable(module: DistillationModule, graded: bool) -> Callable[[Example], bool]:
+    """Whether an example can be shown to the teacher, and its answer graded."""
+
+    def usable(example: Example) -> bool:
+        try:
+            complete = module.missing(example) is None and module.training_problem(example) is None
+        except DataError:  # a row that the tokenizer refuses
+            return False
+        return complete and bool(example.demonstration) and (example.reference is not None or not graded)
+
+    return usable

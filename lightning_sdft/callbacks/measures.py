@@ -1,0 +1,95 @@
+"""What is measured of student and teacher on examples that are held out."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import distributed
+
+from lightning_sdft.callbacks.held_out import HeldOut
+from lightning_sdft.distributed.processes import process_count
+from lightning_sdft.records import GREEDY
+
+__all__ = ["Measures", "mean_score", "measure", "repetition"]
+
+Measures = dict[str, float]
+"""Values by metric name, and the optimizer step as ``step``."""
+
+
+def measure(held_out: HeldOut, step: int) -> Measures:
+    """Ask the student alone, the student shown the demonstrations, and the teacher shown them.
+
+    All answer greedily; the student alone and the teacher also answer as in training, sampled. All processes must call
+    this together.
+
+    Args:
+        held_out: The questions.
+        step: The number of optimizer steps taken.
+    """
+    module, sampling = held_out.module, held_out.module.sampling
+    student, teacher = module.policy, module.teacher.policy
+    alone, _ = held_out.scores(student, False, GREEDY)
+    shown, _ = held_out.scores(student, True, GREEDY)
+    taught, answers = held_out.scores(teacher, True, GREEDY)
+    sampled, rollouts = held_out.scores(student, False, sampling)
+    taught_sampled, _ = held_out.scores(teacher, True, sampling)
+    texts = [module.tokenizer.decode(rollout.completion) for rollout in rollouts]
+    gains = [after - before for after, before in zip(taught, alone, strict=True)]
+    sampled_gains = [after - before for after, before in zip(taught_sampled, sampled, strict=True)]
+    ends = [rollout.log_probabilities[-1] for rollout in rollouts if rollout.finished]
+    lengths = _all([float(len(rollout.completion)) for rollout in rollouts])
+    means = {
+        "teacher/accuracy": taught,
+        "teacher/accuracy_sampled": taught_sampled,
+        "teacher/gain": gains,
+        "teacher/gain_sampled": sampled_gains,
+        "teacher/demonstration_kl": held_out.effect(teacher, answers),
+        "student/alone": alone,
+        "student/alone_sampled": sampled,
+        "student/in_context": shown,
+        "rollout/cut": [float(not rollout.finished) for rollout in rollouts],
+        "rollout/end_log_probability": ends,
+        "rollout/repetition": list(map(repetition, texts)),
+    }
+    return {
+        "step": step,
+        "questions": len(_all(alone)),
+        **{name: mean_score(values) for name, values in means.items()},
+        "rollout/length_p50": _quantile(lengths, 0.5),
+        "rollout/length_p95": _quantile(lengths, 0.95),
+    }
+
+
+def mean_score(scores: Sequence[float]) -> float:
+    """The mean of the scores of all processes that are numbers; NaN if there are none."""
+    return _mean(_all(scores))
+
+
+def repetition(text: str) -> float:
+    """How many times shorter zlib makes a text; up to 1 for short or varied text, 10 and more for one that repeats."""
+    content = text.encode()
+    return len(content) / len(zlib.compress(content)) if content else 0.0
+
+
+def _all(values: Sequence[float]) -> list[float]:
+    """The values of all processes."""
+    if process_count() == 1:
+        return list(values)
+    gathered: list[Any] = [None] * process_count()
+    distributed.all_gather_object(gathered, list(values))
+    return list(chain.from_iterable(gathered))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of the values that are numbers; NaN if there are none."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    return torch.tensor(values, dtype=torch.float64).quantile(share).item()

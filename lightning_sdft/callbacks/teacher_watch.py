@@ -1,0 +1,170 @@
+"""Watches whether student and teacher still learn from demonstrations, which a falling loss does not show."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_sdft.callbacks.good_states import GoodStates
+from lightning_sdft.callbacks.held_out import HeldOut, held_out
+from lightning_sdft.callbacks.measures import Measures, measure
+from lightning_sdft.callbacks.wear import worn
+from lightning_sdft.checkpoint.typed_settings import reschedule
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.settings import Count, Natural, PositiveShare, Share, check_ranges
+from lightning_sdft.teacher import TeacherUpdate
+
+__all__ = ["TeacherWatch"]
+
+
+class TeacherWatch(Callback):
+    """Asks student and teacher at every validation, and warns when self-distillation wears out.
+
+    A student and a teacher that follows it can become worse together: they agree, so that the loss stays low. What
+    falls first is what the student answers when it is shown the demonstration; the teacher takes that over, and then
+    the accuracy falls. So held-out examples are answered by the student alone, by the student shown the demonstration,
+    and by the teacher shown it; greedily, and sampled as in training. They are graded like the new task; without
+    references, the likelihood of the demonstrations takes the place of the accuracy. Logged are:
+
+    - ``teacher/accuracy`` (teacher, shown the demonstration), ``student/in_context`` (student, shown it),
+      ``student/alone``, ``teacher/gain`` (teacher shown it minus student alone); with ``_sampled``: as in training;
+    - ``teacher/demonstration_kl``: KL of the teacher with the demonstration from the teacher without, in nats a token;
+    - of the student's sampled answers ``rollout/length_p50`` and ``_p95``, ``rollout/cut`` (share that was cut),
+      ``rollout/end_log_probability`` of the token that ends them, and ``rollout/repetition`` (how many times shorter
+      zlib makes them).
+
+    Args:
+        examples: Number of examples held out: validation examples that have demonstrations, otherwise training
+            examples, which are then not trained on.
+        tolerance: How much worse than before a share of right answers may be, beyond what chance explains (two standard
+            errors).
+        action: What to do when something wears out: ``warn`` once, also ``stop`` training, or ``go_back``: student,
+            teacher and optimizer return to the last validation at which nothing was worn, and training goes on from
+            there with the next examples at a lower learning rate. Each good validation then writes a checkpoint.
+        returns: How often training may go back; then it stops.
+        learning_rate_factor: Factor on the learning rate each time that training goes back.
+
+    Raises:
+        SettingError: If a number is out of range, there is no data module, or the teacher is shown nothing.
+    """
+
+    def __init__(
+        self,
+        examples: Count = 64,
+        tolerance: Share = 0.0,
+        action: Literal["warn", "stop", "go_back"] = "warn",
+        returns: Natural = 3,
+        learning_rate_factor: PositiveShare = 0.5,
+    ) -> None:
+        check_ranges(TeacherWatch, locals())
+        self.examples = examples
+        self.tolerance = tolerance
+        self.action = action
+        self.returns = returns
+        self.learning_rate_factor = learning_rate_factor
+        self.history: list[Measures] = []
+        self.warned: list[str] = []
+        self.returned = 0
+        self.good = GoodStates()
+        self._next: Literal["save", "go_back"] | None = None  # what to do before the next step
+        self._held_out: HeldOut | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the examples."""
+        if stage == "fit":
+            module = cast(DistillationModule, pl_module)
+            self._held_out = held_out(trainer, module, self.examples, type(self).__name__)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask before the first step, and lower the learning rate of a run that goes on as it was lowered before."""
+        if trainer.global_step == 0:
+            self._look(trainer, cast(DistillationModule, pl_module))
+        self._slow_down(trainer, cast(DistillationModule, pl_module))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask at each validation."""
+        if self._held_out is not None and not trainer.sanity_checking:
+            self._look(trainer, cast(DistillationModule, pl_module))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: MicroBatch, batch_idx: int
+    ) -> None:
+        """Save or restore between two steps, when all callbacks have seen the validation."""
+        if batch.index == 0:
+            self._act(trainer, cast(DistillationModule, pl_module))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save or restore after the last step."""
+        self._act(trainer, cast(DistillationModule, pl_module))
+
+    def _look(self, trainer: Trainer, module: DistillationModule) -> None:
+        assert self._held_out is not None  # setup comes first
+        step = trainer.global_step
+        with trainer.precision_plugin.val_step_context():
+            measures = measure(self._held_out, step)
+        self.history = [*(each for each in self.history if each["step"] < step), measures]
+        metrics = {name: value for name, value in measures.items() if name != "step"}
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)
+        found = worn(self.history, _follows(trainer, module), int(measures["questions"]), self.tolerance)
+        for name in [name for name in found if name not in self.warned]:
+            self.warned.append(name)
+            _tell(trainer, found[name])
+        if self.action == "go_back" and not trainer.should_stop:  # else this is the end, to which it has gone back
+            self._next = "go_back" if found else "save"
+        elif self.action == "stop" and found:
+            trainer.should_stop = True
+
+    def _act(self, trainer: Trainer, module: DistillationModule) -> None:
+        if self._next == "save":
+            self._next = None
+            self.good.save(trainer)
+        elif self._next == "go_back":
+            self._next = None
+            path = self.good.restore(trainer, module)
+            if self.returned < self.returns:
+                self.returned += 1
+            else:
+                rank_zero_warn(
+                    f"TeacherWatch: it wears out again after going back {self.returns} times; training stops"
+                )
+                trainer.should_stop = True
+            self._slow_down(trainer, module)
+            rank_zero_info(f"TeacherWatch: step {trainer.global_step} goes on from the weights of {path}.")
+
+    def _slow_down(self, trainer: Trainer, module: DistillationModule) -> None:
+        module.learning_rate_scale = self.learning_rate_factor**self.returned
+        if self.returned:
+            reschedule(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The measures so far, and what has been done about them."""
+        kept = {name: getattr(self, name) for name in ("history", "warned", "returned")}
+        return {**kept, "next": self._next, "good": self.good.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the measures."""
+        for name in ("history", "warned", "returned"):
+            setattr(self, name, state_dict[name])
+        self._next = state_dict["next"]
+        self.good.load_state_dict(state_dict["good"])
+
+
+def _follows(trainer: Trainer, module: DistillationModule) -> bool:
+    """Whether the teacher takes over what the student becomes."""
+    updates = [each for each in trainer.callbacks if isinstance(each, TeacherUpdate)]  # type: ignore[attr-defined]
+    return module.teacher.policy is module.policy or any(each.follows for each in updates)
+
+
+def _tell(trainer: Trainer, text: str) -> None:
+    """Warn in the terminal, and in TensorBoard as text."""
+    rank_zero_warn(f"TeacherWatch: {text}")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text("teacher/watch", text, trainer.global_step)

@@ -1,0 +1,94 @@
+"""What wears out in self-distillation, judged by what was measured so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lightning_sdft.callbacks.measures import Measures
+
+__all__ = ["SIGNS", "Sign", "worn"]
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A measure by which wear shows.
+
+    Args:
+        metric: Its name.
+        worse: By how much a later value is worse than an earlier one, apart from chance.
+        meaning: What it means and what to do, for the warning.
+        if_followed: Whether it matters only if the teacher takes over what the student becomes.
+    """
+
+    metric: str
+    worse: Callable[[float, float, int], float]
+    meaning: str
+    if_followed: bool = False
+
+
+def fallen(before: float, now: float, count: int) -> float:
+    """By how much a share of right answers has fallen beyond two standard errors of the difference."""
+    error = math.sqrt((before * (1 - before) + now * (1 - now)) / count)
+    return before - now - 2 * error
+
+
+def risen(before: float, now: float, count: int) -> float:
+    """By how much a share has risen beyond two standard errors of the difference."""
+    return fallen(now, before, count)
+
+
+def doubled(before: float, now: float, count: int) -> float:
+    """By how much a value is more than twice what it was, relative to that."""
+    return now / max(before, 1.0) - 2
+
+
+LESS = "lower the learning rate, stop earlier, or let GatedTeacher take the place of EMATeacher"
+
+SIGNS = (
+    Sign(
+        "student/in_context",
+        fallen,
+        f"the student, shown demonstrations, answers worse than it did, and the teacher follows it; {LESS}",
+        if_followed=True,
+    ),
+    Sign("teacher/accuracy", fallen, f"the teacher, shown demonstrations, answers worse than it did; {LESS}"),
+    Sign(
+        "rollout/cut",
+        risen,
+        "the student's answers become longer, and more are cut at max_completion_tokens; raise it, or lower the "
+        "learning rate",
+    ),
+    Sign("rollout/repetition", doubled, f"the student's answers repeat themselves; {LESS}"),
+)
+"""What is looked at, in the order in which it shows."""
+
+
+def worn(history: Sequence[Measures], follows: bool, count: int, tolerance: float) -> dict[str, str]:
+    """What is worn out at the last of several measures, and how it shows: texts by metric.
+
+    Each measure is compared with the best of those before it.
+
+    Args:
+        history: The measures in the order of their steps.
+        follows: Whether the teacher takes over what the student becomes.
+        count: Number of questions of each measure.
+        tolerance: How much worse a measure may be, apart from chance.
+    """
+    found = {}
+    *before, now = history
+    for sign in SIGNS:
+        if sign.if_followed and not follows:
+            continue
+        value = now[sign.metric]
+        others = [each for each in before if not math.isnan(each[sign.metric])]
+        if math.isnan(value) or not others:
+            continue
+        best = max(others, key=lambda each: sign.worse(each[sign.metric], value, count))
+        if sign.worse(best[sign.metric], value, count) > tolerance:
+            found[sign.metric] = (
+                f"{sign.metric} is {value:.2f} at step {now['step']:.0f}, after {best[sign.metric]:.2f} at step "
+                f"{best['step']:.0f}: {sign.meaning}"
+            )
+    return found

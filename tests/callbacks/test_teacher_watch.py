@@ -1,0 +1,206 @@
+"""The watch asks at every validation, warns once, stops or goes back; all of it goes on exactly."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, seed_everything
+
+from lightning_sdft.callbacks import LastCheckpoints, TeacherWatch
+from lightning_sdft.data.splits import EvaluationSet
+from lightning_sdft.errors import CheckpointError
+from lightning_sdft.grading.base import Grader
+from lightning_sdft.modules import CausalLMModule, SDFTModule
+from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.records import Example
+from lightning_sdft.teacher import EMATeacher
+from tests.checkpoint.interruption import Curves, Fault, FaultError
+from tests.modules.conftest import question
+from tests.teacher.test_ema_teacher import student_weights, teacher_weights
+
+QUESTIONS = 8
+
+
+class Falling(Grader):
+    """Calls an answer right unless the step of the run is one of those given."""
+
+    def __init__(self, *wrong: int) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.modules_graded: list[Any] = []  # a list, because the module has this grader as a part
+
+    def grade(self, response: str, reference: Any) -> bool | None:
+        return self.modules_graded[0].global_step not in self.wrong
+
+
+class Steps(Callback):
+    """Weights of student and teacher, and the learning rate, before each step and at the end."""
+
+    def __init__(self, grader: Falling) -> None:
+        self.grader = grader
+        self.students: dict[int, torch.Tensor] = {}
+        self.teachers: dict[int, torch.Tensor] = {}
+        self.rates: dict[int, float] = {}
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.grader.modules_graded[:] = [pl_module]
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._note(trainer, pl_module)  # after the watch, which is before it in the list
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._note(trainer, pl_module)
+
+    def _note(self, trainer: Any, module: Any) -> None:
+        self.students.setdefault(trainer.global_step, student_weights(module))
+        self.teachers.setdefault(trainer.global_step, teacher_weights(module))
+        self.rates.setdefault(trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def graded(grader: Grader) -> list[EvaluationSet]:
+    asked = [question(20 + index) for index in range(QUESTIONS)]
+    examples = [Example(each.id, each.prompt, each.demonstration, reference="w1") for each in asked]
+    return [EvaluationSet(examples, {"new": grader})]
+
+
+@pytest.fixture
+def fit(words_module: Any, words_data: Any, make_trainer: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Trains for 12 steps with a validation every other step, at which answers become wrong as told."""
+
+    def run(
+        watch: TeacherWatch,
+        wrong: Sequence[int] = (),
+        folder: str = "run",
+        ckpt_path: Any = None,
+        more: Sequence[Callback] = (),
+        seed: int = 7,
+        every: int | None = 1,
+        **arguments: Any,
+    ) -> tuple[Steps, Curves, Any]:
+        seed_everything(seed)
+        grader, curves = Falling(*wrong), Curves()
+        steps = Steps(grader)
+        saves = LastCheckpoints(dirpath=tmp_path / folder, keep=20, every_n_train_steps=every)
+        callbacks = [EMATeacher(0.1), watch, steps, saves, *more]
+        options = {"max_steps": 12, "limit_val_batches": 1.0, "val_check_interval": 4, "check_val_every_n_epoch": None}
+        trainer = make_trainer(callbacks=callbacks, logger=curves, enable_checkpointing=True, max_epochs=-1, **options)
+        module: CausalLMModule = words_module(SDFTModule, warmup_steps=0, **arguments)
+        trainer.fit(module, datamodule=words_data(validation=graded(grader)), ckpt_path=ckpt_path)
+        return steps, curves, trainer
+
+    return run
+
+
+def test_it_asks_before_the_first_step_and_at_every_validation(fit: Callable[..., Any]) -> None:
+    watch = TeacherWatch(examples=5)
+    _, curves, trainer = fit(watch)
+    assert [each["step"] for each in watch.history] == [0, 2, 4, 6, 8, 10, 12]
+    assert {each["questions"] for each in watch.history} == {5}
+    assert curves.values["teacher/accuracy", 4] == 1.0
+    assert trainer.callback_metrics["student/in_context"] == 1.0
+    assert watch.warned == []
+
+
+def test_it_warns_once_by_name_and_trains_on(fit: Callable[..., Any]) -> None:
+    watch = TeacherWatch()
+    with pytest.warns(
+        UserWarning, match="TeacherWatch: student/in_context is 0.00 at step 4, after 1.00 at step 0"
+    ) as all_:
+        steps, _, _ = fit(watch, wrong=[4, 6, 8])
+    texts = [str(each.message) for each in all_ if "TeacherWatch" in str(each.message)]
+    assert [text.split()[1] for text in texts] == ["student/in_context", "teacher/accuracy"]
+    assert max(steps.students) == 12
+
+
+def test_it_can_stop(fit: Callable[..., Any]) -> None:
+    with pytest.warns(UserWarning, match="TeacherWatch"):
+        steps, _, _ = fit(TeacherWatch(action="stop"), wrong=[6])
+    assert max(steps.students) == 6
+
+
+def test_watching_does_not_change_training(fit: Callable[..., Any]) -> None:
+    watched, _, _ = fit(TeacherWatch(), folder="watched")
+    again, _, _ = fit(TeacherWatch(examples=2), folder="again")
+    assert all(torch.equal(weights, again.students[step]) for step, weights in watched.students.items())
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2, modules_to_save=["norm"])])
+def test_going_back_restores_student_teacher_and_optimizer_and_lowers_the_rate(
+    lora: LoRA | None, fit: Callable[..., Any], tmp_path: Path
+) -> None:
+    plain, _, _ = fit(TeacherWatch(), folder="plain", lora=lora)
+    watch = TeacherWatch(action="go_back", learning_rate_factor=0.25)
+    with pytest.warns(UserWarning, match="TeacherWatch"):
+        steps, _, _ = fit(watch, wrong=[6], lora=lora)
+    assert watch.returned == 1
+    for step in range(6):
+        torch.testing.assert_close(steps.students[step], plain.students[step], rtol=0, atol=0)
+    for weights in (steps.students, steps.teachers):
+        torch.testing.assert_close(weights[6], weights[4], rtol=0, atol=0)
+        assert not torch.equal(weights[7], weights[6])
+    assert steps.rates[4] == plain.rates[4]
+    assert [steps.rates[step] for step in range(6, 12)] == [0.25 * plain.rates[step] for step in range(6, 12)]
+    (saved,) = (path for path in tmp_path.joinpath("run").iterdir() if path.name == "step000007.ckpt")
+    state = torch.load(saved, weights_only=False)["optimizer_states"][0]["state"]
+    assert {int(each["step"]) for each in state.values()} == {5}  # four steps, and one after going back
+    assert sorted(path.name for path in tmp_path.joinpath("run").glob("good-*")) == [
+        "good-step000010.ckpt",
+        "good-step000012.ckpt",
+    ]
+
+
+def test_it_goes_back_only_so_often_and_then_stops_with_the_good_weights(fit: Callable[..., Any]) -> None:
+    watch = TeacherWatch(action="go_back", returns=1)
+    with pytest.warns(UserWarning, match="wears out again after going back 1 times; training stops") as all_:
+        steps, _, _ = fit(watch, wrong=[2, 4])
+    assert watch.returned == 1
+    assert sum("training stops" in str(each.message) for each in all_) == 1
+    assert max(steps.students) == 4
+    torch.testing.assert_close(steps.students[4], steps.students[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+@pytest.mark.parametrize(
+    ("hook", "number", "every"),
+    [
+        ("on_train_batch_start", 13, None),  # the last checkpoint is of the validation after which training goes back
+        ("on_train_batch_start", 15, 1),  # after going back, of which the last checkpoint knows
+        ("on_validation_epoch_end", 4, 1),
+    ],
+)
+def test_run_that_was_ended_and_goes_on_equals_one_that_was_not(
+    hook: str, number: int, every: int | None, lora: LoRA | None, fit: Callable[..., Any], tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"wrong": [6], "lora": lora, "every": every}
+    with pytest.warns(UserWarning, match="TeacherWatch"):
+        whole, curves, _ = fit(TeacherWatch(action="go_back"), folder="whole", **arguments)
+    with pytest.raises(FaultError), pytest.warns(UserWarning, match="TeacherWatch"):
+        fit(TeacherWatch(action="go_back"), more=[Fault(hook, number)], **arguments)
+    newest = max(tmp_path.joinpath("run").glob("step*.ckpt"), key=lambda path: path.name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rest, more, _ = fit(TeacherWatch(action="go_back"), ckpt_path=newest, seed=8, **arguments)
+    assert max(rest.students) == 12
+    for ours, theirs in ((rest.students, whole.students), (rest.teachers, whole.teachers)):
+        for step in ours:
+            torch.testing.assert_close(ours[step], theirs[step], rtol=0, atol=0)
+    assert rest.rates == {step: whole.rates[step] for step in rest.rates}
+    assert more.values == {key: curves.values[key] for key in more.values}
+
+
+def test_a_good_state_that_is_gone_is_said(fit: Callable[..., Any], tmp_path: Path) -> None:
+    class Lose(Callback):
+        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+            for path in tmp_path.joinpath("run").glob("good-*"):
+                path.unlink()
+
+    with (
+        pytest.raises(CheckpointError, match="cannot go back: none of"),
+        pytest.warns(UserWarning, match="TeacherWatch"),
+    ):
+        fit(TeacherWatch(action="go_back"), wrong=[6], more=[Lose()])

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lightning_sdft.callbacks.wear import SIGNS, worn
+
+HEALTHY = {
+    "student/in_context": 1.0,
+    "teacher/accuracy": 1.0,
+    "rollout/cut": 0.0,
+    "rollout/repetition": 0.5,
+}
+
+
+def measures(*changes: dict[str, float]) -> list[dict[str, float]]:
+    """One measure every 10 steps, each with its changes."""
+    return [{"step": 10.0 * index, **HEALTHY, **change} for index, change in enumerate(changes)]
+
+
+def found(*changes: dict[str, float], follows: bool = True, count: int = 64, tolerance: float = 0.0) -> list[str]:
+    return list(worn(measures(*changes), follows, count, tolerance))
+
+
+def test_nothing_is_worn_at_first_or_while_all_stays() -> None:
+    assert found({}) == []
+    assert found({}, {}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"student/in_context": 0.8}, "student/in_context"),
+        ({"teacher/accuracy": 0.8}, "teacher/accuracy"),
+        ({"rollout/cut": 0.2}, "rollout/cut"),
+        ({"rollout/repetition": 2.5}, "rollout/repetition"),
+    ],
+)
+def test_each_sign_is_found_and_said_with_both_values_and_steps(change: dict[str, float], name: str) -> None:
+    history = measures({}, {}, change)
+    texts = worn(history, True, 64, 0.0)
+    assert list(texts) == [name]
+    assert f"{name} is {change[name]:.2f} at step 20, after {HEALTHY[name]:.2f} at step 0" in texts[name]
+
+
+def test_the_students_loss_matters_only_to_a_teacher_that_follows_it() -> None:
+    assert found({}, {"student/in_context": 0.5}, follows=False) == []
+    assert found({}, {"teacher/accuracy": 0.5}, follows=False) == ["teacher/accuracy"]
+
+
+def test_two_standard_errors_are_left_to_chance() -> None:
+    """Of 100 answers, 50 and then 40 right may be chance (the error of the difference is .07); 50 and 30 may not."""
+    before = {"teacher/accuracy": 0.5}
+    assert found(before, {"teacher/accuracy": 0.4}, count=100) == []
+    assert found(before, {"teacher/accuracy": 0.3}, count=100) == ["teacher/accuracy"]
+    error = math.sqrt((0.25 + 0.21) / 100)
+    assert found(before, {"teacher/accuracy": 0.3}, count=100, tolerance=0.2 - 2 * error + 0.001) == []
+    assert found(before, {"teacher/accuracy": 0.3}, count=100, tolerance=0.2 - 2 * error - 0.001) != []
+
+
+def test_the_best_measure_before_counts_not_the_last() -> None:
+    slowly = [{"teacher/accuracy": 1.0 - 0.04 * index} for index in range(6)]
+    assert found(*slowly) == ["teacher/accuracy"]
+    assert found(*slowly[-2:]) == []
+
+
+def test_what_could_not_be_measured_is_not_worn() -> None:
+    nothing = dict.fromkeys((sign.metric for sign in SIGNS), math.nan)
+    assert found(nothing, {}) == []
+    assert found({}, nothing) == []
