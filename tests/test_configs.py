@@ -49,7 +49,8 @@ def test_experiment_stands_on_the_base_and_is_its_methods(name: str, in_folder: 
     assert cli.trainer.logger.name == name  # in no folder of another experiment
     assert cli.trainer.max_steps == 12 if name.startswith("smollm2") else cli.trainer.max_epochs in (1, 2, 4, 12)
     names = [each.class_path.rpartition(".")[2] for each in cli.config.trainer.callbacks]
-    own = {"EMATeacher"} if method == "sdft" else set()
+    update = "EMATeacher" if name.startswith(DOMAINS) else "GatedTeacher"
+    own = {update, "TeacherWatch"} if method == "sdft" else set()
     own |= {"KLToBase"} if name.startswith("laptop") and method != "reinvoke" else set()
     assert names[: len(BASE)] == BASE
     assert set(names[len(BASE) :]) == own
@@ -77,7 +78,7 @@ def test_the_papers_settings_are_in_the_configs_of_its_domains(name: str) -> Non
     if method == "sdft":
         assert model["skip_tokens"] == 3
         assert model["privileged_context"] == ("both" if domain == "knowledge" else "demonstration")
-        assert trainer["callbacks"][-1]["init_args"]["teacher_rate"] == 0.01
+        assert trainer["callbacks"][-2]["init_args"]["teacher_rate"] == 0.01
 
 
 def test_every_domain_has_every_method() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -43,6 +44,10 @@ class HeldOut:
     examples: Sequence[Example]
     grader: Grader | None
     batch_size: int
+
+    def part(self, every: int) -> HeldOut:
+        """The first of the questions, one of every so many."""
+        return replace(self, examples=self.examples[: math.ceil(len(self.examples) / every)])
 
     def prompts(self, shown: bool) -> list[list[int]]:
         """The prompts as the teacher sees them, with demonstrations (``shown``), or as the student does."""
@@ -111,7 +116,8 @@ def held_out(trainer: Trainer, module: DistillationModule, count: int, user: str
     """Choose the examples, the same for all callbacks of a run and for a run that goes on.
 
     They are validation examples of the new task, if those have all that the teacher is shown; otherwise they are taken
-    out of the training examples.
+    out of the training examples. They are graded as in validation, unless there is no validation, there are no
+    references, or another model would be asked for each verdict.
 
     Args:
         trainer: The trainer with its data module.
@@ -133,12 +139,14 @@ def held_out(trainer: Trainer, module: DistillationModule, count: int, user: str
         )
     new = next((each for each in datamodule.splits.validation if not each.prior), None)
     grader = None if new is None else next(iter(new.graders.values()))
-    graded, shown = _usable(module, graded=True), _usable(module, graded=False)
-    chosen: Sequence[Example] = [] if new is None else list(filter(graded, new.examples))
+    if grader is not None and grader.asks_a_model:
+        grader = None
+    usable = _usable(module, graded=grader is not None)
+    chosen: Sequence[Example] = [] if new is None else list(filter(usable, new.examples))
     if chosen:
         chosen = random.Random(0).sample(chosen, min(count, len(chosen)))
-    elif grader is None or not (chosen := datamodule.withhold(count, graded)):
-        grader, chosen = None, datamodule.withhold(count, shown)
+    elif not (chosen := datamodule.withhold(count, usable)):
+        grader, chosen = None, datamodule.withhold(count, _usable(module, graded=False))
     if not chosen:
         raise DataError(
             f"{user}: no example has {', '.join(sorted(module.teacher_fields - {'prompt'}))} within the token budgets "

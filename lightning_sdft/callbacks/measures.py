@@ -18,47 +18,47 @@ from lightning_sdft.records import GREEDY
 __all__ = ["Measures", "mean_score", "measure", "repetition"]
 
 Measures = dict[str, float]
-"""Values by metric name, and the optimizer step as ``step``."""
+"""Values by metric name; also the optimizer step as ``step``, the number of ``questions``, and of those ``sampled``."""
+
+PART = 4
+"""One question of so many is also asked in other ways, which together would take more time than the rest."""
 
 
 def measure(held_out: HeldOut, step: int) -> Measures:
-    """Ask the student alone, the student shown the demonstrations, and the teacher shown them.
+    """Ask the student and the teacher, both shown the demonstrations, and a part of the questions in other ways too.
 
-    All answer greedily; the student alone and the teacher also answer as in training, sampled. All processes must call
-    this together.
+    That part is answered by the student alone, and by the student alone and the teacher as in training, sampled; all
+    other answers are greedy. All processes must call this together.
 
     Args:
         held_out: The questions.
         step: The number of optimizer steps taken.
     """
     module, sampling = held_out.module, held_out.module.sampling
-    student, teacher = module.policy, module.teacher.policy
-    alone, _ = held_out.scores(student, False, GREEDY)
+    student, teacher, part = module.policy, module.teacher.policy, held_out.part(PART)
     shown, _ = held_out.scores(student, True, GREEDY)
     taught, answers = held_out.scores(teacher, True, GREEDY)
-    sampled, rollouts = held_out.scores(student, False, sampling)
-    taught_sampled, _ = held_out.scores(teacher, True, sampling)
-    texts = [module.tokenizer.decode(rollout.completion) for rollout in rollouts]
-    gains = [after - before for after, before in zip(taught, alone, strict=True)]
-    sampled_gains = [after - before for after, before in zip(taught_sampled, sampled, strict=True)]
-    ends = [rollout.log_probabilities[-1] for rollout in rollouts if rollout.finished]
+    alone, _ = part.scores(student, False, GREEDY)
+    sampled, rollouts = part.scores(student, False, sampling)
+    taught_sampled, _ = part.scores(teacher, True, sampling)
     lengths = _all([float(len(rollout.completion)) for rollout in rollouts])
     means = {
         "teacher/accuracy": taught,
         "teacher/accuracy_sampled": taught_sampled,
-        "teacher/gain": gains,
-        "teacher/gain_sampled": sampled_gains,
-        "teacher/demonstration_kl": held_out.effect(teacher, answers),
+        "teacher/gain": [after - before for after, before in zip(taught, alone, strict=False)],
+        "teacher/gain_sampled": [after - before for after, before in zip(taught_sampled, sampled, strict=True)],
+        "teacher/demonstration_kl": part.effect(teacher, answers[: len(alone)]),
         "student/alone": alone,
         "student/alone_sampled": sampled,
         "student/in_context": shown,
         "rollout/cut": [float(not rollout.finished) for rollout in rollouts],
-        "rollout/end_log_probability": ends,
-        "rollout/repetition": list(map(repetition, texts)),
+        "rollout/end_log_probability": [each.log_probabilities[-1] for each in rollouts if each.finished],
+        "rollout/repetition": [repetition(module.tokenizer.decode(each.completion)) for each in rollouts],
     }
     return {
         "step": step,
-        "questions": len(_all(alone)),
+        "questions": len(_all(shown)),
+        "sampled": len(lengths),
         **{name: mean_score(values) for name, values in means.items()},
         "rollout/length_p50": _quantile(lengths, 0.5),
         "rollout/length_p95": _quantile(lengths, 0.95),

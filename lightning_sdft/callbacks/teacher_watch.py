@@ -27,9 +27,9 @@ class TeacherWatch(Callback):
 
     A student and a teacher that follows it can become worse together: they agree, so that the loss stays low. What
     falls first is what the student answers when it is shown the demonstration; the teacher takes that over, and then
-    the accuracy falls. So held-out examples are answered by the student alone, by the student shown the demonstration,
-    and by the teacher shown it; greedily, and sampled as in training. They are graded like the new task; without
-    references, the likelihood of the demonstrations takes the place of the accuracy. Logged are:
+    the accuracy falls. So held-out examples are answered greedily by the student and by the teacher, both shown the
+    demonstration; a quarter of them also by the student alone, and sampled as in training. They are graded like the new
+    task; without references, the likelihood of the demonstrations takes the place of the accuracy. Logged are:
 
     - ``teacher/accuracy`` (teacher, shown the demonstration), ``student/in_context`` (student, shown it),
       ``student/alone``, ``teacher/gain`` (teacher shown it minus student alone); with ``_sampled``: as in training;
@@ -55,7 +55,7 @@ class TeacherWatch(Callback):
 
     def __init__(
         self,
-        examples: Count = 64,
+        examples: Count = 128,
         tolerance: Share = 0.0,
         action: Literal["warn", "stop", "go_back"] = "warn",
         returns: Natural = 3,
@@ -108,11 +108,11 @@ class TeacherWatch(Callback):
         with trainer.precision_plugin.val_step_context():
             measures = measure(self._held_out, step)
         self.history = [*(each for each in self.history if each["step"] < step), measures]
-        metrics = {name: value for name, value in measures.items() if name != "step"}
+        metrics = {name: value for name, value in measures.items() if "/" in name}
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
-        found = worn(self.history, _follows(trainer, module), int(measures["questions"]), self.tolerance)
+        found = worn(self.history, _follows(trainer, module), self.tolerance)
         for name in [name for name in found if name not in self.warned]:
             self.warned.append(name)
             _tell(trainer, found[name])

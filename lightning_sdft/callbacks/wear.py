@@ -20,12 +20,14 @@ class Sign:
         worse: By how much a later value is worse than an earlier one, apart from chance.
         meaning: What it means and what to do, for the warning.
         if_followed: Whether it matters only if the teacher takes over what the student becomes.
+        asked: The measure that says how many questions it is the mean of.
     """
 
     metric: str
     worse: Callable[[float, float, int], float]
     meaning: str
     if_followed: bool = False
+    asked: str = "questions"
 
 
 def fallen(before: float, now: float, count: int) -> float:
@@ -59,13 +61,14 @@ SIGNS = (
         risen,
         "the student's answers become longer, and more are cut at max_completion_tokens; raise it, or lower the "
         "learning rate",
+        asked="sampled",
     ),
-    Sign("rollout/repetition", doubled, f"the student's answers repeat themselves; {LESS}"),
+    Sign("rollout/repetition", doubled, f"the student's answers repeat themselves; {LESS}", asked="sampled"),
 )
 """What is looked at, in the order in which it shows."""
 
 
-def worn(history: Sequence[Measures], follows: bool, count: int, tolerance: float) -> dict[str, str]:
+def worn(history: Sequence[Measures], follows: bool, tolerance: float) -> dict[str, str]:
     """What is worn out at the last of several measures, and how it shows: texts by metric.
 
     Each measure is compared with the best of those before it.
@@ -73,7 +76,6 @@ def worn(history: Sequence[Measures], follows: bool, count: int, tolerance: floa
     Args:
         history: The measures in the order of their steps.
         follows: Whether the teacher takes over what the student becomes.
-        count: Number of questions of each measure.
         tolerance: How much worse a measure may be, apart from chance.
     """
     found = {}
@@ -81,12 +83,13 @@ def worn(history: Sequence[Measures], follows: bool, count: int, tolerance: floa
     for sign in SIGNS:
         if sign.if_followed and not follows:
             continue
-        value = now[sign.metric]
+        value, count = now[sign.metric], int(now[sign.asked])
         others = [each for each in before if not math.isnan(each[sign.metric])]
         if math.isnan(value) or not others:
             continue
-        best = max(others, key=lambda each: sign.worse(each[sign.metric], value, count))
-        if sign.worse(best[sign.metric], value, count) > tolerance:
+        losses = [sign.worse(each[sign.metric], value, count) for each in others]
+        best = others[losses.index(max(losses))]
+        if max(losses) > tolerance:
             found[sign.metric] = (
                 f"{sign.metric} is {value:.2f} at step {now['step']:.0f}, after {best[sign.metric]:.2f} at step "
                 f"{best['step']:.0f}: {sign.meaning}"

@@ -29,6 +29,9 @@ __all__ = ["DemonstrationDataModule"]
 
 log = logging.getLogger(__name__)
 
+FEW = 4
+"""Fewer examples than these are not worth to be held out."""
+
 
 class DemonstrationDataModule(LightningDataModule):
     """Base class of the data modules: a subclass loads the splits; this class checks them and makes the loaders.
@@ -116,15 +119,17 @@ class DemonstrationDataModule(LightningDataModule):
             usable: Which examples can be asked about.
 
         Returns:
-            The examples; later calls return the same ones.
+            The examples; later calls return the same ones. A split that is too small to spare a few keeps them.
         """
         if not self._withheld:
             train = self.splits.train
-            order = random.Random(0).sample(train, len(train))
-            self._withheld = list(islice(filter(usable, order), min(count, len(train) // 10)))
-            names = {example.id for example in self._withheld}
-            self.filter_train(lambda example: example.id not in names)
-            log.info("%d of %d training examples are held out, to ask the teacher about", len(names), len(train))
+            spared = min(count, len(train) // 10, len(train) - self.batch_size)
+            asked = filter(usable, random.Random(0).sample(train, len(train)))
+            self._withheld = list(islice(asked, count if spared < FEW else spared))
+            if spared >= FEW:
+                names = {example.id for example in self._withheld}
+                self.filter_train(lambda example: example.id not in names)
+                log.info("%d of %d training examples are held out, to ask the teacher about", len(names), len(train))
         return self._withheld
 
     def filter_evaluated(self, keep: Callable[[Example], bool]) -> None:

@@ -7,7 +7,7 @@ Fine-tuning on demonstrations of one new skill shows within two minutes what a m
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from lightning_sdft.data.base import DemonstrationDataModule
@@ -81,7 +81,9 @@ class StringSkillsDataModule(DemonstrationDataModule):
             are styles it can read but does not write; ``unseen`` is one that it cannot read.
         own_style_share: Share of the demonstrations that are in the model's own style instead, because part of what
             people write is in that style too.
-        train_on: ``new`` trains on the new skill; ``prior`` on prompts of the prior skills, for re-invocation.
+        train_on: ``new`` trains on the new skill; ``prior`` on prompts of the prior skills, for re-invocation and
+            retention.
+        prior_skills: The prior skills that ``prior`` trains on; by default all.
         train_size: Number of training examples.
         validation_size: Number of prompts of the new skill in the validation split.
         test_size: Number of prompts of the new skill in the test split.
@@ -100,6 +102,7 @@ class StringSkillsDataModule(DemonstrationDataModule):
         style: str = "sentence",
         own_style_share: Share = 0.0,
         train_on: Literal["new", "prior"] = "new",
+        prior_skills: Sequence[str] | None = None,
         train_size: Natural = 512,
         validation_size: Natural = 128,
         test_size: Natural = 256,
@@ -117,7 +120,11 @@ class StringSkillsDataModule(DemonstrationDataModule):
         self.skill = skill
         self.style = style
         self.own_style_share = own_style_share
+        unknown = sorted(set(prior_skills or ()) - set(PRIOR_SKILLS))
+        if unknown:
+            raise ValueError(f"data.prior_skills: {unknown} are none of {sorted(PRIOR_SKILLS)}; give some of them")
         self.train_on = train_on
+        self.prior_skills = list(PRIOR_SKILLS if prior_skills is None else prior_skills)
         self.train_size = train_size
         self.validation_size = validation_size
         self.test_size = test_size
@@ -130,7 +137,7 @@ class StringSkillsDataModule(DemonstrationDataModule):
         train: list[Example] = []
         validation: list[EvaluationSet] = []
         test: list[EvaluationSet] = []
-        trained = [self.skill] if self.train_on == "new" else list(PRIOR_SKILLS)
+        trained = [self.skill] if self.train_on == "new" else self.prior_skills
         for skill in (self.skill, *PRIOR_SKILLS):
             new = skill == self.skill
             sizes = [self.validation_size, self.test_size] if new else [self.prior_size] * 2

@@ -24,6 +24,9 @@ class Grader(Metric):
     higher_is_better = True
     full_state_update = False
 
+    asks_a_model = False
+    """Whether another model is asked for each verdict, which takes time or money."""
+
     correct: Tensor
     graded: Tensor
     ungraded: Tensor

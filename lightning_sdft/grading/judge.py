@@ -201,6 +201,8 @@ class JudgedAnswer(Grader):
         DataError: If ``accepts`` is empty, or the judge's prompt does not have one of the labels.
     """
 
+    asks_a_model = True
+
     def __init__(self, judge: Judge, accepts: Sequence[str] = ("CORRECT",)) -> None:
         super().__init__()
         unknown = [label for label in accepts if label not in judge.prompt.labels]

@@ -79,7 +79,7 @@ class TrainerPlan:
             _sharing(strategy) if count > 1 else "alone",
             getattr(strategy, "replicas", 1),
             precision,
-            "EMATeacher" in callbacks,
+            "EMATeacher" in callbacks or "GatedTeacher" in callbacks,
             trainer.get("limit_val_batches") != 0,  # 0 also switches the sanity check off
         )
 

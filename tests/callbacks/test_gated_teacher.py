@@ -97,14 +97,25 @@ def test_rows_with_references_are_held_out_of_training_if_those_of_validation_la
 ) -> None:
     bare = [Example(each.id, each.prompt, None, reference="w1") for each in map(question, range(20, 24))]
     data = words_data(
-        train=[asked(index) for index in range(20)], validation=[EvaluationSet(bare, {"new": Verdicts(*[True] * 9)})]
+        train=[asked(index) for index in range(40)], validation=[EvaluationSet(bare, {"new": Verdicts(*[True] * 9)})]
     )
     gate = GatedTeacher(every_n_steps=2)
     make_trainer(callbacks=[gate], max_steps=2).fit(words_module(SDFTModule), datamodule=data)
     assert gate._held_out is not None
     assert gate._held_out.grader is not None
-    assert len(gate._held_out.examples) == 2
-    assert len(data.splits.train) == 18
+    assert len(gate._held_out.examples) == 4
+    assert len(data.splits.train) == 36
+
+
+def test_no_other_model_is_asked_for_verdicts(words_module: Any, words_data: Any, make_trainer: Any) -> None:
+    grader = Verdicts()
+    grader.asks_a_model = True
+    data = words_data(validation=[EvaluationSet([asked(20 + index) for index in range(4)], {"new": grader})])
+    gate = GatedTeacher(every_n_steps=1)
+    make_trainer(callbacks=[gate], max_steps=2).fit(words_module(SDFTModule), datamodule=data)
+    assert grader.asked == []
+    assert gate._held_out is not None
+    assert len(gate._held_out.examples) == 4
 
 
 def test_it_is_refused_where_there_is_nothing_to_gate(words_module: Any, words_data: Any, make_trainer: Any) -> None:
@@ -118,9 +129,17 @@ def test_it_is_refused_where_there_is_nothing_to_gate(words_module: Any, words_d
         fit(words_module(SDFTModule, lora=LoRA(rank=2), teacher=BaseTeacher()), datamodule=data)
     with pytest.raises(SettingError, match="GatedTeacher asks questions of a data module"):
         fit(words_module(SDFTModule), train_dataloaders=data.train_dataloader())
-    few = words_data(train=[question(index) for index in range(8)], batch_size=4, micro_batch_size=2)
     with pytest.raises(DataError, match="GatedTeacher: no example has demonstration within the token budgets"):
-        fit(words_module(SDFTModule), datamodule=few)
+        fit(words_module(SDFTModule, max_teacher_prompt_tokens=1), datamodule=words_data())
+
+
+@pytest.mark.parametrize(("rows", "batch_size", "kept"), [(39, 4, 39), (40, 4, 36), (44, 44, 44), (50, 45, 45)])
+def test_a_split_that_cannot_spare_examples_keeps_those_that_are_asked_about(
+    rows: int, batch_size: int, kept: int, words_data: Any
+) -> None:
+    data = words_data(train=[question(index) for index in range(rows)], batch_size=batch_size)
+    assert len(data.withhold(64, lambda _: True)) == (rows - kept or rows)
+    assert len(data.splits.train) == kept
 
 
 def test_a_number_out_of_range_is_refused(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ HEALTHY = {
 }
 
 
-def measures(*changes: dict[str, float]) -> list[dict[str, float]]:
+def measures(*changes: dict[str, float], count: int = 64) -> list[dict[str, float]]:
     """One measure every 10 steps, each with its changes."""
-    return [{"step": 10.0 * index, **HEALTHY, **change} for index, change in enumerate(changes)]
+    asked = {"questions": count, "sampled": count}
+    return [{"step": 10.0 * index, **asked, **HEALTHY, **change} for index, change in enumerate(changes)]
 
 
 def found(*changes: dict[str, float], follows: bool = True, count: int = 64, tolerance: float = 0.0) -> list[str]:
-    return list(worn(measures(*changes), follows, count, tolerance))
+    return list(worn(measures(*changes, count=count), follows, tolerance))
 
 
 def test_nothing_is_worn_at_first_or_while_all_stays() -> None:
@@ -39,7 +40,7 @@ def test_nothing_is_worn_at_first_or_while_all_stays() -> None:
 )
 def test_each_sign_is_found_and_said_with_both_values_and_steps(change: dict[str, float], name: str) -> None:
     history = measures({}, {}, change)
-    texts = worn(history, True, 64, 0.0)
+    texts = worn(history, True, 0.0)
     assert list(texts) == [name]
     assert f"{name} is {change[name]:.2f} at step 20, after {HEALTHY[name]:.2f} at step 0" in texts[name]
 
@@ -63,6 +64,12 @@ def test_the_best_measure_before_counts_not_the_last() -> None:
     slowly = [{"teacher/accuracy": 1.0 - 0.04 * index} for index in range(6)]
     assert found(*slowly) == ["teacher/accuracy"]
     assert found(*slowly[-2:]) == []
+
+
+def test_of_sampled_answers_there_are_fewer() -> None:
+    few = {"sampled": 16.0, "rollout/cut": 0.2}
+    assert found({}, few) == []
+    assert found({}, {**few, "sampled": 64.0}) == ["rollout/cut"]
 
 
 def test_what_could_not_be_measured_is_not_worn() -> None:
