@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -14,6 +15,7 @@ from rich.table import Table
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError
+from lightning_sdft.evaluation.gaps import TEMPLATES_TO_TRY, Asker, Gap, proposed
 from lightning_sdft.evaluation.preflight import Preflight, judge_preflight, preflight
 from lightning_sdft.grading.interval import Score
 from lightning_sdft.modules.causal_lm import CausalLMModule
@@ -38,9 +40,10 @@ class PreflightTrainer(Trainer):
     ) -> Preflight:
         """Measure whether the model has the in-context ability that SDFT needs: same config as ``fit``, no training.
 
-        The model answers training questions with and without the demonstration. The report says how much the
-        demonstration helps, how far the teacher is from the base model, how often it merely copies, which prompts are
-        over budget, and what that means.
+        The model answers training questions with and without the demonstration, greedily and sampled as in training.
+        The report says how much the demonstration helps, at which temperature and with which template it would help
+        more, how far the teacher is from the base model, how often it merely copies, which prompts are over budget, and
+        what that means. The verdict is about the samples, because they are what is learned from.
 
         Args:
             model: An SDFT module, or another distillation whose teacher sees a demonstration.
@@ -78,7 +81,10 @@ class PreflightTrainer(Trainer):
         model.to(self.strategy.root_device)
         with self.precision_plugin.forward_context():
             limits = (model.max_completion_tokens, datamodule.evaluation_batch_size, seed)
-            result = preflight(model.policy, asked, grader, model.teacher_messages, *limits)
+            result = preflight(model.policy, asked, grader, model.teacher_messages, *limits, model.sampling)
+            asker = Asker(model.policy, asked, grader, model.sampling, *limits)
+            others = TEMPLATES_TO_TRY if model.teacher_fields == {"prompt", "demonstration"} else ()
+            result = replace(result, gaps=asker.survey(model.sampling.temperature, model.teacher_template, others))
         over_budget = [problem for problem in problems.values() if problem is not None]
         verdict, reasons = judge_preflight(result)
         if over_budget:
@@ -128,9 +134,25 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
         table.add_row(name, value)
     console = Console()
     console.print(table)
+    console.print(_gaps(result.gaps))
     console.print(f"verdict: {verdict}", style="bold", highlight=False)
     for reason in reasons:
         console.print(f"- {reason}", highlight=False)
+
+
+def _gaps(gaps: Sequence[Gap]) -> Table:
+    """A table of what student and teacher answer under each way of sampling; the proposed one is marked."""
+    table = Table(title="Answers as training samples them")
+    for column in ("temperature", "template", "student", "teacher", "teacher minus student", ""):
+        table.add_column(column)
+    best = proposed(gaps)
+    for index, gap in enumerate(gaps):
+        marks = ["set"] * (index == 0) + ["proposed"] * (gap is best)
+        template = "as set" if gap.template == gaps[0].template else repr(gap.template)
+        temperature = f"{gap.temperature:g}" if gap.temperature else "0 (greedy)"
+        scores = (f"{gap.student.value:.3f}", f"{gap.teacher.value:.3f}", _with_interval(gap.gain))
+        table.add_row(temperature, template, *scores, ", ".join(marks))
+    return table
 
 
 def _with_interval(score: Score) -> str:

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from lightning_sdft.evaluation.gaps import Gap, proposed
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.losses import ForwardKL, cross_entropy, distillation_loss
@@ -32,13 +33,16 @@ T = TypeVar("T")
 SOLVED = 0.5
 """Share of the base model's failures that the teacher must solve for the verdict ``go``."""
 
+ENOUGH = 0.7
+"""Share of the widest gap between teacher and student that the one which is set must have for the verdict ``go``."""
+
 COPIED = 0.9
 """Minimum similarity at which an answer counts as a copy of the demonstration."""
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """Results of a preflight. Accuracies are of greedy answers.
+    """Results of a preflight. Accuracies are of greedy answers, but for those of ``gaps``.
 
     Args:
         questions: Number of questions.
@@ -54,6 +58,8 @@ class Preflight:
         demonstration_surprise: The same for the demonstrations, which SFT would imitate.
         copied: Share of the teacher's answers that copy the demonstration.
         truncated: Share of the teacher's answers that reached the length limit.
+        gaps: How much more often the teacher is right when both answer as in training: at the temperature that is set,
+            at others, and with other templates of the teacher's prompt.
     """
 
     questions: int
@@ -68,6 +74,7 @@ class Preflight:
     demonstration_surprise: float
     copied: float
     truncated: float
+    gaps: Sequence[Gap] = ()
 
 
 @torch.no_grad()
@@ -79,6 +86,7 @@ def preflight(
     max_completion_tokens: int,
     batch_size: int = 8,
     seed: int = 0,
+    sampling: Sampling = Sampling(),  # noqa: B008  # frozen
 ) -> Preflight:
     """Compare a model's answers with and without a demonstration in the prompt.
 
@@ -90,6 +98,7 @@ def preflight(
         max_completion_tokens: Length at which answers are truncated.
         batch_size: Number of sequences per forward pass and of prompts answered at once.
         seed: Seed for sampling answers.
+        sampling: How training samples.
     """
     encode = policy.tokenizer.encode
     own = [encode(example.prompt) for example in examples]
@@ -112,7 +121,7 @@ def preflight(
     base, teacher = grade(answer(own, GREEDY)), grade(greedy)
     both = ~(base.isnan() | teacher.isnan())
     failed = both & (base == 0)
-    kl, surprise = _teacher_on_its_answers(policy, own, answer(shown, Sampling()), batch_size)
+    kl, surprise = _teacher_on_its_answers(policy, own, answer(shown, sampling), batch_size)
     demonstrations = [
         TokenSequence(prompt, policy.tokenizer.encode_completion(example.demonstration or ""))
         for prompt, example in zip(own, examples, strict=True)
@@ -149,16 +158,27 @@ def judge_preflight(result: Preflight) -> tuple[Literal["go", "doubtful", "stop"
     """Decide from a preflight whether SDFT is worth running.
 
     Returns:
-        The verdict and the reasons against SDFT. The verdict is ``stop`` if the teacher is not better than the base
-        model, ``doubtful`` if there are other reasons against, and otherwise ``go``.
+        The verdict and the reasons against SDFT. The verdict is ``stop`` if the teacher, sampled as in training, is not
+        better than the base model, ``doubtful`` if there are other reasons against, and otherwise ``go``.
     """
-    stop, doubts = [], []
-    if not result.gain.low > 0:
-        stop.append(
-            "the demonstration does not make the model better at the task beyond chance: there is nothing to distil "
-            "(try a larger model, other demonstrations, another teacher_template, or SFT)"
-        )
-    elif result.solved < SOLVED:
+    stop: list[str] = []
+    doubts: list[str] = []
+    nothing = (
+        "the demonstration does not make the model better at the task beyond chance: there is nothing to distil (try a "
+        "larger model, other demonstrations, another teacher_template, or SFT)"
+    )
+    now, best = (result.gaps[0], proposed(result.gaps)) if result.gaps else (None, None)
+    if now is not None and best is not None and best != now and best.gain.low > 0:
+        short = now.gain.low <= 0
+        if short or now.gain.value < ENOUGH * best.gain.value:
+            (stop if short else doubts).append(
+                f"sampled as in training, at temperature {now.temperature:g}, the teacher is right in "
+                f"{now.teacher.value:.0%} and the student in {now.student.value:.0%}; {_said(best, now)} it would be "
+                f"{best.teacher.value:.0%} and {best.student.value:.0%}"
+            )
+    elif not (result.gain if now is None else now.gain).low > 0:
+        stop.append(nothing)
+    if not stop and result.solved < SOLVED:
         doubts.append(
             f"with the demonstration the model solves only {result.solved:.0%} of what it fails without: the student "
             "cannot become better than its teacher"
@@ -179,6 +199,13 @@ def judge_preflight(result: Preflight) -> tuple[Literal["go", "doubtful", "stop"
             f"{result.truncated:.0%} of the teacher's answers were cut at the limit; raise max_completion_tokens"
         )
     return ("stop" if stop else "doubtful" if doubts else "go"), stop + doubts
+
+
+def _said(best: Gap, now: Gap) -> str:
+    """What to set for a better gap."""
+    settings = [] if best.temperature == now.temperature else [f"sampling.temperature={best.temperature:g}"]
+    settings += [] if best.template == now.template else [f"teacher_template={best.template!r}"]
+    return "with " + " and ".join(settings)
 
 
 def _teacher_on_its_answers(

@@ -54,6 +54,9 @@ def test_laptop_model_can_use_the_styles_it_has_seen(
     record = json.loads(Path("out/preflight.json").read_text())
     assert (record["verdict"], record["questions"], record["grader"]) == (verdict, 48, "swap-ends")
     assert record["teacher"]["value"] == (0 if style == "unseen" else 1)
+    assert [each["temperature"] for each in record["gaps"][:5]] == [1.0, 0.7, 0.5, 0.3, 0.0]
+    assert (record["gaps"][0]["teacher"]["value"] > 0.9) == (style != "unseen")
+    assert "Answers as training samples them" in printed
     if reason is not None:
         assert reason in printed
 

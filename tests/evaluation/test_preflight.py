@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_sdft.data.templates import teacher_messages
+from lightning_sdft.evaluation.gaps import Gap
 from lightning_sdft.evaluation.preflight import Preflight, copies, judge_preflight, preflight
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.grading.interval import Score
@@ -144,5 +145,32 @@ GOOD = Preflight(
 )
 def test_verdict(changes: dict[str, Any], verdict: str, reason: str | None) -> None:
     given, reasons = judge_preflight(replace(GOOD, **changes))
+    assert given == verdict
+    assert [reason in each for each in reasons] == ([] if reason is None else [True])
+
+
+def gap(temperature: float, gain: float, template: str = "set", width: float = 0.1) -> Gap:
+    teacher = Score(gain + 0.05, gain, gain + 0.1)
+    return Gap(temperature, template, Score(0.05, 0, 0.1), teacher, Score(gain, gain - width, gain + width))
+
+
+@pytest.mark.parametrize(
+    ("gaps", "verdict", "reason"),
+    [
+        ([gap(1.0, 0.5), gap(0.5, 0.52)], "go", None),
+        (
+            [gap(1.0, 0.05), gap(0.5, 0.7)],
+            "stop",
+            "at temperature 1, the teacher is right in 10% and the student in 5%",
+        ),
+        ([gap(1.0, 0.05), gap(0.5, 0.7)], "stop", "with sampling.temperature=0.5 it would be 75% and 5%"),
+        ([gap(1.0, 0.4), gap(0.5, 0.7)], "doubtful", "with sampling.temperature=0.5 it would be 75%"),
+        ([gap(0.5, 0.3), gap(0.5, 0.7, "other")], "doubtful", "with teacher_template='other' it would be 75%"),
+        ([gap(1.0, 0.05), gap(0.5, 0.08)], "stop", "there is nothing to distil"),
+    ],
+)
+def test_verdict_is_about_samples_as_in_training(gaps: list[Gap], verdict: str, reason: str | None) -> None:
+    """All of these models solve the task greedily."""
+    given, reasons = judge_preflight(replace(GOOD, gaps=gaps))
     assert given == verdict
     assert [reason in each for each in reasons] == ([] if reason is None else [True])

@@ -1,0 +1,135 @@
+"""How much more often the teacher is right than the student, when both answer as in training: sampled.
+
+A model that solves a task greedily may write noise at temperature 1. What the student learns are the teacher's words
+after the student's own samples, so the gap between the two under the rollouts' own sampling says what can be learned.
+[1] finds the final gain of such training to be linear in the gap before it.
+
+[1] A predictive law for on-policy self-distillation, 2026, https://arxiv.org/abs/2605.30070 (as its abstract claims)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lightning_sdft.data.templates import AUTHORS_TEMPLATE, PAPER_TEMPLATE, teacher_messages
+from lightning_sdft.grading.base import Grader
+from lightning_sdft.grading.interval import Score, bootstrap
+from lightning_sdft.policy import Policy
+from lightning_sdft.records import Example, Message, Sampling
+from lightning_sdft.rollout import generate
+
+__all__ = ["TEMPERATURES", "TEMPLATES_TO_TRY", "Asker", "Gap", "proposed"]
+
+TEMPERATURES = (1.0, 0.7, 0.5, 0.3, 0.0)
+"""What is tried, the highest first."""
+
+TEMPLATES_TO_TRY = (
+    AUTHORS_TEMPLATE,
+    PAPER_TEMPLATE,
+    "{prompt}\n\nA correct answer is: {demonstration}\n\nAnswer in the same way.",
+    "{prompt}\n\nHere is how an expert answered:\n{demonstration}\n\nNow answer yourself.",
+)
+"""Templates of the teacher's prompt that are tried beside the one that is set."""
+
+MARGIN = 0.05
+"""Gaps that differ by less are taken as equal, and then the higher temperature is better, since rollouts vary more."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Accuracies of student and teacher under one way of sampling.
+
+    Args:
+        temperature: Temperature of the samples; 0 is greedy.
+        template: Template of the teacher's prompt.
+        student: Accuracy of the model without demonstration.
+        teacher: Accuracy of the model that sees the demonstration.
+        gain: Mean over questions of teacher minus student.
+    """
+
+    temperature: float
+    template: str
+    student: Score
+    teacher: Score
+    gain: Score
+
+
+@dataclass
+class Asker:
+    """Asks a model the same questions in several ways.
+
+    Args:
+        policy: The model.
+        examples: Questions with demonstration and reference.
+        grader: Decides which answers are correct.
+        sampling: How training samples, apart from the temperature.
+        max_completion_tokens: Length at which answers are truncated.
+        batch_size: Prompts answered at once.
+        seed: Seed of the samples.
+    """
+
+    policy: Policy
+    examples: Sequence[Example]
+    grader: Grader
+    sampling: Sampling
+    max_completion_tokens: int
+    batch_size: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._alone: dict[float, torch.Tensor] = {}
+
+    def gap(self, temperature: float, template: str) -> Gap:
+        """The gap at a temperature, with a template of the teacher's prompt."""
+        if temperature not in self._alone:
+            self._alone[temperature] = self._verdicts(lambda example: example.prompt, temperature)
+        alone = self._alone[temperature]
+        shown = self._verdicts(lambda example: teacher_messages(example, template), temperature)
+        both = ~(alone.isnan() | shown.isnan())
+        scores = (bootstrap([each]) for each in (alone[~alone.isnan()], shown[~shown.isnan()], (shown - alone)[both]))
+        return Gap(temperature, template, *scores)
+
+    def _verdicts(self, messages: Callable[[Example], Sequence[Message]], temperature: float) -> torch.Tensor:
+        """Ones, zeros, and NaN where an answer could not be graded, `(Q,)`."""
+        prompts = self.policy.tokenizer.encode_all([list(messages(example)) for example in self.examples])
+        seeds = [self.seed * len(prompts) + index for index in range(len(prompts))]
+        sampling, size = replace(self.sampling, temperature=temperature), self.batch_size
+        responses = [
+            self.policy.tokenizer.decode(rollout.completion)
+            for start in range(0, len(prompts), size)
+            for rollout in generate(
+                self.policy,
+                prompts[start : start + size],
+                self.max_completion_tokens,
+                sampling,
+                seeds[start : start + size],
+            )
+        ]
+        verdicts = self.grader.grade_all(responses, [example.reference for example in self.examples])
+        return torch.tensor([float("nan") if each is None else float(each) for each in verdicts])
+
+    def survey(self, temperature: float, template: str, templates: Sequence[str] = ()) -> list[Gap]:
+        """Gaps at all temperatures with the template that is set, then with the other templates at the best of these.
+
+        Args:
+            temperature: The temperature that is set; it comes first.
+            template: The template that is set.
+            templates: Others to try.
+        """
+        gaps = [self.gap(each, template) for each in dict.fromkeys((temperature, *TEMPERATURES))]
+        best = proposed(gaps).temperature
+        return [*gaps, *(self.gap(best, each) for each in templates if each != template)]
+
+
+def proposed(gaps: Sequence[Gap]) -> Gap:
+    """The gap to train with: among those that are nearly the widest, the first at the highest temperature.
+
+    Args:
+        gaps: Gaps, of which the first is the one that is set.
+    """
+    widest = max(gap.gain.value for gap in gaps)
+    good = [gap for gap in gaps if gap.gain.value >= widest - MARGIN]
+    return max(good, key=lambda gap: gap.temperature)

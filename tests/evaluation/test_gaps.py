@@ -1,0 +1,85 @@
+"""What student and teacher answer as in training, at several temperatures and with several templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_sdft.data.templates import teacher_messages
+from lightning_sdft.evaluation.gaps import TEMPERATURES, Asker, Gap, proposed
+from lightning_sdft.grading.base import Grader
+from lightning_sdft.grading.interval import Score
+from lightning_sdft.policy import Policy
+from lightning_sdft.records import Example, Sampling
+from lightning_sdft.rollout import generate
+from tests.modules.conftest import WORDS_TEMPLATE, question
+
+OTHER = "w9 {prompt} {demonstration}"
+
+
+class Long(Grader):
+    """An answer is right if it has more words than the reference says; one of no word is not graded."""
+
+    def grade(self, response: str, reference: int) -> bool | None:
+        words = len(response.split())
+        return None if words == 0 else words > reference
+
+
+EXAMPLES = [Example(each.id, each.prompt, each.demonstration, reference=2) for each in map(question, range(12))]
+
+
+def asker(policy: Policy, batch_size: int = 5, **sampling: Any) -> Asker:
+    return Asker(policy, EXAMPLES, Long(), Sampling(**sampling), 6, batch_size, seed=3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_accuracies_are_those_of_each_prompt_alone(temperature: float, llama: Policy) -> None:
+    gap = asker(llama, top_k=20).gap(temperature, WORDS_TEMPLATE)
+    verdicts = []
+    for shown in (False, True):
+        given = []
+        for index, example in enumerate(EXAMPLES):
+            messages = teacher_messages(example, WORDS_TEMPLATE) if shown else example.prompt
+            sampling = Sampling(temperature=temperature, top_k=20)
+            (rollout,) = generate(llama, [llama.tokenizer.encode(messages)], 6, sampling, [3 * 12 + index])
+            given.append(Long().grade(llama.tokenizer.decode(rollout.completion), 2))
+        verdicts.append(given)
+    for score, given in zip((gap.student, gap.teacher), verdicts, strict=True):
+        graded = [each for each in given if each is not None]
+        assert score.value == pytest.approx(sum(graded) / len(graded))
+    pairs = [(after, before) for before, after in zip(*verdicts, strict=True) if None not in (after, before)]
+    assert gap.gain.value == pytest.approx(sum(int(after) - int(before) for after, before in pairs) / len(pairs))  # type: ignore[call-overload]
+
+
+def test_a_survey_begins_with_what_is_set_and_tries_templates_at_the_best_temperature(llama: Policy) -> None:
+    state = torch.get_rng_state()
+    gaps = asker(llama).survey(0.9, WORDS_TEMPLATE, [WORDS_TEMPLATE, OTHER])
+    assert [each.temperature for each in gaps[:-1]] == [0.9, *TEMPERATURES]
+    assert {each.template for each in gaps[:-1]} == {WORDS_TEMPLATE}
+    assert (gaps[-1].template, gaps[-1].temperature) == (OTHER, proposed(gaps[:-1]).temperature)
+    assert torch.equal(torch.get_rng_state(), state)
+    again = asker(llama, batch_size=12).survey(0.5, WORDS_TEMPLATE)
+    assert again[0] == next(each for each in gaps if each.temperature == 0.5)
+    assert len(again) == len(TEMPERATURES)
+
+
+def gap(temperature: float, gain: float, template: str = "set") -> Gap:
+    score = Score(gain, gain - 0.1, gain + 0.1)
+    return Gap(temperature, template, Score(0, 0, 0), score, score)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "expected"),
+    [
+        ([gap(1.0, 0.1), gap(0.5, 0.7), gap(0.3, 0.8), gap(0.0, 0.78)], 2),
+        ([gap(1.0, 0.1), gap(0.5, 0.77), gap(0.3, 0.8)], 1),  # nearly as wide, and warmer
+        ([gap(1.0, 0.8), gap(0.5, 0.82)], 0),
+        ([gap(0.5, 0.6), gap(1.0, 0.6)], 1),
+        ([gap(0.5, 0.6), gap(0.5, 0.62, "other")], 0),  # no reason to change what is set
+        ([gap(0.5, 0.6), gap(0.5, 0.7, "other")], 1),
+    ],
+)
+def test_the_highest_temperature_with_nearly_the_widest_gap_is_proposed(gaps: list[Gap], expected: int) -> None:
+    assert proposed(gaps) is gaps[expected]
