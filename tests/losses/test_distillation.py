@@ -42,7 +42,7 @@ def test_distillation_agrees_with_autograd(
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_temperature_divides_both_logits(divergence: Divergence, temperature: float) -> None:
     problem = make_problem()
-    fused = distillation_loss(*problem[:4], problem.weights, divergence, temperature, 4)
+    fused = distillation_loss(*problem[:4], problem.weights, divergence, temperature, chunk_tokens=4)
     check_against_dense(problem, fused, dense_distillation(problem, divergence, temperature), 1e-10)
 
 
@@ -75,7 +75,7 @@ def test_excluded_tokens_leave_everything_finite(divergence: Divergence) -> None
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_diagnostics_do_not_depend_on_what_is_minimised(divergence: Divergence) -> None:
     problem = make_problem()
-    diagnostics = distillation_loss(*problem[:4], problem.weights, divergence, 0.7, 4).diagnostics
+    diagnostics = distillation_loss(*problem[:4], problem.weights, divergence, 0.7, chunk_tokens=4).diagnostics
     student = (dense_logits(problem.hidden, problem.head).detach() / 0.7).log_softmax(-1)
     teacher = (dense_logits(problem.teacher_hidden, problem.teacher_head).detach() / 0.7).log_softmax(-1)
     expected = {

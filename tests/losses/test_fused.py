@@ -34,7 +34,9 @@ def fused_losses(problem: Problem, hidden: Tensor, teacher: Tensor, weights: Ten
     return {
         "cross_entropy": cross_entropy(hidden, head, targets, weights, 4),
         "dft": dynamic_fine_tuning(hidden, head, targets, weights, 4),
-        "distillation": distillation_loss(hidden, head, teacher, problem.teacher_head, weights, divergence, 1.0, 4),
+        "distillation": distillation_loss(
+            hidden, head, teacher, problem.teacher_head, weights, divergence, chunk_tokens=4
+        ),
     }
 
 
@@ -238,7 +240,9 @@ def test_no_tensor_of_all_logits_ever_exists(name: str) -> None:
     with LargestTensor() as largest:
         if name == "distillation":
             teacher = Head(head.weight.detach() + 1)
-            loss = distillation_loss(hidden, head, hidden.detach(), teacher, weights, ForwardKL(), 1.0, chunk).loss
+            loss = distillation_loss(
+                hidden, head, hidden.detach(), teacher, weights, ForwardKL(), chunk_tokens=chunk
+            ).loss
         else:
             function = cross_entropy if name == "cross_entropy" else dynamic_fine_tuning
             loss = function(hidden, head, targets, weights, chunk).loss
