@@ -36,6 +36,12 @@ HEADS = {
     "all": Head(torch.empty(0), bias=torch.empty(0), soft_cap=1.5, scale=0.3),
 }
 DIVERGENCES: list[Divergence] = [ForwardKL(), ReverseKL(), *map(JensenShannon, (0.5, 0.1, 0.9))]
+TARGETS: list[Target] = [
+    GeometricMixture(0.3),
+    DisagreementMixture(0.6, 3.0),
+    AgreementProduct(10, start=0.7),
+    InformationBound(start=0.4),
+]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 

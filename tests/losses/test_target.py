@@ -20,14 +20,7 @@ from lightning_sdft.losses import (
     Toward,
 )
 from lightning_sdft.losses.distribution import FLOOR
-from tests.losses.dense import V, dense_target
-
-TARGETS: list[Target] = [
-    GeometricMixture(0.3),
-    DisagreementMixture(0.6, 3.0),
-    AgreementProduct(10, start=0.7),
-    InformationBound(start=0.4),
-]
+from tests.losses.dense import TARGETS, V, dense_target
 
 
 def logits(scale: float = 3.0, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ from lightning_sdft.losses.distribution import FLOOR
 from tests.losses.dense import (
     DIVERGENCES,
     HEADS,
+    TARGETS,
     TOLERANCE,
     V,
     check_against_dense,
@@ -35,7 +36,6 @@ from tests.losses.dense import (
     dense_logits,
     make_problem,
 )
-from tests.losses.test_target import TARGETS
 from tests.pairs import pairwise
 
 WRAPPED: list[Divergence] = [
@@ -158,11 +158,9 @@ def test_checkpoints_hold_them_as_data(divergence: Divergence) -> None:
 def test_chosen_in_yaml() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--divergence", type=Divergence)
-    kl = {
-        "class_path": "Toward",
-        "init_args": {"target": {"class_path": "InformationBound", "init_args": {"steps": 9}}},
-    }
-    config = {"divergence": {"class_path": "Clipped", "init_args": {"limit": 3.0, "divergence": kl}}}
-    made = parser.instantiate_classes(parser.parse_object(config)).divergence
+    bound = {"class_path": "InformationBound", "init_args": {"steps": 9}}
+    toward = {"class_path": "Toward", "init_args": {"target": bound}}
+    config = {"divergence": {"class_path": "Clipped", "init_args": {"limit": 3.0, "divergence": toward}}}
+    made = parser.instantiate(parser.parse_object(config)).divergence
     assert made == Clipped(3.0, Toward(InformationBound(steps=9)))
     assert made.at(9) == replace(made, divergence=Toward(InformationBound(1.0, 1.0, 9)))
