@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lightning_sdft.losses import JensenShannon as JensenShannon
     from lightning_sdft.losses import ReverseKL as ReverseKL
     from lightning_sdft.losses import Target as Target
+    from lightning_sdft.losses import TokenFocus as TokenFocus
     from lightning_sdft.losses import TopK as TopK
     from lightning_sdft.losses import Toward as Toward
     from lightning_sdft.losses import TruncatedImportance as TruncatedImportance
@@ -111,6 +112,7 @@ _HOMES = {
         "JensenShannon",
         "ReverseKL",
         "Target",
+        "TokenFocus",
         "TopK",
         "Toward",
         "TruncatedImportance",

@@ -4,6 +4,7 @@ from lightning_sdft.losses.clipped import Clipped
 from lightning_sdft.losses.distillation import distillation_loss
 from lightning_sdft.losses.distribution import Distribution
 from lightning_sdft.losses.divergence import Divergence, ForwardKL, JensenShannon, ReverseKL
+from lightning_sdft.losses.focus import TokenFocus
 from lightning_sdft.losses.fused import HeadLoss, head_loss
 from lightning_sdft.losses.head import Head
 from lightning_sdft.losses.importance import TruncatedImportance
@@ -29,6 +30,7 @@ __all__ = [
     "Reduction",
     "ReverseKL",
     "Target",
+    "TokenFocus",
     "TopK",
     "Toward",
     "TruncatedImportance",
