@@ -67,6 +67,19 @@ def test_any_token_loss_agrees_with_autograd_on_dense_logits(
     assert fused.diagnostics["position"].tolist() == positions.tolist()
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "dft", "distillation"])
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_only_the_logits_are_multiplied(context: Any, name: str) -> None:
+    problem = make_problem()
+    expected = fused_losses(problem, problem.hidden, problem.teacher_hidden, problem.weights)[name]
+    with torch.profiler.profile() as profile, context():
+        result = fused_losses(problem, problem.hidden, problem.teacher_hidden, problem.weights)
+    assert not result[name].loss.requires_grad
+    assert torch.equal(result[name].loss, expected.loss)
+    # 9 tokens in 3 chunks; student's logits three times, the teacher's once
+    assert sum(event.count for event in profile.key_averages() if event.key == "aten::addmm") == 3 * 4
+
+
 @pytest.mark.parametrize("kind", HEADS)
 def test_gradient_is_the_slope_of_the_loss(kind: str) -> None:
     problem = make_problem(kind)
