@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
@@ -155,12 +157,12 @@ def test_checkpoints_hold_them_as_data(divergence: Divergence) -> None:
     assert torch.load(file, weights_only=True)["divergence"] == divergence
 
 
-def test_chosen_in_yaml() -> None:
+def test_chosen_in_yaml_as_the_docs_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "divergences.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--divergence", type=Divergence)
-    bound = {"class_path": "InformationBound", "init_args": {"steps": 9}}
-    toward = {"class_path": "Toward", "init_args": {"target": bound}}
-    config = {"divergence": {"class_path": "Clipped", "init_args": {"limit": 3.0, "divergence": toward}}}
+    config = yaml.safe_load(example)["model"]["init_args"]
     made = parser.instantiate(parser.parse_object(config)).divergence
-    assert made == Clipped(3.0, Toward(InformationBound(steps=9)))
-    assert made.at(9) == replace(made, divergence=Toward(InformationBound(1.0, 1.0, 9)))
+    assert made == Toward(InformationBound(0.25, 1.0, 150), Clipped(5.0))
+    assert made.at(75) == Toward(InformationBound(0.625, 0.625, 150), Clipped(5.0))
