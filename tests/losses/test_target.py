@@ -15,6 +15,7 @@ from lightning_sdft.losses import (
     ForwardKL,
     GeometricMixture,
     InformationBound,
+    JensenShannon,
     ReverseKL,
     Target,
     Toward,
@@ -143,12 +144,21 @@ def test_ends_of_the_information_bound() -> None:
         )
 
 
+def test_halfway_where_the_student_excludes_what_the_teacher_allows() -> None:
+    student = Distribution.of(torch.tensor([[1.0, 0.0, FLOOR]]))
+    teacher = Distribution.of(torch.tensor([[0.0, 1.0, 0.5]]))
+    target = InformationBound(start=0.0)(student, teacher)
+    assert target.probabilities[0, 2] == 0
+    assert target.mean(teacher.log_ratio(student)).item() == pytest.approx(0, abs=1e-5)
+
+
 def test_information_bound_of_a_token_does_not_depend_on_the_others() -> None:
-    student, teacher = logits(10.0, dtype=torch.float32)
+    torch.manual_seed(0)
+    spread = torch.tensor([0.1, 30.0] * 8)[:, None]  # a token in two needs more steps
+    student, teacher = spread * torch.randn(2, 16, 500)
     together = InformationBound(start=0.3)(Distribution.of(student), Distribution.of(teacher)).logits
-    for row in range(len(student)):
-        one = Distribution.of(student[row : row + 1]), Distribution.of(teacher[row : row + 1])
-        close(InformationBound(start=0.3)(*one).logits[0], together[row], 1e-6)
+    apart = InformationBound(start=0.3)(Distribution.of(student[::2]), Distribution.of(teacher[::2])).logits
+    assert torch.equal(apart, together[::2])
 
 
 def test_a_mixture_only_scales_the_gradient_of_reverse_kl() -> None:
@@ -163,6 +173,18 @@ def test_disagreement_adds_the_student_up_to_the_limit() -> None:
     shares = (made - teacher.logits)[:, 0] / (student.logits - teacher.logits)[:, 0].clamp(min=1)
     assert shares[0] < 0.01
     assert shares[1:].tolist() == pytest.approx([0.2, 0.2], abs=1e-6)  # the JSD is at most log 2
+
+
+def test_rounding_never_goes_beyond_the_teacher() -> None:
+    torch.manual_seed(0)
+    teacher = torch.randn(64, 1000)
+    student = teacher + 1e-5 * torch.randn(64, 1000)
+    student[:, 0], teacher[:, 0] = FLOOR, -60.0
+    both = Distribution.of(student), Distribution.of(teacher)
+    assert JensenShannon()(*both)[0].min() < 0  # by rounding
+    made = DisagreementMixture()(*both)
+    assert (made.probabilities[:, 0] < 1e-20).all()
+    close(made.probabilities, both[1].probabilities, 1e-6)
 
 
 @pytest.mark.parametrize(
