@@ -27,6 +27,7 @@ from lightning_sdft.losses import (
     distillation_loss,
 )
 from lightning_sdft.losses.distribution import FLOOR
+from tests.conftest import needs_gpu
 from tests.losses.dense import (
     DIVERGENCES,
     HEADS,
@@ -38,6 +39,7 @@ from tests.losses.dense import (
     dense_logits,
     make_problem,
 )
+from tests.memory.conftest import allocated
 from tests.pairs import pairwise
 
 WRAPPED: list[Divergence] = [
@@ -127,6 +129,28 @@ def test_targets_may_follow_each_other() -> None:
     twice = Toward(GeometricMixture(0.5), Toward(GeometricMixture(0.5)))
     once = Toward(GeometricMixture(0.75))
     torch.testing.assert_close(twice(*both), once(*both), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda each: type(each).__name__)
+def test_a_target_takes_the_memory_of_its_logits_and_probabilities(target: Any) -> None:
+    both = distributions(*torch.randn(2, 40, 1000))
+    with allocated() as plain:
+        ForwardKL()(*both)
+    with allocated() as wrapped:
+        Toward(target)(*both)
+    matrix = 40 * 1000 * 4
+    assert wrapped.peak < plain.peak + 2.1 * matrix
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("target", TARGETS, ids=lambda each: type(each).__name__)
+def test_on_a_gpu_it_is_what_it_is_on_a_cpu(target: Any) -> None:
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(2, 7, V, dtype=torch.float64)
+    ours, theirs = (Clipped(1.0, Toward(target))(*distributions(*each)) for each in (logits.cuda(), logits))
+    for there, here in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize(
