@@ -37,11 +37,19 @@ if TYPE_CHECKING:
     from lightning_sdft.grading import Judge as Judge
     from lightning_sdft.grading import JudgedAnswer as JudgedAnswer
     from lightning_sdft.grading import LocalJudge as LocalJudge
+    from lightning_sdft.losses import AgreementProduct as AgreementProduct
+    from lightning_sdft.losses import Clipped as Clipped
+    from lightning_sdft.losses import DisagreementMixture as DisagreementMixture
     from lightning_sdft.losses import Divergence as Divergence
     from lightning_sdft.losses import ForwardKL as ForwardKL
+    from lightning_sdft.losses import GeometricMixture as GeometricMixture
+    from lightning_sdft.losses import InformationBound as InformationBound
     from lightning_sdft.losses import JensenShannon as JensenShannon
     from lightning_sdft.losses import ReverseKL as ReverseKL
+    from lightning_sdft.losses import Target as Target
+    from lightning_sdft.losses import TokenFocus as TokenFocus
     from lightning_sdft.losses import TopK as TopK
+    from lightning_sdft.losses import Toward as Toward
     from lightning_sdft.losses import TruncatedImportance as TruncatedImportance
     from lightning_sdft.modules import CausalLMModule as CausalLMModule
     from lightning_sdft.modules import CPTModule as CPTModule
@@ -98,7 +106,22 @@ _HOMES = {
     ),
     "errors": ("DataError",),
     "grading": ("Grader", "Judge", "JudgedAnswer", "LocalJudge"),
-    "losses": ("Divergence", "ForwardKL", "JensenShannon", "ReverseKL", "TopK", "TruncatedImportance"),
+    "losses": (
+        "AgreementProduct",
+        "Clipped",
+        "DisagreementMixture",
+        "Divergence",
+        "ForwardKL",
+        "GeometricMixture",
+        "InformationBound",
+        "JensenShannon",
+        "ReverseKL",
+        "Target",
+        "TokenFocus",
+        "TopK",
+        "Toward",
+        "TruncatedImportance",
+    ),
     "modules": (
         "CPTModule",
         "CausalLMModule",

@@ -23,6 +23,7 @@ def distillation_loss(
     weights: Tensor,
     divergence: Divergence,
     temperature: float = 1.0,
+    teacher_temperature: float | None = None,
     chunk_tokens: int | None = None,
 ) -> HeadLoss:
     """Weighted sum over tokens of the divergence between student and teacher, over the full vocabulary.
@@ -34,17 +35,22 @@ def distillation_loss(
         teacher_head: Output head of the teacher.
         weights: Weight of each token in the loss, `(N,)`.
         divergence: The divergence to minimise.
-        temperature: The logits of both models are divided by it, as they were when the completions were sampled.
+        temperature: The student's logits are divided by it, as they were when the completions were sampled.
+        teacher_temperature: The teacher's logits are divided by it; by default by ``temperature``. A lower one sharpens
+            what the student is pulled towards.
         chunk_tokens: See :func:`head_loss`.
 
     Returns:
-        The loss, with these diagnostics per token: ``kl`` (always `KL(p_T || p_S)`, whichever divergence is
-        minimised), ``teacher_entropy`` and ``student_entropy``, all in nats, and ``agreement`` (1 where student and
-        teacher have the same most probable token, else 0).
+        The loss, with these diagnostics per token: ``kl`` (always `KL(p_T || p_S)`, whichever divergence is minimised
+        and whatever its target), ``teacher_entropy`` and ``student_entropy``, all in nats, and ``agreement`` (1 where
+        student and teacher have the same most probable token, else 0).
     """
+    temperatures = (temperature, temperature if teacher_temperature is None else teacher_temperature)
 
     def token_loss(tokens: Tensor, *logits: Tensor) -> TokenLoss:
-        student, teacher = (Distribution.of(each if temperature == 1.0 else each / temperature) for each in logits)
+        student, teacher = (
+            Distribution.of(each if own == 1.0 else each / own) for each, own in zip(logits, temperatures, strict=True)
+        )
         values, gradient = divergence(student, teacher)
         diagnostics = {
             "kl": values if isinstance(divergence, ForwardKL) else teacher.mean(teacher.log_ratio(student)),

@@ -39,6 +39,10 @@ class Divergence(ABC):
             The value of each token `(N,)` and its gradient with respect to the student's *logits* `(N, V)`.
         """
 
+    def at(self, step: int) -> Divergence:
+        """The divergence at an optimizer step, for those that follow a schedule; one that holds others passes it on."""
+        return self
+
 
 @dataclass(frozen=True)
 class ForwardKL(Divergence):

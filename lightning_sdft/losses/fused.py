@@ -104,6 +104,9 @@ def head_loss(
             and 256 MiB on an accelerator, at least 16.
     """
     head = head.gathered()
+    if not torch.is_grad_enabled():  # an autograd.Function is asked for gradients all the same
+        bias = None if head.bias is None else head.bias.detach()
+        hidden, head = hidden.detach(), replace(head, weight=head.weight.detach(), bias=bias)
     if teacher is not None:
         teacher = replace(teacher, head=teacher.head.gathered())
     diagnostics: dict[str, Tensor] = {}

@@ -5,7 +5,7 @@ Letters: N tokens, V vocabulary, K selected tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -43,6 +43,10 @@ class TopK(Divergence):
 
     def __post_init__(self) -> None:
         check_ranges(TopK, vars(self))
+
+    def at(self, step: int) -> TopK:
+        """With the divergence at that optimizer step."""
+        return replace(self, divergence=self.divergence.at(step))
 
     def __call__(self, student: Distribution, teacher: Distribution) -> tuple[Tensor, Tensor]:
         """Value, and gradient with respect to the logits of the full vocabulary.

@@ -9,7 +9,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_sdft.losses import Divergence, ForwardKL, Head, HeadLoss, JensenShannon, ReverseKL
+from lightning_sdft.losses import (
+    AgreementProduct,
+    Clipped,
+    DisagreementMixture,
+    Divergence,
+    ForwardKL,
+    GeometricMixture,
+    Head,
+    HeadLoss,
+    InformationBound,
+    JensenShannon,
+    ReverseKL,
+    Target,
+    TopK,
+    Toward,
+)
 
 N, D, V = 11, 5, 13
 
@@ -21,6 +36,12 @@ HEADS = {
     "all": Head(torch.empty(0), bias=torch.empty(0), soft_cap=1.5, scale=0.3),
 }
 DIVERGENCES: list[Divergence] = [ForwardKL(), ReverseKL(), *map(JensenShannon, (0.5, 0.1, 0.9))]
+TARGETS: list[Target] = [
+    GeometricMixture(0.3),
+    DisagreementMixture(0.6, 3.0),
+    AgreementProduct(10, start=0.7),
+    InformationBound(start=0.4),
+]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
@@ -103,7 +124,49 @@ def dense_divergence(student: Tensor, teacher: Tensor, divergence: Divergence) -
         return kl(teacher, student)
     if isinstance(divergence, ReverseKL):
         return kl(student, teacher)
+    if isinstance(divergence, Toward):
+        return dense_divergence(student, dense_target(student, teacher, divergence.target), divergence.divergence)
+    if isinstance(divergence, Clipped):
+        return dense_divergence(student, teacher, divergence.divergence).clamp(max=divergence.limit)
+    if isinstance(divergence, TopK):
+        return torch.stack([dense_top_k(*pair, divergence) for pair in zip(student, teacher, strict=True)])
     assert isinstance(divergence, JensenShannon)
     beta = divergence.beta
     mixture = ((1 - beta) * student.exp() + beta * teacher.exp()).log()
     return beta * kl(teacher, mixture) + (1 - beta) * kl(student, mixture)
+
+
+def dense_top_k(student: Tensor, teacher: Tensor, top_k: TopK) -> Tensor:
+    """One token `(V,)` at a time, with sets and autograd."""
+    by = {"student": [student], "teacher": [teacher], "union": [student, teacher]}[top_k.support]
+    told_apart = sorted({token for each in by for token in each.topk(min(top_k.k, V)).indices.tolist()})
+    others = sorted(set(range(V)) - set(told_apart))
+
+    def coarse(log_probabilities: Tensor) -> Tensor:
+        if not top_k.tail:
+            return log_probabilities[told_apart].log_softmax(-1)
+        tail = log_probabilities[others].exp().sum().log().reshape(1)
+        return torch.cat([log_probabilities[told_apart], tail] if others else [log_probabilities[told_apart]])
+
+    return dense_divergence(coarse(student), coarse(teacher), top_k.divergence)
+
+
+def dense_target(student: Tensor, teacher: Tensor, target: Target) -> Tensor:
+    """Log-probabilities of the targets, as their sources write them; a constant for autograd."""
+    p, other = student.detach(), teacher.detach()
+    if isinstance(target, GeometricMixture):
+        return ((1 - target.student_share) * other + target.student_share * p).log_softmax(-1)
+    if isinstance(target, AgreementProduct):
+        return (other + target.start * p).log_softmax(-1)
+    if isinstance(target, DisagreementMixture):
+        disagreement = dense_divergence(p, other, JensenShannon(0.5))
+        share = 2 * target.limit * ((target.sensitivity * disagreement).sigmoid() - 0.5)
+        return ((1 - share[..., None]) * other + share[..., None] * p).log_softmax(-1)
+    assert isinstance(target, InformationBound)
+    low, high = torch.zeros_like(p[..., :1]), torch.ones_like(p[..., :1])
+    for _ in range(60):
+        middle = (low + high) / 2
+        q = ((1 - middle) * p + middle * other).log_softmax(-1)
+        below = (q.exp() * (other - p)).sum(-1, keepdim=True) < target.start * kl(other, p)[..., None]
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return q

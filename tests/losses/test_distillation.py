@@ -20,9 +20,12 @@ from tests.losses.dense import (
 from tests.pairs import pairwise
 
 
-def dense_distillation(problem: Problem, divergence: Divergence, temperature: float = 1.0) -> Tensor:
+def dense_distillation(
+    problem: Problem, divergence: Divergence, temperature: float = 1.0, teacher_temperature: float | None = None
+) -> Tensor:
     student = (dense_logits(problem.hidden, problem.head) / temperature).log_softmax(-1)
-    teacher = (dense_logits(problem.teacher_hidden, problem.teacher_head) / temperature).log_softmax(-1)
+    shown = dense_logits(problem.teacher_hidden, problem.teacher_head)
+    teacher = (shown / (temperature if teacher_temperature is None else teacher_temperature)).log_softmax(-1)
     return dense_divergence(student, teacher.detach(), divergence)
 
 
@@ -42,8 +45,21 @@ def test_distillation_agrees_with_autograd(
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_temperature_divides_both_logits(divergence: Divergence, temperature: float) -> None:
     problem = make_problem()
-    fused = distillation_loss(*problem[:4], problem.weights, divergence, temperature, 4)
+    fused = distillation_loss(*problem[:4], problem.weights, divergence, temperature, chunk_tokens=4)
     check_against_dense(problem, fused, dense_distillation(problem, divergence, temperature), 1e-10)
+
+
+@pytest.mark.parametrize(("temperature", "teacher_temperature"), [(1.0, 0.5), (1.0, 1.0), (0.7, 1.0), (2.0, 0.3)])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_the_teacher_may_have_a_temperature_of_its_own(
+    divergence: Divergence, temperature: float, teacher_temperature: float
+) -> None:
+    problem = make_problem()
+    fused = distillation_loss(*problem[:4], problem.weights, divergence, temperature, teacher_temperature, 4)
+    dense = dense_distillation(problem, divergence, temperature, teacher_temperature)
+    check_against_dense(problem, fused, dense, 1e-10)
+    forward = dense_distillation(problem, ForwardKL(), temperature, teacher_temperature).detach()
+    torch.testing.assert_close(fused.diagnostics["kl"], forward * (problem.weights > 0))
 
 
 def test_no_gradient_reaches_the_teacher() -> None:
@@ -75,7 +91,7 @@ def test_excluded_tokens_leave_everything_finite(divergence: Divergence) -> None
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_diagnostics_do_not_depend_on_what_is_minimised(divergence: Divergence) -> None:
     problem = make_problem()
-    diagnostics = distillation_loss(*problem[:4], problem.weights, divergence, 0.7, 4).diagnostics
+    diagnostics = distillation_loss(*problem[:4], problem.weights, divergence, 0.7, chunk_tokens=4).diagnostics
     student = (dense_logits(problem.hidden, problem.head).detach() / 0.7).log_softmax(-1)
     teacher = (dense_logits(problem.teacher_hidden, problem.teacher_head).detach() / 0.7).log_softmax(-1)
     expected = {

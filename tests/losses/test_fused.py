@@ -34,7 +34,9 @@ def fused_losses(problem: Problem, hidden: Tensor, teacher: Tensor, weights: Ten
     return {
         "cross_entropy": cross_entropy(hidden, head, targets, weights, 4),
         "dft": dynamic_fine_tuning(hidden, head, targets, weights, 4),
-        "distillation": distillation_loss(hidden, head, teacher, problem.teacher_head, weights, divergence, 1.0, 4),
+        "distillation": distillation_loss(
+            hidden, head, teacher, problem.teacher_head, weights, divergence, chunk_tokens=4
+        ),
     }
 
 
@@ -63,6 +65,19 @@ def test_any_token_loss_agrees_with_autograd_on_dense_logits(
     check_against_dense(problem, fused, dense, TOLERANCE[dtype])
     positions = torch.arange(N, dtype=dtype) * (problem.weights > 0)
     assert fused.diagnostics["position"].tolist() == positions.tolist()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "dft", "distillation"])
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_only_the_logits_are_multiplied(context: Any, name: str) -> None:
+    problem = make_problem()
+    expected = fused_losses(problem, problem.hidden, problem.teacher_hidden, problem.weights)[name]
+    with torch.profiler.profile() as profile, context():
+        result = fused_losses(problem, problem.hidden, problem.teacher_hidden, problem.weights)
+    assert not result[name].loss.requires_grad
+    assert torch.equal(result[name].loss, expected.loss)
+    # 9 tokens in 3 chunks; student's logits three times, the teacher's once
+    assert sum(event.count for event in profile.key_averages() if event.key == "aten::addmm") == 3 * 4
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -238,7 +253,9 @@ def test_no_tensor_of_all_logits_ever_exists(name: str) -> None:
     with LargestTensor() as largest:
         if name == "distillation":
             teacher = Head(head.weight.detach() + 1)
-            loss = distillation_loss(hidden, head, hidden.detach(), teacher, weights, ForwardKL(), 1.0, chunk).loss
+            loss = distillation_loss(
+                hidden, head, hidden.detach(), teacher, weights, ForwardKL(), chunk_tokens=chunk
+            ).loss
         else:
             function = cross_entropy if name == "cross_entropy" else dynamic_fine_tuning
             loss = function(hidden, head, targets, weights, chunk).loss

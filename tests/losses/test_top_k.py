@@ -14,21 +14,6 @@ from tests.pairs import pairwise
 SUPPORTS = ["teacher", "student", "union"]
 
 
-def dense_top_k(student: Tensor, teacher: Tensor, top_k: TopK) -> Tensor:
-    """One token `(V,)` at a time, with sets and autograd."""
-    by = {"student": [student], "teacher": [teacher], "union": [student, teacher]}[top_k.support]
-    told_apart = sorted({token for each in by for token in each.topk(min(top_k.k, V)).indices.tolist()})
-    others = sorted(set(range(V)) - set(told_apart))
-
-    def coarse(log_probabilities: Tensor) -> Tensor:
-        if not top_k.tail:
-            return log_probabilities[told_apart].log_softmax(-1)
-        tail = log_probabilities[others].exp().sum().log().reshape(1)
-        return torch.cat([log_probabilities[told_apart], tail] if others else [log_probabilities[told_apart]])
-
-    return dense_divergence(coarse(student), coarse(teacher), top_k.divergence)
-
-
 def logits(count: int = 7) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     return (2 * torch.randn(count, V, dtype=torch.float64)).requires_grad_(), 2 * torch.randn(count, V).double()
@@ -40,8 +25,7 @@ def logits(count: int = 7) -> tuple[Tensor, Tensor]:
 def test_value_and_gradient_agree_with_autograd(divergence: Divergence, support: str, k: int, tail: bool) -> None:
     student, teacher = logits()
     top_k = TopK(k, divergence, support, tail)  # type: ignore[arg-type]
-    pairs = zip(student.log_softmax(-1), teacher.log_softmax(-1), strict=True)
-    dense = torch.stack([dense_top_k(*pair, top_k) for pair in pairs])
+    dense = dense_divergence(student.log_softmax(-1), teacher.log_softmax(-1), top_k)
     value, gradient = top_k(Distribution.of(student.detach().clone()), Distribution.of(teacher.clone()))
     torch.testing.assert_close(value, dense.detach(), rtol=1e-10, atol=1e-12)
     (expected,) = torch.autograd.grad(dense.sum(), student)
@@ -105,8 +89,7 @@ def test_through_the_head() -> None:
     fused = distillation_loss(*problem[:4], problem.weights, top_k, chunk_tokens=4)
     student = dense_logits(problem.hidden, problem.head).log_softmax(-1)
     teacher = dense_logits(problem.teacher_hidden, problem.teacher_head).detach().log_softmax(-1)
-    dense = torch.stack([dense_top_k(*pair, top_k) for pair in zip(student, teacher, strict=True)])
-    check_against_dense(problem, fused, dense, 1e-10)
+    check_against_dense(problem, fused, dense_divergence(student, teacher, top_k), 1e-10)
     full = distillation_loss(*problem[:4], problem.weights, ForwardKL())
     torch.testing.assert_close(fused.diagnostics["kl"], full.values)  # the diagnostic is of the whole vocabulary
 
