@@ -29,7 +29,7 @@ from lightning_sdft.modules.skipping import check_demonstrations, check_skipped,
 from lightning_sdft.modules.step_means import mean_tokens
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import InProcessEngine, RolloutEngine, generate, own_seeds, score_rollouts
-from lightning_sdft.settings import Count, Natural, check_ranges
+from lightning_sdft.settings import Count, LossTemperature, Natural, check_ranges
 from lightning_sdft.teacher import CopiedTeacher, FullTeacher, OffloadedTeacher, Teacher, TeacherChoice, TeacherUpdate
 from lightning_sdft.teacher.offloaded import leave_out_of_ddp
 
@@ -54,8 +54,8 @@ class DistillationModule(CausalLMModule):
         model: See :class:`CausalLMModule`.
         rollout_source: Where the completions come from: the ``student`` (on-policy) or the ``teacher`` (off-policy
             distillation) samples them, or they are each example's ``demonstration``.
-        divergence: The divergence to minimise: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``, or ``TopK``
-            of one of these.
+        divergence: The divergence to minimise: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``; ``TopK`` or
+            ``Clipped`` of one of these, or ``Toward`` a target between student and teacher.
         teacher: Which model is the teacher: ``CopiedTeacher`` (default), a copy of the student as it is when training
             starts, or of another model; ``LiveTeacher``, the student as it is at every step; ``BaseTeacher``, the model
             without the adapter of ``lora``.
@@ -67,6 +67,9 @@ class DistillationModule(CausalLMModule):
         skip_tokens: Number of leading completion tokens left out of the loss, so that the student does not learn a
             preamble in which the teacher refers to the demonstration.
         sampling: How rollouts are sampled.
+        loss_temperature: Temperature of student and teacher in the loss; by default that of the sampling, and 1 if
+            that is greedy.
+        teacher_temperature: Temperature of the teacher in the loss, if it is to be another one.
         engine: What samples the student's rollouts: by default the student itself, in its own precision;
             ``VLLMEngine`` is vLLM in this process, ``VLLMServer`` a vLLM server.
         importance: Truncated importance weights, used for tokens from an engine that is not exactly the student.
@@ -91,6 +94,8 @@ class DistillationModule(CausalLMModule):
         max_teacher_prompt_tokens: Count = 2048,
         skip_tokens: Natural = 0,
         sampling: Sampling = Sampling(),  # noqa: B008  # frozen
+        loss_temperature: LossTemperature | None = None,
+        teacher_temperature: LossTemperature | None = None,
         engine: RolloutEngine | None = None,
         importance: TruncatedImportance = TruncatedImportance(),  # noqa: B008  # frozen
         reduction: Reduction = "sequence",
@@ -115,6 +120,7 @@ class DistillationModule(CausalLMModule):
         self.max_teacher_prompt_tokens = max_teacher_prompt_tokens
         self.skip_tokens = skip_tokens
         self.sampling = sampling
+        self.temperatures = (loss_temperature or sampling.temperature or 1.0, teacher_temperature)
         self.engine = engine or InProcessEngine()
         self.importance = importance
         self.reduction = reduction
@@ -133,8 +139,8 @@ class DistillationModule(CausalLMModule):
                 teacher_hidden,
                 self.teacher.head,
                 weights,
-                self.divergence,
-                self.sampling.temperature or 1.0,
+                self.divergence.at(self.global_step),
+                *self.temperatures,
             )
         return self.finish_step(batch, result, weights, DIAGNOSTICS)
 
@@ -155,7 +161,7 @@ class DistillationModule(CausalLMModule):
         warn_of_nothing(tokens, self.skip_tokens)
         # Sorts by the teacher's sequences, which are the longer ones.
         group.fill(list(map(Item, group.examples, student, teacher, rollouts)), tokens)
-        self._log_rollouts(rollouts)
+        self.means.add_rollouts(rollouts, self.clock.seconds["rollout"])
 
     def sample(self, examples: Sequence[Example]) -> list[Rollout]:
         """One completion per example, from ``rollout_source``."""
@@ -220,13 +226,6 @@ class DistillationModule(CausalLMModule):
     def _demonstrated(self, example: Example) -> Rollout:
         completion = self.tokenizer.encode_completion(example.demonstration or "")
         return Rollout(self.tokenizer.encode(example.prompt), completion, [0.0] * len(completion), finished=True)
-
-    def _log_rollouts(self, rollouts: Sequence[Rollout]) -> None:
-        lengths = [len(rollout.completion) for rollout in rollouts]
-        truncated = [not rollout.finished for rollout in rollouts]
-        self.means.add("rollout/length", sum(lengths) / len(lengths))
-        self.means.add("rollout/truncated", sum(truncated) / len(truncated))
-        self.means.add("rollout/tokens_per_second", sum(lengths) / self.clock.seconds["rollout"])
 
     # Before training
 

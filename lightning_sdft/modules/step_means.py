@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_sdft.distributed.processes import process_count, sums_over_processes
 from lightning_sdft.losses import HeadLoss, counted_tokens
+from lightning_sdft.records import Rollout
 
 __all__ = ["StepMeans", "mean_tokens"]
 
@@ -50,6 +51,13 @@ class StepMeans:
         for diagnostic, name in names.items():
             values = result.diagnostics[diagnostic][counted] if counted.any() else weights.new_zeros(1)
             self.add(name, values.mean(), float(counted.sum()))
+
+    def add_rollouts(self, rollouts: Sequence[Rollout], seconds: float) -> None:
+        """Add lengths of the rollouts of an optimizer step, the share that was cut, and the tokens per second."""
+        lengths = [len(rollout.completion) for rollout in rollouts]
+        self.add("rollout/length", sum(lengths) / len(lengths))
+        self.add("rollout/truncated", sum(not rollout.finished for rollout in rollouts) / len(rollouts))
+        self.add("rollout/tokens_per_second", sum(lengths) / seconds)
 
     def read(self, device: torch.device) -> dict[str, float]:
         """The means since the last call, over all processes; names whose weights are all 0 are left out.

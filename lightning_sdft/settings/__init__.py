@@ -3,6 +3,7 @@
 from lightning_sdft.settings.ranges import (
     Count,
     Fraction,
+    LossTemperature,
     Natural,
     NonNegative,
     Positive,
@@ -18,6 +19,7 @@ from lightning_sdft.settings.ranges import (
 __all__ = [
     "Count",
     "Fraction",
+    "LossTemperature",
     "Natural",
     "NonNegative",
     "Positive",

@@ -18,6 +18,7 @@ from lightning_sdft.errors import SettingError
 __all__ = [
     "Count",
     "Fraction",
+    "LossTemperature",
     "Natural",
     "NonNegative",
     "Positive",
@@ -80,6 +81,7 @@ Share = Annotated[float, Range(0, 1)]
 PositiveShare = Annotated[float, Range(0, 1, open_low=True)]
 Fraction = Annotated[float, Range(0, 1, open_high=True)]
 Temperature = Annotated[float, Range(0.001, 100, or_zero=True)]
+LossTemperature = Annotated[float, Range(0.001, 100)]
 """The types of most settings. Logits divided by a temperature below 0.001 overflow in half precision."""
 
 

@@ -67,14 +67,15 @@ def token_divergences(
 ) -> list[Tensor]:
     """Of each completion token of the sampled rollouts, a tensor per sequence."""
     parts = []
-    temperature = module.sampling.temperature or 1.0
+    temperature = module.hparams["loss_temperature"] or module.sampling.temperature or 1.0
+    own = module.hparams["teacher_temperature"] or temperature
     prompts = {each.id: texts for each, *texts in zip(EXAMPLES, STUDENT_PROMPTS, teacher_prompts, strict=True)}
     for item in group.items:
         completion = item.student.completion
         prompt, teacher_prompt = map(token_ids, prompts[item.example.id])
         student = log_probabilities(module.policy.model, prompt, completion, temperature)
         with torch.no_grad():
-            teacher = log_probabilities(module.teacher.policy.model, teacher_prompt, completion, temperature)
+            teacher = log_probabilities(module.teacher.policy.model, teacher_prompt, completion, own)
         parts.append(divergence(student, teacher))
     return parts
 

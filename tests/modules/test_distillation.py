@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -47,6 +47,39 @@ def test_loss_and_gradient_equal_the_divergence_of_the_whole_logits(
     assert min(lengths) <= 2 < max(lengths)  # one sequence is skipped as a whole
     assert {rollout.finished for rollout in group.rollouts} == {True, False}
     check(module.policy, loss, weigh(token_divergences(module, group, dense, TEACHER_PROMPTS), skip, reduction))
+
+
+@pytest.mark.parametrize("own", [{"loss_temperature": 1.5}, {"loss_temperature": 2.0, "teacher_temperature": 0.5}])
+@pytest.mark.parametrize(("divergence", "dense"), [(ForwardKL(), forward_kl), (JensenShannon(0.3), jensen_shannon)])
+def test_temperatures_of_the_loss_are_apart_from_that_of_the_rollouts(
+    own: dict[str, float], divergence: Divergence, dense: Any, words_module: Callable[..., DistillationModule]
+) -> None:
+    arguments = {**SHOWN, "divergence": divergence, **own}
+    module = ready(words_module(DistillationModule, sampling=Sampling(temperature=0.7), **arguments))
+    torch.manual_seed(0)
+    loss, group = step(module, EXAMPLES)
+    check(module.policy, loss, weigh(token_divergences(module, group, dense, TEACHER_PROMPTS), 0, "sequence"))
+    plain = ready(words_module(DistillationModule, sampling=Sampling(temperature=0.7), **SHOWN))
+    torch.manual_seed(0)
+    assert step(plain, EXAMPLES)[1].rollouts == group.rollouts
+
+
+class Scheduled(ForwardKL):
+    """Forward KL that notes the steps it is asked for."""
+
+    asked: ClassVar[list[int]] = []
+
+    def at(self, step: int) -> Divergence:
+        self.asked.append(step)
+        return ForwardKL()
+
+
+def test_a_divergence_with_a_schedule_is_that_of_the_optimizer_step(
+    words_module: Callable[..., DistillationModule], words_data: Any, make_trainer: Any
+) -> None:
+    torch.serialization.add_safe_globals([Scheduled])
+    make_trainer(max_steps=3).fit(words_module(SDFTModule, divergence=Scheduled()), datamodule=words_data())
+    assert Scheduled.asked == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("reduction", ["sequence", "token"])
