@@ -1,0 +1,106 @@
+"""How well the gap before training foretells what SDFT gains: many short runs of the laptop models, and a line."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from lightning_sdft.data import StringSkillsDataModule
+from lightning_sdft.data.string_skills import NEW_SKILLS
+from lightning_sdft.data.templates import LAPTOP_TEMPLATE
+from lightning_sdft.evaluation.gaps import Asker
+from lightning_sdft.modules import SDFTModule
+from lightning_sdft.records import Sampling
+
+STEPS = 96
+STYLES = ("sentence", "list", "unseen")
+TEMPERATURES = (0.5, 1.0, 1.5, 2.0)
+QUESTIONS = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run: model, skill, style of the demonstrations, temperature and seed."""
+
+    model: str
+    skill: str
+    style: str
+    temperature: float
+    seed: int
+
+
+def cases(seed: int) -> list[Case]:
+    """All combinations."""
+    grid = itertools.product(("laptop", "laptop-small"), NEW_SKILLS, STYLES, TEMPERATURES)
+    return [Case(*each, seed) for each in grid]
+
+
+def run(case: Case) -> dict[str, object]:
+    """Measure the gap, train, and measure the gain in accuracy."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    seed_everything(case.seed, verbose=False)
+    data = StringSkillsDataModule(
+        case.skill, case.style, batch_size=32, data_seed=case.seed, shuffle_seed=case.seed, validate_prior=False
+    )
+    module = SDFTModule(
+        f"zoo/{case.model}",
+        learning_rate=3e-4,
+        max_prompt_tokens=16,
+        max_completion_tokens=24,
+        max_teacher_prompt_tokens=64,
+        teacher_template=LAPTOP_TEMPLATE,
+        skip_tokens=0,
+        sampling=Sampling(temperature=case.temperature),
+    )
+    module.configure_model()
+    (graded, *_) = data.splits.validation
+    asked, grader = data.splits.train[:QUESTIONS], next(iter(graded.graders.values()))
+    gap = Asker(module.policy, asked, grader, module.sampling, 24, QUESTIONS).gap(case.temperature, LAPTOP_TEMPLATE)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        accelerator="cpu", max_steps=STEPS, max_epochs=-1, gradient_clip_val=1.0, enable_model_summary=False, **quiet
+    )
+    (before,) = trainer.validate(module, datamodule=data, verbose=False)
+    trainer.fit(module, datamodule=data)
+    (after,) = trainer.validate(module, datamodule=data, verbose=False)
+    name = "val/accuracy"
+    return {**asdict(case), "gap": gap.gain.value, "before": before[name], "gain": after[name] - before[name]}
+
+
+def main() -> None:
+    """Run all cases, and print the line by which `evaluation/forecast.py` foretells."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+        rows = list(pool.map(run, cases(arguments.seed)))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    gaps, gains = (torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("gap", "gain"))
+    design = torch.stack([torch.ones_like(gaps), gaps], dim=1)
+    intercept, slope = torch.linalg.lstsq(design, gains[:, None]).solution[:, 0].tolist()
+    errors = gains - intercept - slope * gaps
+    scatter = (errors.square().sum() / (len(rows) - 2)).sqrt().item()
+    correlation = torch.corrcoef(torch.stack([gaps, gains]))[0, 1].item()
+    print(
+        f"gain = {intercept:.3f} + {slope:.3f} gap, scatter {scatter:.3f}, correlation {correlation:.3f}, "
+        f"{len(rows)} runs, gaps from {gaps.min():.3f} to {gaps.max():.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
