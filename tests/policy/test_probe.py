@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def test_model_that_sees_the_future_is_refused() -> None:
 def test_model_that_sees_one_token_ahead_is_refused(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = LlamaModel.forward
 
+    @wraps(forward)
     def ahead(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = forward(self, *args, **kwargs)
         hidden = output.last_hidden_state
@@ -100,10 +102,11 @@ def test_model_that_reads_a_sequence_by_its_neighbours_is_refused(
 ) -> None:
     forward = LlamaModel.forward
 
-    def beside(self: Any, input_ids: Any = None, past_key_values: Any = None, **kwargs: Any) -> Any:
-        output = forward(self, input_ids=input_ids, past_key_values=past_key_values, **kwargs)
-        if past_key_values is None:
-            output.last_hidden_state = output.last_hidden_state * (1 + 0.01 * input_ids.shape[1])
+    @wraps(forward)
+    def beside(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        if not kwargs["use_cache"]:
+            output.last_hidden_state = output.last_hidden_state * (1 + 0.01 * kwargs["input_ids"].shape[1])
         return output
 
     monkeypatch.setattr(LlamaModel, "forward", beside)
@@ -114,6 +117,7 @@ def test_model_that_reads_a_sequence_by_its_neighbours_is_refused(
 def test_model_that_takes_no_account_of_padding_is_refused(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = LlamaModel.forward
 
+    @wraps(forward)
     def unmasked(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
         return forward(self, *args, **kwargs)
 
