@@ -149,9 +149,11 @@ def text_tokens(model: Any, tokenizer: Tokenizer, count: int) -> list[int]:
 
 
 def _named(config: Any) -> tuple[float, float | None]:
-    """The scale and the soft cap that a config names."""
-    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1.0)
-    return scale, getattr(config, "final_logit_softcapping", None)
+    """The scale and the soft cap that a config names as numbers; MPT's scale may be a word, which it does not go by."""
+    names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+    found = (getattr(config, name, None) for name in names)
+    scale, divisor, cap = (float(each) if isinstance(each, int | float) else None for each in found)
+    return scale or 1 / (divisor or 1.0), cap
 
 
 def _enlarged_logits(model: Any, layer: nn.Module, tokens: Tensor, factor: float) -> Tensor | None:

@@ -59,6 +59,12 @@ def test_cap_that_the_config_of_a_composite_model_names_is_asked_of_the_model(
     assert policy_of(gemma3(final_logit_softcapping=3.0)).head.soft_cap == 3.0
 
 
+def test_scale_that_a_config_names_by_a_word_is_asked_of_the_model() -> None:
+    """MPT's config may say ``inv_sqrt_d_model``; transformers' model applies no scale."""
+    shape = {"d_model": 32, "n_heads": 4, "n_layers": 1, "max_seq_len": 64}
+    assert policy_of(build("Mpt", **shape, logit_scale="inv_sqrt_d_model")).head.scale == 1.0
+
+
 def test_soft_cap_that_is_not_read_is_noticed_while_logits_are_small(
     llama: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
