@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ class Tokenizer:
         self.end_id = end_of_turn(tokenizer, self.template, self.stop_ids)
         self.stop_ids.add(self.end_id)
         self._control = ControlTokens(tokenizer, self.template, {tokenizer.eos_token_id, self.end_id})
+
+    @cached_property
+    def known_ids(self) -> frozenset[int]:
+        """The ids of all its tokens."""
+        return frozenset(self.hugging_face.get_vocab().values())
 
     @property
     def date(self) -> str | None:
