@@ -32,6 +32,10 @@ SHORT, LONG = 4, 8
 """Number of tokens of the sequences that the model reads; the long one begins with the short one."""
 
 
+NO_MEMORY = "can't allocate memory"
+"""What torch says, in a RuntimeError, if a CPU has too little memory."""
+
+
 class Readable(Protocol):
     """What is asked of a :class:`lightning_sdft.policy.Policy`."""
 
@@ -220,12 +224,14 @@ def _answering(module: nn.Module, output: Any) -> Iterator[None]:
 
 @contextmanager
 def _naming(model: Any) -> Iterator[None]:
-    """Give whatever a model fails with an error of this package."""
+    """Give whatever a model fails with an error of this package; that there is too little memory is not its fault."""
     try:
         yield
-    except Refusal:
+    except (Refusal, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if NO_MEMORY in str(error):
+            raise
         raise PolicyError(
             f"{type(model).__name__} fails on a few tokens ({type(error).__name__}: {error}), so this package cannot "
             "train it; please report the model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,6 +20,9 @@ from lightning_sdft.policy.end_of_turn import end_of_turn, generation_config, li
 from lightning_sdft.records import text_problem
 
 __all__ = ["Tokenizer", "generation_config", "load_tokenizer", "pretrained_source", "refusing_code"]
+
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""The name of a model of the hub, alone or behind its owner's."""
 
 
 class Tokenizer:
@@ -211,6 +215,11 @@ def refusing_code(name: str) -> Iterator[None]:
 def pretrained_source(name: str) -> dict[str, str]:
     """Arguments for ``from_pretrained`` that say where the model is."""
     path = zoo.folder(name) if name.startswith(zoo.PREFIX) else Path(name)
+    if not path.exists() and (path.suffix == ".gguf" or not HUB_ID.fullmatch(name)):
+        raise PolicyError(
+            f"there is no model in {name!r}, for there is no such folder or file; name a Hugging Face folder, a .gguf "
+            "file, or a model of the hub (such as HuggingFaceTB/SmolLM2-135M-Instruct)"
+        )
     if path.suffix != ".gguf":
         return {"pretrained_model_name_or_path": str(path) if path.exists() else name}
     if not path.is_file():

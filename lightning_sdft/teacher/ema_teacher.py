@@ -6,6 +6,7 @@ from typing import Annotated, Any, Protocol, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sdft.policy.policy import Policy
 from lightning_sdft.settings import Count, Range, check_ranges
@@ -79,9 +80,14 @@ class EMATeacher(Callback):
             pl_module.log("teacher/drift", module.teacher.drift(module.policy), batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of updates."""
-        return {"updates": self.updates}
+        """The number of updates, and the rate."""
+        return {"updates": self.updates, "teacher_rate": self.teacher_rate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the number of updates."""
+        """Restore the number of updates, and say if the rate is another one."""
         self.updates = state_dict["updates"]
+        before = state_dict.get("teacher_rate", self.teacher_rate)
+        if before != self.teacher_rate:
+            rank_zero_info(
+                f"Training goes on with other settings than before: teacher_rate {before} -> {self.teacher_rate}."
+            )

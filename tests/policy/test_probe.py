@@ -141,6 +141,20 @@ def test_model_that_fails_is_refused_by_name(llama: Policy, monkeypatch: pytest.
         probe(llama)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError, MemoryError])
+def test_too_little_memory_is_not_the_models_fault(
+    error: type[Exception], llama: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        torch.empty(2**60 if error is RuntimeError else 0, dtype=torch.uint8)
+        raise error("no memory")
+
+    monkeypatch.setattr(LlamaModel, "forward", failing)
+    with pytest.raises(error, match="memory") as raised:
+        probe(llama)
+    assert type(raised.value) is error
+
+
 def test_model_that_keeps_another_state_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "expand": 1}
     build("Mamba", **shape).save_pretrained(tmp_path)
