@@ -215,10 +215,10 @@ def refusing_code(name: str) -> Iterator[None]:
 def pretrained_source(name: str) -> dict[str, str]:
     """Arguments for ``from_pretrained`` that say where the model is."""
     path = zoo.folder(name) if name.startswith(zoo.PREFIX) else Path(name)
-    if not path.exists() and (path.suffix == ".gguf" or not HUB_ID.fullmatch(name)):
+    if not path.exists() and path.suffix != ".gguf" and not HUB_ID.fullmatch(name):
         raise PolicyError(
-            f"there is no model in {name!r}, for there is no such folder or file; name a Hugging Face folder, a .gguf "
-            "file, or a model of the hub (such as HuggingFaceTB/SmolLM2-135M-Instruct)"
+            f"there is no model in {name!r}, for there is no such folder; name a Hugging Face folder, a .gguf file, or "
+            "a model of the hub (such as HuggingFaceTB/SmolLM2-135M-Instruct)"
         )
     if path.suffix != ".gguf":
         return {"pretrained_model_name_or_path": str(path) if path.exists() else name}

@@ -22,7 +22,7 @@ def saved_tokenizer(folder: Path, template: str | None, **special_tokens: str) -
     return str(folder)
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "./model", "runs/sft/export", "~/model", "model.gguf", "a b"])
+@pytest.mark.parametrize("name", ["/no/such/folder", "./model", "runs/sft/export", "~/model", "a b"])
 def test_model_that_is_not_there_is_said_with_what_to_name(name: str) -> None:
     with pytest.raises(PolicyError, match=r"there is no model in '.*', .* Hugging Face folder, .* hub"):
         load_tokenizer(name)
