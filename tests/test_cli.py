@@ -126,6 +126,14 @@ def test_switching_logger_and_progress_bar_off_takes_their_callbacks_along(confi
     assert cli.trainer.global_step == 3
 
 
+def test_without_a_logger_no_config_is_written_over_another(
+    config_file: Path,
+) -> None:
+    before = config_file.read_text()
+    main(["fit", "--config", config_file.name, "--trainer.logger=false", "--trainer.max_steps=1"])
+    assert config_file.read_text() == before
+
+
 def test_the_teachers_rate_in_a_config_can_be_overridden(config_file: Path) -> None:
     """Trap 8: callbacks forced by the command line could not be configured."""
     text = config_file.read_text()

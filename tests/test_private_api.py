@@ -175,7 +175,7 @@ def a_layer_of_the_cache_is_what_we_fill() -> bool:
 
     layer, states = DynamicLayer(), torch.ones(1, 1, 2, 3)
     layer.update(states, states)
-    return set(vars(layer)) == {"keys", "values", "dtype", "device", "is_initialized"}
+    return set(vars(layer)) - {"dtype"} == {"keys", "values", "device", "is_initialized"}  # no release reads its dtype
 
 
 def a_storage_has_one_object() -> bool:

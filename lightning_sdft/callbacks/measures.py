@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -20,6 +21,9 @@ __all__ = ["Measures", "mean_score", "measure", "repetition"]
 Measures = dict[str, float]
 """Values by metric name; also the optimizer step as ``step``, the number of ``questions``, and of those ``sampled``."""
 
+STRESS = 1.5
+"""Factor on the temperature at which the student is asked what it knows well."""
+
 PART = 4
 """One question of so many is also asked in other ways, which together would take more time than the rest."""
 
@@ -27,8 +31,10 @@ PART = 4
 def measure(held_out: HeldOut, step: int) -> Measures:
     """Ask the student and the teacher, both shown the demonstrations, and a part of the questions in other ways too.
 
-    That part is answered by the student alone, and by the student alone and the teacher as in training, sampled; all
-    other answers are greedy. All processes must call this together.
+    That part is answered by the student alone, and by the student alone and the teacher as in training, sampled. The
+    student that is shown the demonstrations is also asked to sample, at a higher temperature than in training: what it
+    knows less well goes wrong there before it does so otherwise. All other answers are greedy. All processes must call
+    this together.
 
     Args:
         held_out: The questions.
@@ -37,6 +43,7 @@ def measure(held_out: HeldOut, step: int) -> Measures:
     module, sampling = held_out.module, held_out.module.sampling
     student, teacher, part = module.policy, module.teacher.policy, held_out.part(PART)
     shown, _ = held_out.scores(student, True, GREEDY)
+    stressed, _ = held_out.scores(student, True, replace(sampling, temperature=STRESS * sampling.temperature))
     taught, answers = held_out.scores(teacher, True, GREEDY)
     alone, _ = part.scores(student, False, GREEDY)
     sampled, rollouts = part.scores(student, False, sampling)
@@ -51,6 +58,7 @@ def measure(held_out: HeldOut, step: int) -> Measures:
         "student/alone": alone,
         "student/alone_sampled": sampled,
         "student/in_context": shown,
+        "student/in_context_stressed": stressed,
         "rollout/cut": [float(not rollout.finished) for rollout in rollouts],
         "rollout/end_log_probability": [each.log_probabilities[-1] for each in rollouts if each.finished],
         "rollout/repetition": [repetition(module.tokenizer.decode(each.completion)) for each in rollouts],

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sdft.storage.json_text import json_line
+from lightning_sdft.storage.lock import claim_file, release_file
 
 __all__ = ["PredictionWriter"]
 
@@ -32,6 +33,7 @@ class PredictionWriter(Callback):
         if trainer.world_size > 1:
             path = path.with_suffix(f".rank{trainer.global_rank}{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
+        claim_file(path)
         self._file = path.open("w", encoding="utf-8")
 
     def on_predict_batch_end(
@@ -51,7 +53,19 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the file and say where it is."""
         if self._file is not None:
-            self._file.close()
+            self._close()
             if trainer.is_global_zero:
                 print(f"predictions written to {self._file.name}")
             self._file = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._close()
+            self._file = None
+
+    def _close(self) -> None:
+        """Close the file, and let other processes write it."""
+        if self._file is not None:
+            self._file.close()
+            release_file(Path(self._file.name))

@@ -33,6 +33,8 @@ class TeacherWatch(Callback):
 
     - ``teacher/accuracy`` (teacher, shown the demonstration), ``student/in_context`` (student, shown it),
       ``student/alone``, ``teacher/gain`` (teacher shown it minus student alone); with ``_sampled``: as in training;
+    - ``student/in_context_stressed``: ``student/in_context``, sampled at 1.5 times the temperature of training, where
+      what is known less well goes wrong first;
     - ``teacher/demonstration_kl``: KL of the teacher with the demonstration from the teacher without, in nats a token;
     - of the student's sampled answers ``rollout/length_p50`` and ``_p95``, ``rollout/cut`` (share that was cut),
       ``rollout/end_log_probability`` of the token that ends them, and ``rollout/repetition`` (how many times shorter

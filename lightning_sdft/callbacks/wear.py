@@ -48,13 +48,11 @@ def doubled(before: float, now: float, count: int) -> float:
 
 LESS = "lower the learning rate, stop earlier, or let GatedTeacher take the place of EMATeacher"
 
+FOLLOWED = f"the student, shown demonstrations, answers worse than it did, and the teacher follows it; {LESS}"
+
 SIGNS = (
-    Sign(
-        "student/in_context",
-        fallen,
-        f"the student, shown demonstrations, answers worse than it did, and the teacher follows it; {LESS}",
-        if_followed=True,
-    ),
+    Sign("student/in_context_stressed", fallen, FOLLOWED, if_followed=True),
+    Sign("student/in_context", fallen, FOLLOWED, if_followed=True),
     Sign("teacher/accuracy", fallen, f"the teacher, shown demonstrations, answers worse than it did; {LESS}"),
     Sign(
         "rollout/cut",

@@ -21,6 +21,7 @@ from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.records import Example
 from lightning_sdft.settings import Count, check_ranges
+from lightning_sdft.storage.lock import writing
 
 __all__ = ["demonstrate"]
 
@@ -66,20 +67,22 @@ def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, sam
         if example.reference is None:
             raise DataError(f"example {example.id!r} has no reference to grade samples with; give one, or leave it out")
     EvaluationSet(wanting, {type(each).__name__: each for each in graders}).check_references()
-    source = Samples(chat, graders, files["journal"], samples)
-    found = source.accepted(wanting)
-    for split, each in (("validation", splits.validation), ("test", splits.test)):
-        write_rows(files[split], [_row(example) for skill in each if not skill.prior for example in skill.examples])
-    rows = [
-        _row(example, found[example.id].response if example.id in found else None)
-        for example in train
-        if example.id in found or example.demonstration is not None
-    ]
-    write_rows(files["train"], rows)
-    print(f"demonstrations for {len(rows)} of {len(train)} training questions: {files['train'] if rows else 'no file'}")
-    _report(found, [example for example in wanting if example.id not in found], source)
-    if not rows:
-        raise DataError("no question has a demonstration; see above, and perhaps ask a stronger model")
+    with writing(files["train"]):
+        source = Samples(chat, graders, files["journal"], samples)
+        found = source.accepted(wanting)
+        for split, each in (("validation", splits.validation), ("test", splits.test)):
+            write_rows(files[split], [_row(example) for skill in each if not skill.prior for example in skill.examples])
+        rows = [
+            _row(example, found[example.id].response if example.id in found else None)
+            for example in train
+            if example.id in found or example.demonstration is not None
+        ]
+        write_rows(files["train"], rows)
+        place = files["train"] if rows else "no file"
+        print(f"demonstrations for {len(rows)} of {len(train)} training questions: {place}")
+        _report(found, [example for example in wanting if example.id not in found], source)
+        if not rows:
+            raise DataError("no question has a demonstration; see above, and perhaps ask a stronger model")
 
 
 def _graders(sets: Sequence[EvaluationSet]) -> list[Grader]:

@@ -39,7 +39,15 @@ DESCRIPTION = (
 
 
 class LogConfig(SaveConfigCallback):
-    """Saves the config beside the checkpoints, and shows it in TensorBoard."""
+    """Saves the config in the folder of the logger, and shows it in TensorBoard.
+
+    Without a logger it is not saved: Lightning would write it to the current folder, over a config of that name.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save the config."""
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the config as text."""
@@ -94,7 +102,10 @@ class SDFTCLI(LightningCLI):
         callbacks = [each for each in config.get("callbacks") or [] if not isinstance(each, idle)]
         # LastCheckpoints saves last, so that its checkpoint knows the best checkpoint of the same validation.
         config["callbacks"] = sorted(callbacks, key=lambda each: isinstance(each, LastCheckpoints))
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except TypeError as error:  # such as that of a number of devices below 1
+            raise SettingError(masked_text(f"Trainer: {error}")) from error
 
     def validate(self, verbose: bool = True, **arguments: Any) -> None:
         """Evaluate on the validation sets, and print a table that is easier to read than Lightning's."""

@@ -23,6 +23,7 @@ from lightning_sdft.errors import DataError
 from lightning_sdft.grading.contains import plain_words
 from lightning_sdft.records import Message
 from lightning_sdft.settings import Count, Fraction, PositiveShare, Seed, check_ranges
+from lightning_sdft.storage.lock import writing
 
 __all__ = ["questions"]
 
@@ -83,29 +84,30 @@ def questions(
     asked = {
         (name, turn): _key(chat, per_article, text, turn) for turn in range(rounds) for name, text in texts.items()
     }
-    replies = _replies(chat, Journal(files["journal"]), texts, asked, per_article)
-    pairs = Distinct(similarity)
-    lost, without_pairs = 0, 0
-    for (name, _), key in asked.items():
-        if key in replies:
-            parsed = parse_pairs(replies[key], per_article)
-            lost += parsed.lost
-            without_pairs += not parsed.pairs
-            pairs.add(name, parsed.pairs)
-    train = [(name, pair) for name, pair in pairs.kept if not _is_held_out(pair, held_out, split_seed)]
-    test = [(name, pair) for name, pair in pairs.kept if _is_held_out(pair, held_out, split_seed)]
-    for kind, part in (("train", train), ("test", test)):
-        rows = [{"article": name, "question": pair.question, "answer": pair.answer} for name, pair in part]
-        write_rows(files[kind], rows)
-    print(f"{len(pairs.kept)} questions about {len({name for name, _ in pairs.kept})} of {len(texts)} articles")
-    print(f"  to train on: {len(train)} in {files['train']}, held out: {len(test)} in {files['test']}")
-    print(f"  left out: {pairs.same} the same as another one, {pairs.similar} similar to one, {lost} not read")
-    if without_pairs:
-        print(f"  replies without any question: {without_pairs}, see {files['journal']}")
-    if len(replies) < len(asked):
-        print(f"  replies that did not come: {len(asked) - len(replies)}; run the command again")
-    if not train:
-        raise DataError("there are no questions to train on; see above, and perhaps ask a stronger model")
+    with writing(files["train"]):
+        replies = _replies(chat, Journal(files["journal"]), texts, asked, per_article)
+        pairs = Distinct(similarity)
+        lost, without_pairs = 0, 0
+        for (name, _), key in asked.items():
+            if key in replies:
+                parsed = parse_pairs(replies[key], per_article)
+                lost += parsed.lost
+                without_pairs += not parsed.pairs
+                pairs.add(name, parsed.pairs)
+        train = [(name, pair) for name, pair in pairs.kept if not _is_held_out(pair, held_out, split_seed)]
+        test = [(name, pair) for name, pair in pairs.kept if _is_held_out(pair, held_out, split_seed)]
+        for kind, part in (("train", train), ("test", test)):
+            rows = [{"article": name, "question": pair.question, "answer": pair.answer} for name, pair in part]
+            write_rows(files[kind], rows)
+        print(f"{len(pairs.kept)} questions about {len({name for name, _ in pairs.kept})} of {len(texts)} articles")
+        print(f"  to train on: {len(train)} in {files['train']}, held out: {len(test)} in {files['test']}")
+        print(f"  left out: {pairs.same} the same as another one, {pairs.similar} similar to one, {lost} not read")
+        if without_pairs:
+            print(f"  replies without any question: {without_pairs}, see {files['journal']}")
+        if len(replies) < len(asked):
+            print(f"  replies that did not come: {len(asked) - len(replies)}; run the command again")
+        if not train:
+            raise DataError("there are no questions to train on; see above, and perhaps ask a stronger model")
 
 
 def _replies(

@@ -5,6 +5,7 @@ Letters: B sequences, H heads of keys and values, L positions in the cache, D wi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -47,6 +48,9 @@ class DecodingState:
                 raise self._error(f"a {type(layer).__name__}")
         self.layers = [GrowingLayer() for _ in self.cache.layers]
         self.cache.layers = list(self.layers)
+        # Transformers 5.24 names it anew, and warns of the old name.
+        known = inspect.signature(model.base_model.forward).parameters
+        self.cache_argument = "cache" if "cache" in known else "past_key_values"
         starts = torch.tensor(padding, device=model.device)[:, None]
         columns = torch.arange(length, device=model.device)
         self.attention_mask: Tensor | None = (columns >= starts).long()
@@ -66,8 +70,8 @@ class DecodingState:
             input_ids=tokens,
             attention_mask=self.attention_mask,
             position_ids=self.positions,
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.cache_argument: self.cache},
         )
         if self.attention_mask is not None and self.positions is not None:
             self.attention_mask = pad(self.attention_mask, (0, 1), value=1)
@@ -213,7 +217,7 @@ class GrowingLayer(DynamicLayer):
         self.key_buffer, self.value_buffer, self.length = key_buffer, value_buffer, length
         keys, values = key_buffer.narrow(2, 0, length), value_buffer.narrow(2, 0, length)
         self.keys, self.values = keys, values
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.device, self.is_initialized = keys.device, True
         return keys, values
 
 

@@ -22,7 +22,7 @@ from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import lora
 from lightning_sdft.policy.decoding import DecodingState, buckets, call_tokens, shared_prefix
 from lightning_sdft.policy.loading import load_model
-from lightning_sdft.policy.probe import post_processing, probe
+from lightning_sdft.policy.probe import post_processing, probe, read_alone
 from lightning_sdft.policy.tokenizer import Tokenizer, load_tokenizer
 from lightning_sdft.records import TokenSequence
 
@@ -59,12 +59,13 @@ class Policy(nn.Module):
                 f"{type(model).__name__} has embeddings for {rows} tokens, but a response ends with token "
                 f"{tokenizer.end_id}; use the tokenizer that belongs to the model, or resize its embeddings"
             )
-        named = set(tokenizer.hugging_face.get_vocab().values())
-        self.unnamed_ids = torch.tensor([token for token in range(rows) if token not in named], dtype=torch.long)
+        unnamed = [token for token in range(rows) if token not in tokenizer.known_ids]
+        self.unnamed_ids = torch.tensor(unnamed, dtype=torch.long)
         self.filler = tokenizer.pad_id if tokenizer.pad_id < rows else tokenizer.end_id
-        self.scale, self.soft_cap = post_processing(model, tokenizer)
+        alone = read_alone(model, tokenizer)
+        self.scale, self.soft_cap = post_processing(model, alone)
         if probing:
-            probe(self)
+            probe(self, alone)
 
     @classmethod
     def load(

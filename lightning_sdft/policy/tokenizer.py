@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from lightning_sdft.policy.end_of_turn import end_of_turn, generation_config, li
 from lightning_sdft.records import text_problem
 
 __all__ = ["Tokenizer", "generation_config", "load_tokenizer", "pretrained_source", "refusing_code"]
+
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""The name of a model of the hub, alone or behind its owner's."""
 
 
 class Tokenizer:
@@ -63,6 +68,11 @@ class Tokenizer:
         self.end_id = end_of_turn(tokenizer, self.template, self.stop_ids)
         self.stop_ids.add(self.end_id)
         self._control = ControlTokens(tokenizer, self.template, {tokenizer.eos_token_id, self.end_id})
+
+    @cached_property
+    def known_ids(self) -> frozenset[int]:
+        """The ids of all its tokens."""
+        return frozenset(self.hugging_face.get_vocab().values())
 
     @property
     def date(self) -> str | None:
@@ -205,6 +215,11 @@ def refusing_code(name: str) -> Iterator[None]:
 def pretrained_source(name: str) -> dict[str, str]:
     """Arguments for ``from_pretrained`` that say where the model is."""
     path = zoo.folder(name) if name.startswith(zoo.PREFIX) else Path(name)
+    if not path.exists() and path.suffix != ".gguf" and not HUB_ID.fullmatch(name):
+        raise PolicyError(
+            f"there is no model in {name!r}, for there is no such folder; name a Hugging Face folder, a .gguf file, or "
+            "a model of the hub (such as HuggingFaceTB/SmolLM2-135M-Instruct)"
+        )
     if path.suffix != ".gguf":
         return {"pretrained_model_name_or_path": str(path) if path.exists() else name}
     if not path.is_file():

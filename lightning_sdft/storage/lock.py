@@ -1,4 +1,4 @@
-"""Locks on folders: one process works in a folder, and another one is told which."""
+"""Locks on folders and files: one process works in a folder or writes a file, and another one is told which."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import errno
 import json
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from io import TextIOWrapper
 from pathlib import Path
 
-__all__ = ["claim", "release"]
+from lightning_sdft.errors import DataError
+
+__all__ = ["claim", "claim_file", "release", "release_file", "writing"]
 
 NAME = ".lock"
 
@@ -20,8 +23,10 @@ HELD_ELSEWHERE = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
 _held: dict[Path, TextIOWrapper] = {}
 
 
-def claim(folder: Path) -> str | None:
+def claim(folder: Path, name: str = NAME) -> str | None:
     """Lock a folder for this process, until it calls :func:`release` or dies, however it dies.
+
+    With another name of the lock's file than usual, it stands for something in the folder.
 
     The operating system holds the lock, so what a killed process leaves (a small file) locks nothing. Where the file
     system has no locks, or the folder cannot be written to, nothing is locked. A job that SLURM has started again gets
@@ -30,13 +35,13 @@ def claim(folder: Path) -> str | None:
     Returns:
         The process that holds the lock, in words; ``None`` if this process may work in the folder.
     """
-    place = folder.absolute()
+    place = folder.absolute() / name
     if place in _held:
         return None
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / NAME).open("a+")
+            file = (folder / name).open("a+")
         except OSError:
             return None
         try:
@@ -45,7 +50,7 @@ def claim(folder: Path) -> str | None:
             holder = _read(file) if error.errno in HELD_ELSEWHERE else None
             file.close()
             return None if holder is None or _is_former_self(holder) else _in_words(holder)
-        if _is_there(file, folder / NAME):
+        if _is_there(file, folder / name):
             break
         file.close()  # its holder has removed it meanwhile
     file.truncate(0)
@@ -55,13 +60,47 @@ def claim(folder: Path) -> str | None:
     return None
 
 
-def release(folder: Path) -> None:
-    """Give a folder back; nothing happens if it is not held."""
-    file = _held.pop(folder.absolute(), None)
+def release(folder: Path, name: str = NAME) -> None:
+    """Give back what :func:`claim` has locked; nothing happens if it is not held."""
+    file = _held.pop(folder.absolute() / name, None)
     if file is not None:
         with suppress(OSError):
-            (folder / NAME).unlink()
+            (folder / name).unlink()
         file.close()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Lock a file that this process writes.
+
+    Raises:
+        DataError: If another process writes it.
+    """
+    claim_file(path)
+    try:
+        yield
+    finally:
+        release_file(path)
+
+
+def claim_file(path: Path) -> None:
+    """Lock a file that this process writes, as :func:`claim` does a folder.
+
+    Raises:
+        DataError: If another process writes it.
+    """
+    holder = claim(path.parent, _name(path))
+    if holder is not None:
+        raise DataError(f"{str(path)!r} is being written by {holder}; wait for it, or name another file")
+
+
+def release_file(path: Path) -> None:
+    """Give a file back; nothing happens if it is not held."""
+    release(path.parent, _name(path))
+
+
+def _name(path: Path) -> str:
+    return f".{path.name}.lock"
 
 
 def _forget() -> None:

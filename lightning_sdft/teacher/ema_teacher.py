@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sdft.settings import Count, Range, check_ranges
 from lightning_sdft.teacher.update import HasTeacher, TeacherUpdate
@@ -65,3 +66,16 @@ class EMATeacher(TeacherUpdate):
         elif step % self.every_n_steps == 0:
             module.teacher.update_(module.policy, self.teacher_rate)
             self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of updates, and the rate."""
+        return {**super().state_dict(), "teacher_rate": self.teacher_rate}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the number of updates, and say if the rate is another one."""
+        super().load_state_dict(state_dict)
+        before = state_dict.get("teacher_rate", self.teacher_rate)
+        if before != self.teacher_rate:
+            rank_zero_info(
+                f"Training goes on with other settings than before: teacher_rate {before} -> {self.teacher_rate}."
+            )

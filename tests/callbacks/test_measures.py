@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -67,6 +68,10 @@ def test_who_is_asked_what(module: SDFTModule) -> None:
     }
     assert len(set(expected.values())) == 3  # else the test could not tell them apart
     assert {name: measures[name] for name in expected} == pytest.approx(expected)
+    hot = Sampling(temperature=1.5 * 0.8)
+    scores, _ = HeldOut(module, EXAMPLES, Long(), batch_size=12).scores(student, True, hot)
+    graded = [score for score in scores if not math.isnan(score)]
+    assert measures["student/in_context_stressed"] == pytest.approx(sum(graded) / len(graded))
 
 
 def test_the_effect_of_the_demonstration_is_the_divergence_of_the_whole_logits(module: SDFTModule) -> None:

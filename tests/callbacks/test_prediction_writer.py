@@ -12,12 +12,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_sdft.callbacks import PredictionWriter
 from lightning_sdft.data.splits import EvaluationSet
+from lightning_sdft.errors import DataError
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from lightning_sdft.records import Example
+from lightning_sdft.storage.lock import claim_file
 from tests.distributed.strategy_runs import Run
 from tests.launch import in_processes
 from tests.modules.conftest import question
+from tests.storage.test_lock import another_process
 
 REFERENCE = ["ü", Decimal("4.5"), date(2024, 5, 1)]
 SETS = [
@@ -67,6 +70,20 @@ def test_default_file_is_in_the_folder_of_the_run(
     trainer.predict(words_module(SFTModule), datamodule=words_data(test=SETS), return_predictions=False)
     folder = tmp_path / "run" if logged else tmp_path
     assert len((folder / "predictions.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_file_that_another_process_writes_is_left_to_it(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text("theirs")
+    writer = PredictionWriter(str(path))
+    with another_process(lambda: claim_file(path)) as child, pytest.raises(DataError, match=f"by process {child} on"):
+        make_trainer(callbacks=[writer]).predict(words_module(SFTModule), datamodule=words_data(test=SETS))
+    assert path.read_text() == "theirs"
+    make_trainer(callbacks=[writer]).predict(words_module(SFTModule), datamodule=words_data(test=SETS))
+    assert len(path.read_text().splitlines()) == 6
+    assert [file.name for file in tmp_path.iterdir()] == ["answers.jsonl"]
 
 
 def predict(run: Run, path: str) -> None:

@@ -113,7 +113,11 @@ def test_it_warns_once_by_name_and_trains_on(fit: Callable[..., Any]) -> None:
     ) as all_:
         steps, _, _ = fit(watch, wrong=[4, 6, 8])
     texts = [str(each.message) for each in all_ if "TeacherWatch" in str(each.message)]
-    assert [text.split()[1] for text in texts] == ["student/in_context", "teacher/accuracy"]
+    assert [text.split()[1] for text in texts] == [
+        "student/in_context_stressed",
+        "student/in_context",
+        "teacher/accuracy",
+    ]
     assert max(steps.students) == 12
 
 

@@ -8,6 +8,7 @@ from lightning_sdft.callbacks.wear import SIGNS, worn
 
 HEALTHY = {
     "student/in_context": 1.0,
+    "student/in_context_stressed": 1.0,
     "teacher/accuracy": 1.0,
     "rollout/cut": 0.0,
     "rollout/repetition": 0.5,
@@ -33,6 +34,7 @@ def test_nothing_is_worn_at_first_or_while_all_stays() -> None:
     ("change", "name"),
     [
         ({"student/in_context": 0.8}, "student/in_context"),
+        ({"student/in_context_stressed": 0.8}, "student/in_context_stressed"),
         ({"teacher/accuracy": 0.8}, "teacher/accuracy"),
         ({"rollout/cut": 0.2}, "rollout/cut"),
         ({"rollout/repetition": 2.5}, "rollout/repetition"),
@@ -46,7 +48,7 @@ def test_each_sign_is_found_and_said_with_both_values_and_steps(change: dict[str
 
 
 def test_the_students_loss_matters_only_to_a_teacher_that_follows_it() -> None:
-    assert found({}, {"student/in_context": 0.5}, follows=False) == []
+    assert found({}, {"student/in_context": 0.5, "student/in_context_stressed": 0.5}, follows=False) == []
     assert found({}, {"teacher/accuracy": 0.5}, follows=False) == ["teacher/accuracy"]
 
 

@@ -17,7 +17,9 @@ from lightning_sdft.chat.local import LocalChat
 from lightning_sdft.commands.questions import questions
 from lightning_sdft.data.knowledge import KnowledgeDataModule
 from lightning_sdft.errors import ChatError, DataError
+from lightning_sdft.storage.lock import claim_file
 from tests.chat.server import Answer, ChatServer, fails, says, serving
+from tests.storage.test_lock import another_process
 
 PUBLISHED = [
     "You are a helpful assistant that helps me write questions for an",
@@ -91,6 +93,15 @@ def test_asks_as_published_and_writes_what_knowledge_reads(
     assert "24 questions about 3 of 3 articles" in printed
     assert f"to train on: {len(train)}" in printed
     assert "left out: 0 the same as another one, 0 similar to one, 0 not read" in printed
+
+
+def test_output_that_another_process_writes_is_left_to_it(server: ChatServer, articles: str, tmp_path: Path) -> None:
+    output = tmp_path / "pairs.jsonl"
+    with another_process(lambda: claim_file(output)), pytest.raises(DataError, match=r"pairs\.jsonl' is being written"):
+        questions(articles, str(output), endpoint(server))
+    assert not server.requests
+    questions(articles, str(output), endpoint(server))
+    assert not list(tmp_path.glob(".*.lock"))
 
 
 def test_other_numbers_of_questions_change_nothing_else(server: ChatServer, articles: str, tmp_path: Path) -> None:

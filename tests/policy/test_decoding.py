@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
+from transformers import LlamaModel
 
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy, decoding
@@ -204,9 +206,30 @@ def test_a_model_with_another_memory_is_refused_by_name(name: str, arguments: di
 
 
 def test_a_model_that_ignores_the_cache_is_refused_by_name(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GrowingLayer, "update", lambda self, keys, values, *rest: (keys, values))
+    monkeypatch.setattr(GrowingLayer, "update", lambda self, keys, values, *rest, **others: (keys, values))
     with pytest.raises(PolicyError, match=r"LlamaForCausalLM remembers .* something else than the cache"):
         llama.prefill([[2, 11]])
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_goes_by_the_name_that_a_model_gives_it(
+    name: str, llama: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = LlamaModel.forward
+    parameters = inspect.signature(forward).parameters
+    (known,) = parameters.keys() & {"cache", "past_key_values"}
+
+    def renamed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = {key: kwargs.pop(key, None) for key in ("cache", "past_key_values")}
+        assert [key for key, cache in given.items() if cache is not None] in ([], [name])
+        return forward(self, *args, **{known: given[name]}, **kwargs)
+
+    own = [each.replace(name=name) if each.name == known else each for each in parameters.values()]
+    renamed.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    monkeypatch.setattr(LlamaModel, "forward", renamed)
+    llama.eval()
+    sequences = [[2, 11, 12], [2, 13]]
+    follow(llama, llama.prefill(sequences), sequences, 3)
 
 
 @pytest.mark.parametrize(("family", "attention"), [("gemma2", "eager"), ("gemma3", "eager"), ("gemma3", "sdpa")])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def test_cap_that_the_config_of_a_composite_model_names_is_asked_of_the_model(
     assert policy_of(gemma3(final_logit_softcapping=3.0)).head.soft_cap == 3.0
 
 
+def test_scale_that_a_config_names_by_a_word_is_asked_of_the_model() -> None:
+    """MPT's config may say ``inv_sqrt_d_model``; transformers' model applies no scale."""
+    shape = {"d_model": 32, "n_heads": 4, "n_layers": 1, "max_seq_len": 64}
+    assert policy_of(build("Mpt", **shape, logit_scale="inv_sqrt_d_model")).head.scale == 1.0
+
+
 def test_soft_cap_that_is_not_read_is_noticed_while_logits_are_small(
     llama: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +91,7 @@ def test_model_that_sees_the_future_is_refused() -> None:
 def test_model_that_sees_one_token_ahead_is_refused(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = LlamaModel.forward
 
+    @wraps(forward)
     def ahead(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = forward(self, *args, **kwargs)
         hidden = output.last_hidden_state
@@ -100,10 +108,11 @@ def test_model_that_reads_a_sequence_by_its_neighbours_is_refused(
 ) -> None:
     forward = LlamaModel.forward
 
-    def beside(self: Any, input_ids: Any = None, past_key_values: Any = None, **kwargs: Any) -> Any:
-        output = forward(self, input_ids=input_ids, past_key_values=past_key_values, **kwargs)
-        if past_key_values is None:
-            output.last_hidden_state = output.last_hidden_state * (1 + 0.01 * input_ids.shape[1])
+    @wraps(forward)
+    def beside(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        if not kwargs["use_cache"]:
+            output.last_hidden_state = output.last_hidden_state * (1 + 0.01 * kwargs["input_ids"].shape[1])
         return output
 
     monkeypatch.setattr(LlamaModel, "forward", beside)
@@ -114,6 +123,7 @@ def test_model_that_reads_a_sequence_by_its_neighbours_is_refused(
 def test_model_that_takes_no_account_of_padding_is_refused(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = LlamaModel.forward
 
+    @wraps(forward)
     def unmasked(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
         return forward(self, *args, **kwargs)
 
@@ -129,6 +139,20 @@ def test_model_that_fails_is_refused_by_name(llama: Policy, monkeypatch: pytest.
     monkeypatch.setattr(LlamaModel, "forward", failing)
     with pytest.raises(PolicyError, match=r"LlamaForCausalLM fails on a few tokens \(TypeError: no such argument\)"):
         probe(llama)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError, MemoryError])
+def test_too_little_memory_is_not_the_models_fault(
+    error: type[Exception], llama: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        torch.empty(2**60 if error is RuntimeError else 0, dtype=torch.uint8)
+        raise error("no memory")
+
+    monkeypatch.setattr(LlamaModel, "forward", failing)
+    with pytest.raises(error, match="memory") as raised:
+        probe(llama)
+    assert type(raised.value) is error
 
 
 def test_model_that_keeps_another_state_is_refused_when_it_is_loaded(tmp_path: Path) -> None:

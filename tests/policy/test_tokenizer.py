@@ -22,6 +22,12 @@ def saved_tokenizer(folder: Path, template: str | None, **special_tokens: str) -
     return str(folder)
 
 
+@pytest.mark.parametrize("name", ["/no/such/folder", "./model", "runs/sft/export", "~/model", "a b"])
+def test_model_that_is_not_there_is_said_with_what_to_name(name: str) -> None:
+    with pytest.raises(PolicyError, match=r"there is no model in '.*', .* Hugging Face folder, .* hub"):
+        load_tokenizer(name)
+
+
 def test_conversation_ends_where_the_response_begins(llama: Policy) -> None:
     tokens = llama.tokenizer.encode(QUESTION)
     assert [VOCABULARY[token] for token in tokens] == ["<user>", "w1", "w2", "<end>", "<assistant>"]

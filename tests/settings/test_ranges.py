@@ -153,6 +153,10 @@ def test_lists_mappings_and_none_are_checked_as_the_type_says() -> None:
         (["--model=SFTModule", "--trainer.callbacks=LastCheckpoints", "--trainer.callbacks.keep=0"], "keep=0"),
         (["--model=SFTModule", "--trainer.limit_train_batches=-1"], "invalid value -1 for limit_train_batches"),
         (["--model=SFTModule", "--seed_everything=-1"], "seed_everything=-1 must be a whole number within"),
+        (
+            ["--model=SFTModule", "--trainer.accelerator=cpu", "--trainer.devices=-2"],
+            "Trainer: `devices` selected with",
+        ),
         (["--model=SFTModule", "--trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1"),
     ],
 )

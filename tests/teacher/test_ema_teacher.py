@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,27 @@ def test_a_second_fit_and_a_resumed_one_update_once_per_step(
         words_module(SDFTModule), datamodule=words_data(), ckpt_path=tmp_path / "six.ckpt"
     )
     assert resumed.updates == 7
+
+
+def test_another_rate_takes_effect_in_a_resumed_run_and_is_said(
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer = make_trainer(callbacks=[EMATeacher(0.1)], max_steps=1)
+    trainer.fit(words_module(SDFTModule), datamodule=words_data())
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    with caplog.at_level(logging.INFO):
+        for rate in (0.1, 1.0):
+            assert "teacher_rate" not in caplog.text
+            module = words_module(SDFTModule)
+            make_trainer(callbacks=[EMATeacher(rate)], max_steps=2).fit(
+                module, datamodule=words_data(), ckpt_path=tmp_path / "one.ckpt"
+            )
+    assert "goes on with other settings than before: teacher_rate 0.1 -> 1.0." in caplog.text
+    assert module.teacher.drift(module.policy) == 0
 
 
 @pytest.mark.parametrize("rate", [0, -0.1, 1.01, float("nan")])
