@@ -27,6 +27,7 @@ class CommandProcess:
         folder: Where it runs; by default here.
         log: A file that takes what it says; by default nothing does.
         environment: Environment variables beside those of this process.
+        script: Python to run with these arguments in place of the console script.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class CommandProcess:
         folder: Path | None = None,
         log: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        script: str | None = None,
     ) -> None:
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
         given = (
@@ -42,6 +44,7 @@ class CommandProcess:
             str(folder or Path.cwd()),
             str((log or Path(os.devnull)).absolute()),
             variables,
+            script,
         )
         self._process = forked().Process(target=_run, args=given)
         self._process.start()
@@ -67,7 +70,7 @@ class CommandProcess:
         self._process.join()
 
 
-def _run(arguments: list[str], folder: str, log: str, variables: dict[str, str]) -> None:
+def _run(arguments: list[str], folder: str, log: str, variables: dict[str, str], script: str | None) -> None:
     os.setsid()
     os.environ.clear()
     os.environ.update(variables)
@@ -77,4 +80,7 @@ def _run(arguments: list[str], folder: str, log: str, variables: dict[str, str])
         os.dup2(output, stream.fileno())
     torch.set_num_threads(1)
     sys.argv = ["lightning_sdft", *arguments]
+    if script is not None:
+        exec(script, {"__name__": "__main__"})
+        return
     runpy.run_module("lightning_sdft", run_name="__main__", alter_sys=True)  # which is what `ddp` repeats

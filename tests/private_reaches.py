@@ -68,6 +68,9 @@ REACHES: dict[str, dict[str, str]] = {
     "commands/fit.py": {
         "lightning.pytorch.cli:LightningCLI._parse_ckpt_path": "keep a checkpoint from overriding what the user typed",
         "lightning.pytorch.cli:LightningCLI._prepare_subcommand_kwargs(subcommand)": "say what ckpt_path=last is",
+        "lightning.pytorch.cli:LightningCLI._prepare_subcommand_parser(klass, subcommand)": (
+            "build the parser of one subcommand only"
+        ),
     },
     "data/base.py": {
         "lightning.pytorch.overrides.distributed:UnrepeatedDistributedSampler": "evaluate each example once",

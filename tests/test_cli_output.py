@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lightning_sdft
-from lightning_sdft.cli import entry_point
-from lightning_sdft.commands.fit import main
+from lightning_sdft.cli import COMMANDS, entry_point
+from lightning_sdft.commands.fit import SDFTCLI, main
+from lightning_sdft.commands.parser import CommandParser
 from tests.cli_runs import DATA, config_file, trusted
 
 __all__ = ["config_file", "trusted"]
@@ -41,6 +45,36 @@ def test_help_explains_arguments_in_words(capsys: pytest.CaptureFixture[str]) ->
     for argument in ("skip_tokens", "teacher_template", "max_prompt_tokens", "over_budget"):
         assert argument in text
     assert "The divergence to minimise" in text
+
+
+def test_help_names_every_subcommand_and_a_mistyped_one_is_answered_with_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for typed, names in (("--help", [*SDFTCLI.subcommands(), *COMMANDS]), ("fitt", ["fit", "validate", "predict"])):
+        monkeypatch.setattr("sys.argv", ["lightning-sdft", typed])
+        with pytest.raises(SystemExit):
+            entry_point()
+        printed = capsys.readouterr()
+        assert [name for name in names if not re.search(rf"\b{name}\b", printed.out + printed.err)] == []
+
+
+@pytest.mark.parametrize(("before", "built"), [([], 1), (["--config", "settings.yaml"], 6)])
+def test_only_the_arguments_of_the_chosen_subcommand_are_built(
+    before: list[str], built: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind options it may be any of them, which is not known before they are read."""
+    Path("settings.yaml").write_text("fit: {seed_everything: 9}")
+    count: Counter[str] = Counter()
+    add = CommandParser.add_lightning_class_args
+
+    def counted(parser: Any, of: type, name: str, **options: Any) -> Any:
+        count[name] += 1
+        return add(parser, of, name, **options)
+
+    monkeypatch.setattr(CommandParser, "add_lightning_class_args", counted)
+    cli = main([*before, "fit", "--config", str(config_file), "--trainer.fast_dev_run=true"])
+    assert cli.trainer.global_step == 1
+    assert count == {"trainer": built, "model": built, "data": built}
 
 
 @pytest.mark.parametrize(("subcommand", "metric"), [("validate", "val/accuracy"), ("test", "test/accuracy")])

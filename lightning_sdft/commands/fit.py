@@ -58,7 +58,16 @@ class LogConfig(SaveConfigCallback):
 
 
 class SDFTCLI(LightningCLI):
-    """LightningCLI without its traps: for instance, a checkpoint never overrides what the user typed."""
+    """LightningCLI without its traps: for instance, a checkpoint never overrides what the user typed.
+
+    Args:
+        options: What LightningCLI takes.
+        chosen: The subcommand, if it is known; the arguments of others are then not built, which takes a while.
+    """
+
+    def __init__(self, *options: Any, chosen: str | None = None, **further: Any) -> None:
+        self.chosen = chosen
+        super().__init__(*options, **further)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments, without Lightning's warning that the process has arguments, too."""
@@ -142,6 +151,12 @@ class SDFTCLI(LightningCLI):
         skipped = {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
         return {**skipped, "preflight": {"model", "datamodule"}, "memory": {"model", "datamodule"}}
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        """The parser of a subcommand, which is empty if another is chosen."""
+        if self.chosen in (None, subcommand):
+            return super()._prepare_subcommand_parser(klass, subcommand, **options)
+        return self.parser_class()
+
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is; Lightning would override it with the checkpoint's hyper-parameters."""
 
@@ -164,6 +179,7 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = (), com
     if not isinstance(args, dict | Namespace):
         typed, args = split_trust(sys.argv[1:] if args is None else args)
         trust = [*trust, *typed]
+    first = args.get("subcommand") if isinstance(args, dict | Namespace) else next(iter(args or ()), None)
     description = DESCRIPTION.format(commands=", ".join(commands))
     base = {"default_config_files": [escape(str(base_config()))]}  # jsonargparse expects patterns
     bases: dict[str, Any] = {name: dict(base) for name in SDFTCLI.subcommands()} if run else base
@@ -171,6 +187,7 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = (), com
         return SDFTCLI(
             CausalLMModule,
             DemonstrationDataModule,
+            chosen=first if first in SDFTCLI.subcommands() else None,
             trainer_class=MemoryTrainer,
             parser_class=CommandParser,
             subclass_mode_model=True,

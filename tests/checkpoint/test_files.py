@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -15,6 +13,7 @@ from lightning_sdft.checkpoint import CheckedCheckpointIO, check_whole, describe
 from lightning_sdft.distributed.readable import check_checkpoint_file
 from lightning_sdft.distributed.sharded_checkpoint import save_sharded
 from lightning_sdft.errors import CheckpointError
+from tests.command_process import CommandProcess
 from tests.strangers import Intruder
 
 LIGHTNINGS = {"pytorch-lightning_version": "2.6.4"}
@@ -144,7 +143,6 @@ if limit:
     import signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 writer = CheckedCheckpointIO()
-print("ready", flush=True)
 for number in range(10**9 if not limit else 1):
     writer.save_checkpoint({"number": number, "state": torch.full((2**19,), float(number))}, path)
 """
@@ -169,29 +167,27 @@ def test_a_disk_that_is_full_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     CheckedCheckpointIO().save_checkpoint({"number": -1, "state": torch.zeros(3)}, path)
     before = path.read_bytes()
-    command = [sys.executable, "-c", WRITER, str(path), str(2**20)]  # half of what it is to write
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode
-    assert "last.ckpt' could not be written" in run.stderr
+    run = CommandProcess(path, 2**20, script=WRITER, log=tmp_path / "log.txt")  # half of what it is to write
+    assert run.wait(60) == 1
+    assert "last.ckpt' could not be written" in (tmp_path / "log.txt").read_text()
     assert path.read_bytes() == before
-    assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
+    assert {each.name for each in tmp_path.iterdir()} == {"last.ckpt", "log.txt"}
 
 
 def test_a_process_that_is_killed_while_it_writes_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     rng = random.Random(0)
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(path), "0"], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            while not path.exists():
-                time.sleep(0.01)
-            for _ in range(20):  # whenever one looks, what is there is whole
-                time.sleep(rng.random() / 20)
-                read = load_checkpoint(path)
-                assert torch.equal(read["state"], torch.full((2**19,), float(read["number"])))
-        finally:
-            process.kill()
+    process = CommandProcess(path, 0, script=WRITER)
+    try:
+        while not path.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        for _ in range(20):  # whenever one looks, what is there is whole
+            time.sleep(rng.random() / 20)
+            read = load_checkpoint(path)
+            assert torch.equal(read["state"], torch.full((2**19,), float(read["number"])))
+    finally:
+        process.kill()
     read = load_checkpoint(path)
     assert read["number"] > 0
     assert torch.equal(read["state"], torch.full((2**19,), float(read["number"])))
@@ -206,11 +202,11 @@ from lightning_sdft.checkpoint import CheckedCheckpointIO
 checkpoint = {"state": torch.ones(2**25)}  # 128 MiB
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 CheckedCheckpointIO().save_checkpoint(checkpoint, sys.argv[1])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10, flush=True)
 """
-    command = [sys.executable, "-c", script, str(tmp_path / "large.ckpt")]
-    grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert float(grown) < 64
+    process = CommandProcess(tmp_path / "large.ckpt", script=script, log=tmp_path / "log.txt")
+    assert process.wait(60) == 0
+    assert float((tmp_path / "log.txt").read_text()) < 64
 
 
 def test_what_is_unfinished_is_no_checkpoint_of_slurm_to_lightning(

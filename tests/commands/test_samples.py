@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -26,6 +22,7 @@ from lightning_sdft.errors import ChatError, DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.string_answer import StringAnswer
 from tests.chat.server import Answer, ChatServer, fails, says
+from tests.command_process import CommandProcess
 from tests.commands.conftest import KEY, endpoint, number, published, read_lines, right_at_try, solution, user_turn
 
 
@@ -116,7 +113,7 @@ def test_process_killed_in_the_middle_asks_only_for_the_rest(server: ChatServer,
         f"auto_cli(demonstrate, args={arguments!r}, as_positional=False)"
     )
     journal = tmp_path / "demos.journal.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = CommandProcess(script=script)
     try:
         assert reached.wait(60)
         deadline = time.monotonic() + 60
@@ -124,8 +121,7 @@ def test_process_killed_in_the_middle_asks_only_for_the_rest(server: ChatServer,
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
         killed.set()
     assert not output.exists()
     with journal.open("ab") as file:

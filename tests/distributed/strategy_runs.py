@@ -38,6 +38,9 @@ class Run:
     arguments: dict[str, Any] = field(default_factory=dict)
     precision: Any = "32-true"
     accelerator: str = "cpu"
+    steps: int = STEPS
+    evaluated: bool = True
+    """Whether it is evaluated before training and behind it, too; at the end of an epoch it always is."""
 
     def module(self) -> CausalLMModule:
         own: dict[str, Any] = {"max_prompt_tokens": 16, "max_completion_tokens": 8, "warmup_steps": 0}
@@ -45,10 +48,10 @@ class Run:
             own |= {"teacher_template": WORDS_TEMPLATE, "max_teacher_prompt_tokens": 32, "skip_tokens": 1}
         return self.method(self.model, **{**own, "learning_rate": 1e-3, **self.arguments})
 
-    def data(self, processes: int) -> WordsDataModule:
+    def data(self, processes: int, evaluated: int = 3) -> WordsDataModule:
         data = WordsDataModule(batch_size=4, micro_batch_size=2 // processes, evaluation_batch_size=1)
         examples = [question(index) for index in range(16)]
-        graded = [EvaluationSet(questions(examples[:5]), {"words": ExactMatch()})]
+        graded = [EvaluationSet(questions(examples[:evaluated]), {"words": ExactMatch()})]
         data.given = Splits(examples, graded, graded)
         return data
 
@@ -59,7 +62,8 @@ class Run:
             devices=processes,
             strategy=strategy,
             precision=self.precision,
-            max_steps=STEPS,
+            max_steps=self.steps,
+            num_sanity_val_steps=2 if self.evaluated else 0,
             accumulate_grad_batches=2,
             gradient_clip_val=0.5,
             callbacks=[
@@ -106,8 +110,8 @@ def fit(run: Run, folder: Path, processes: int, ckpt_path: Path | None = None) -
     curve, module = Curve(), run.module()
     trainer = run.trainer(folder, processes, [curve])
     trainer.fit(module, datamodule=run.data(processes), ckpt_path=ckpt_path)
-    tested = trainer.test(module, datamodule=run.data(processes), verbose=False)
-    predicted = trainer.predict(module, datamodule=run.data(processes))
+    tested = trainer.test(module, datamodule=run.data(processes), verbose=False) if run.evaluated else []
+    predicted = trainer.predict(module, datamodule=run.data(processes)) if run.evaluated else []
     result = {
         "losses": curve.losses,
         "norms": curve.norms,

@@ -35,7 +35,7 @@ def test_sharded_checkpoint_goes_on_exactly_and_can_be_exported(
     assert not list(folder.glob(".*"))
     resumed = tmp_path / "resumed"
     resumed.mkdir()
-    in_processes(2, fit, run, resumed, 2, checkpoint)
+    in_processes(2, fit, replace(run, evaluated=False), resumed, 2, checkpoint)
     found = outcome(resumed)
     assert found["losses"] == expected["losses"][CHECKPOINT_STEP:]
     assert all(torch.equal(found["weights"][name], tensor) for name, tensor in expected["weights"].items())
@@ -50,7 +50,7 @@ def test_sharded_checkpoint_goes_on_exactly_and_can_be_exported(
 
 def test_checkpoint_in_one_file(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
     options = {"save_distributed_checkpoint": False}
-    run = Run(str(family_folder("gemma2")), SDFTModule, "fsdp2", options)
+    run = Run(str(family_folder("gemma2")), SDFTModule, "fsdp2", options, evaluated=False)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     for folder in (whole, resumed):
         folder.mkdir()
@@ -70,7 +70,7 @@ def test_goes_on_with_another_number_of_processes(
     before: tuple[str, int], after: tuple[str, int], family_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """With the same examples and rollouts, so that losses are equal up to rounding."""
-    run = Run(str(family_folder("llama")), SDFTModule)
+    run = Run(str(family_folder("llama")), SDFTModule, evaluated=False)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     for folder, (strategy, count), checkpoint in (
         (whole, before, None),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -98,6 +99,19 @@ def running(folder: Path, *arguments: str, environment: dict[str, str] | None = 
         process.kill()
 
 
+@contextmanager
+def two_running(folder: Path) -> Iterator[list[CommandProcess]]:
+    """The same in two processes, as torchrun starts them, of which neither imports anything anew."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"TORCHELASTIC_RUN_ID": "tests", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    with ExitStack() as stack:
+        yield [stack.enter_context(running(folder, environment=shared | own)) for own in ranks]
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 300) -> bool:
     """Look every millisecond; whether it has come true."""
     end = time.monotonic() + seconds
@@ -112,6 +126,12 @@ def finish(folder: Path, *arguments: str, seconds: float = 600) -> int:
     """Let a run go on to its end; its exit code."""
     with running(folder, *arguments) as process:
         return process.wait(seconds)
+
+
+def finish_two(folder: Path, seconds: float = 600) -> int:
+    """The same of two processes; the higher exit code."""
+    with two_running(folder) as processes:
+        return max(process.wait(seconds) for process in processes)
 
 
 def writing(folder: Path, since: int) -> bool:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ from torch import distributed
 
 from lightning_sdft.chat import Journal
 from tests.chat.server import Answer, ChatServer, fails, says
+from tests.command_process import CommandProcess
 from tests.grading.judging import (
     ANSWERS,
     LABELS,
@@ -145,12 +142,11 @@ from lightning_sdft.grading.judge import Judge
 chat = Endpoint("judge-1", {server.url!r}, concurrency=2)
 Judge(chat, "knowledge", {str(tmp_path / "judge")!r}).labels(["Q"] * 20, ["A"] * 20, {responses!r})
 """
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = CommandProcess(script=script)
     try:
         assert reached.wait(60)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
         killed.set()
     folder = tmp_path / "judge"
     with (folder / "verdicts.jsonl").open("ab") as file:

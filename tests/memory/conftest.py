@@ -37,15 +37,13 @@ def allocated() -> Iterator[Allocated]:
         found.peak = max(found.peak, found.kept)
 
 
-@pytest.fixture(scope="session")
-def seven_billion(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with the architecture of Qwen2.5-7B, and no weights."""
-    folder: Path = tmp_path_factory.mktemp("seven-billion")
+def wide(folder: Path, layers: int) -> str:
+    """A folder with the architecture of Qwen2.5-7B in so many of its 28 layers, and no weights."""
     Qwen2Config(
         vocab_size=152064,
         hidden_size=3584,
         intermediate_size=18944,
-        num_hidden_layers=28,
+        num_hidden_layers=layers,
         num_attention_heads=28,
         num_key_value_heads=4,
         max_position_embeddings=32768,
@@ -53,3 +51,15 @@ def seven_billion(tmp_path_factory: pytest.TempPathFactory) -> str:
     ).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def seven_billion(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """All of them."""
+    return wide(tmp_path_factory.mktemp("seven-billion"), 28)
+
+
+@pytest.fixture(scope="session")
+def three_billion(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Eight of them, where it takes long to go through all."""
+    return wide(tmp_path_factory.mktemp("three-billion"), 8)

@@ -110,11 +110,11 @@ def test_no_number_takes_memory(seven_billion: str) -> None:
     assert resident_memory() - before < 500
 
 
-def test_no_bit_of_a_number_takes_memory(seven_billion: str) -> None:
+def test_no_bit_of_a_number_takes_memory(three_billion: str) -> None:
     """A compensated teacher computes with the bits of its weights."""
     before = resident_memory()
     with Hollow() as run:
-        policy = Policy.load(seven_billion, pretrained=False)
+        policy = Policy.load(three_billion, pretrained=False)
         teacher = CompensatedTeacher(policy)
         teacher.start_from(policy)
         with run.ledger.measured() as usage:

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from lightning_sdft.modules import DistillationModule, SDFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.teacher import FORMS, CopiedTeacher, EMATeacher
-from tests.conftest import needs_gpu
+from tests.conftest import FAMILIES, needs_gpu
 from tests.modules.conftest import SHOWN, WORDS_TEMPLATE, Watch
 from tests.teacher.conftest import jump, same, weights
 
@@ -43,20 +43,20 @@ class Jump(Callback):
 
 @pytest.mark.parametrize("memory", FORMS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_hundred_updates_close_the_gap(
+def test_fifty_updates_close_the_gap(
     precision: Any, memory: Any, words_module: Any, words_data: Any, make_trainer: Any
 ) -> None:
-    # Towards a student that has jumped once and stands still: 1 - 0.99^100 = 63.4%.
+    # Towards a student that has jumped once and stands still: 1 - 0.99^50 = 39.5%.
     module = words_module(
         DistillationModule, **SHOWN, rollout_source="demonstration", teacher=CopiedTeacher(memory), learning_rate=0.0
     )
     move = Jump()
-    options = {"accumulate_grad_batches": 1, "max_steps": 100, "max_epochs": 100, "precision": precision}
+    options = {"accumulate_grad_batches": 1, "max_steps": 50, "max_epochs": 50, "precision": precision}
     trainer = make_trainer(callbacks=[move, EMATeacher(0.01)], **options)
     trainer.fit(module, datamodule=words_data(batch_size=2, micro_batch_size=2))
-    assert trainer.global_step == 100
+    assert trainer.global_step == 50
     assert {parameter.dtype for parameter in module.policy.parameters()} == {STUDENT[precision]}
-    assert move.closed == pytest.approx([1 - 0.99**100] * len(move.closed), abs=0.005)
+    assert move.closed == pytest.approx([1 - 0.99**50] * len(move.closed), abs=0.003)
 
 
 def test_first_losses_are_close_to_those_in_float32(words_module: Any, words_data: Any, make_trainer: Any) -> None:
@@ -100,7 +100,9 @@ def test_rotary_frequencies_stay_exact_in_bfloat16(
                 assert torch.equal(policy.get_buffer(name), buffer), name
 
     budgets = {"max_prompt_tokens": 16, "max_completion_tokens": 4, "max_teacher_prompt_tokens": 32}
-    for memory in FORMS:
+    # Each form with frequencies of one kind and of two, and each family with a form.
+    index = list(FAMILIES).index(family) % len(FORMS)
+    for memory in FORMS if family in ("llama", "gemma3") else list(FORMS)[index : index + 1]:
         checkpoint = None
         for step in (1, 2):  # the second of which goes on from a checkpoint
             module = SDFTModule(folder, teacher_template=WORDS_TEMPLATE, teacher=CopiedTeacher(memory), **budgets)
