@@ -119,7 +119,8 @@ def post_processing(model: Any, reading: Reading) -> tuple[float, float | None]:
     if reading.enlarged is not None:
         states, logits = torch.cat([states, reading.factor * states]), [own, reading.enlarged]
     for each in dict.fromkeys([(scale, cap), (scale, None), (1.0, cap), (1.0, None)]):
-        found = Head(layer.weight, layer.bias, each[1], each[0])(states).split(len(own))
+        with _naming(model):
+            found = Head(layer.weight, layer.bias, each[1], each[0])(states).split(len(own))
         if all(logits_agree(*pair, model.dtype) for pair in zip(found, logits, strict=True)):
             return each
     raise PolicyError(

@@ -16,7 +16,7 @@ from lightning_sdft.policy.probe import probe
 from lightning_sdft.policy.tokenizer import Tokenizer
 from lightning_sdft.records import GREEDY, Sampling
 from lightning_sdft.rollout import generate
-from tests.conftest import END, GEMMA, GROUPED, STOP_IDS, VOCABULARY, make_model, make_tokenizer
+from tests.conftest import END, GEMMA, GROUPED, SHAPE, STOP_IDS, VOCABULARY, make_model, make_tokenizer
 
 SIZES = {"vocab_size": len(VOCABULARY), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": END}
 
@@ -139,6 +139,13 @@ def test_model_that_fails_is_refused_by_name(llama: Policy, monkeypatch: pytest.
     monkeypatch.setattr(LlamaModel, "forward", failing)
     with pytest.raises(PolicyError, match=r"LlamaForCausalLM fails on a few tokens \(TypeError: no such argument\)"):
         probe(llama)
+
+
+def test_model_with_layers_between_hidden_states_and_head_is_refused_by_name() -> None:
+    shape = {"input_embedding_size": 8, "output_embedding_size": 24, "num_hidden_layers": 1, "is_decoder": True}
+    model = build("RemBert", **{**SHAPE, **shape})
+    with pytest.raises(PolicyError, match=r"RemBertForCausalLM fails on a few tokens \(RuntimeError"):
+        policy_of(model)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError, MemoryError])
