@@ -14,8 +14,9 @@ from rich.table import Table
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.splits import EvaluationSet
+from lightning_sdft.data.templates import TEMPLATES_TO_TRY, teacher_messages
 from lightning_sdft.errors import DataError
-from lightning_sdft.evaluation.gaps import TEMPLATES_TO_TRY, Asker, Gap, proposed
+from lightning_sdft.evaluation.gaps import Asker, Gap, proposed
 from lightning_sdft.evaluation.preflight import Preflight, judge_preflight, preflight
 from lightning_sdft.grading.interval import Score
 from lightning_sdft.modules.causal_lm import CausalLMModule
@@ -82,7 +83,7 @@ class PreflightTrainer(Trainer):
         with self.precision_plugin.forward_context():
             limits = (model.max_completion_tokens, datamodule.evaluation_batch_size, seed)
             result = preflight(model.policy, asked, grader, model.teacher_messages, *limits, model.sampling)
-            asker = Asker(model.policy, asked, grader, model.sampling, *limits)
+            asker = Asker(model.policy, asked, grader, teacher_messages, model.sampling, *limits)
             others = TEMPLATES_TO_TRY if model.teacher_fields == {"prompt", "demonstration"} else ()
             result = replace(result, gaps=asker.survey(model.sampling.temperature, model.teacher_template, others))
         over_budget = [problem for problem in problems.values() if problem is not None]

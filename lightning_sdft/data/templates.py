@@ -15,6 +15,7 @@ __all__ = [
     "LAPTOP_TEMPLATE",
     "PAPER_TEMPLATE",
     "TEMPLATES",
+    "TEMPLATES_TO_TRY",
     "PrivilegedContext",
     "teacher_messages",
     "template_fields",
@@ -34,6 +35,14 @@ PAPER_TEMPLATE = (
 
 LAPTOP_TEMPLATE = "{prompt} example {demonstration} now"
 """The template for the laptop model, whose vocabulary contains no other connecting words."""
+
+TEMPLATES_TO_TRY = (
+    AUTHORS_TEMPLATE,
+    PAPER_TEMPLATE,
+    "{prompt}\n\nA correct answer is: {demonstration}\n\nAnswer in the same way.",
+    "{prompt}\n\nHere is how an expert answered:\n{demonstration}\n\nNow answer yourself.",
+)
+"""Templates of the teacher's prompt that are tried beside the one that is set."""
 
 ARTICLE_TEMPLATE = (
     "\n{prompt}\n\nThis is a text that the question is about:\n{context}\n\nNow answer with a response of your own.\n"

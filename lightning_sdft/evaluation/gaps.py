@@ -14,25 +14,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lightning_sdft.data.templates import AUTHORS_TEMPLATE, PAPER_TEMPLATE, teacher_messages
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Example, Message, Sampling
 from lightning_sdft.rollout import generate
 
-__all__ = ["TEMPERATURES", "TEMPLATES_TO_TRY", "Asker", "Gap", "proposed"]
+__all__ = ["TEMPERATURES", "Asker", "Gap", "proposed"]
 
 TEMPERATURES = (1.0, 0.7, 0.5, 0.3, 0.0)
 """What is tried, the highest first."""
-
-TEMPLATES_TO_TRY = (
-    AUTHORS_TEMPLATE,
-    PAPER_TEMPLATE,
-    "{prompt}\n\nA correct answer is: {demonstration}\n\nAnswer in the same way.",
-    "{prompt}\n\nHere is how an expert answered:\n{demonstration}\n\nNow answer yourself.",
-)
-"""Templates of the teacher's prompt that are tried beside the one that is set."""
 
 MARGIN = 0.05
 """Gaps that differ by less are taken as equal, and then the higher temperature is better, since rollouts vary more."""
@@ -65,6 +56,7 @@ class Asker:
         policy: The model.
         examples: Questions with demonstration and reference.
         grader: Decides which answers are correct.
+        teacher_messages: Makes the conversation that the teacher sees of an example, with a template.
         sampling: How training samples, apart from the temperature.
         max_completion_tokens: Length at which answers are truncated.
         batch_size: Prompts answered at once.
@@ -74,6 +66,7 @@ class Asker:
     policy: Policy
     examples: Sequence[Example]
     grader: Grader
+    teacher_messages: Callable[[Example, str], list[Message]]
     sampling: Sampling
     max_completion_tokens: int
     batch_size: int = 8
@@ -87,7 +80,7 @@ class Asker:
         if temperature not in self._alone:
             self._alone[temperature] = self._verdicts(lambda example: example.prompt, temperature)
         alone = self._alone[temperature]
-        shown = self._verdicts(lambda example: teacher_messages(example, template), temperature)
+        shown = self._verdicts(lambda example: self.teacher_messages(example, template), temperature)
         both = ~(alone.isnan() | shown.isnan())
         scores = (bootstrap([each]) for each in (alone[~alone.isnan()], shown[~shown.isnan()], (shown - alone)[both]))
         return Gap(temperature, template, *scores)

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lightning_sdft.experiments.measures import Retention
+from lightning_sdft.experiments.measures import SkillRetention
 from lightning_sdft.experiments.plan import Variant, slug
 from lightning_sdft.experiments.runs.pool import Failure
 from lightning_sdft.experiments.runs.run import ACCURACY, AVERAGE, PRIOR, Outcome, read_curves
@@ -150,6 +150,6 @@ def best_chains(rows: Iterable[Stage]) -> list[list[Stage]]:
     return [stages for chain, stages in sorted(whole.items()) if best[chain.method] == (chain.learning_rate or 0.0)]
 
 
-def retention(stages: Sequence[Stage], skills: Sequence[str]) -> Retention:
+def retention(stages: Sequence[Stage], skills: Sequence[str]) -> SkillRetention:
     """The measures of a whole sequence, whose first stage is its base model."""
-    return Retention.of([[stage.accuracies[skill] for skill in skills] for stage in stages])
+    return SkillRetention.of([[stage.accuracies[skill] for skill in skills] for stage in stages])

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-__all__ = ["Retention"]
+__all__ = ["SkillRetention"]
 
 
 @dataclass(frozen=True)
-class Retention:
+class SkillRetention:
     """What is left at the end, and what was lost on the way.
 
     Args:
@@ -36,15 +36,15 @@ class Retention:
     forward_transfer: float | None
 
     @classmethod
-    def of(cls, matrix: Sequence[Sequence[float]]) -> Retention:
+    def of(cls, matrix: Sequence[Sequence[float]]) -> SkillRetention:
         """The measures of an accuracy matrix, `(S + 1, S)`.
 
         Raises:
             ValueError: If the matrix has another shape.
 
         Example:
-            >>> Retention.of([[0.5, 0.25], [1.0, 0.5], [0.75, 1.0]])
-            Retention(average_accuracy=0.875, forgetting=0.25, backward_transfer=-0.25, forward_transfer=0.25)
+            >>> SkillRetention.of([[0.5, 0.25], [1.0, 0.5], [0.75, 1.0]])
+            SkillRetention(average_accuracy=0.875, forgetting=0.25, backward_transfer=-0.25, forward_transfer=0.25)
         """
         skills = len(matrix) - 1
         if skills < 1 or any(len(row) != skills for row in matrix):

@@ -31,7 +31,7 @@ EXAMPLES = [Example(each.id, each.prompt, each.demonstration, reference=2) for e
 
 
 def asker(policy: Policy, batch_size: int = 5, **sampling: Any) -> Asker:
-    return Asker(policy, EXAMPLES, Long(), Sampling(**sampling), 6, batch_size, seed=3)
+    return Asker(policy, EXAMPLES, Long(), teacher_messages, Sampling(**sampling), 6, batch_size, seed=3)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

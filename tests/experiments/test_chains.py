@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_sdft.experiments.chains import Chain, Stage, best_chains, retention
-from lightning_sdft.experiments.measures import Retention
+from lightning_sdft.experiments.measures import SkillRetention
 from lightning_sdft.experiments.plan import BASE, Variant
 from lightning_sdft.experiments.runs.pool import Failure
 from lightning_sdft.experiments.runs.run import Outcome
@@ -47,7 +47,7 @@ def test_sequence_with_a_stage_that_failed_does_not_count() -> None:
 
 
 def test_retention_is_that_of_the_accuracies() -> None:
-    assert retention(sequence("SFT", 1e-5, 0, MATRIX), SKILLS) == Retention(0.875, 0.25, -0.25, 0.25)
+    assert retention(sequence("SFT", 1e-5, 0, MATRIX), SKILLS) == SkillRetention(0.875, 0.25, -0.25, 0.25)
 
 
 def outcome(**metrics: float) -> Outcome:

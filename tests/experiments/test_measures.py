@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_sdft.experiments.measures import Retention
+from lightning_sdft.experiments.measures import SkillRetention
 
 
 def test_three_skills() -> None:
@@ -14,7 +14,7 @@ def test_three_skills() -> None:
         [1.0, 0.8, 0.6],
         [0.5, 0.7, 0.9],
     ]
-    found = Retention.of(matrix)
+    found = SkillRetention.of(matrix)
     assert found.average_accuracy == pytest.approx((0.5 + 0.7 + 0.9) / 3)
     assert found.forgetting == pytest.approx(((1.0 - 0.5) + (0.8 - 0.7)) / 2)  # of the best, which came later
     assert found.backward_transfer == pytest.approx(((0.5 - 0.9) + (0.7 - 0.8)) / 2)
@@ -22,17 +22,17 @@ def test_three_skills() -> None:
 
 
 def test_skill_that_got_better_is_negative_forgetting() -> None:
-    found = Retention.of([[1.0, 0.0], [0.5, 0.0], [0.75, 1.0]])  # what the base model knew does not count
+    found = SkillRetention.of([[1.0, 0.0], [0.5, 0.0], [0.75, 1.0]])  # what the base model knew does not count
     assert (found.forgetting, found.backward_transfer, found.forward_transfer) == (-0.25, 0.25, 0.0)
 
 
 def test_one_skill_has_nothing_to_transfer_to() -> None:
-    assert Retention.of([[0.25], [0.75]]) == Retention(0.75, None, None, None)
+    assert SkillRetention.of([[0.25], [0.75]]) == SkillRetention(0.75, None, None, None)
 
 
 @pytest.mark.parametrize("matrix", [[], [[]], [[0.5]], [[0.5], [0.5, 0.5]], [[0.5, 0.5]] * 2, [[0.5], [0.5], [0.5]]])
 def test_other_shapes_are_refused(matrix: list[list[float]]) -> None:
     rows = [len(row) for row in matrix]
     with pytest.raises(ValueError, match=r"S \+ 1 rows of S") as error:
-        Retention.of(matrix)
+        SkillRetention.of(matrix)
     assert str(rows) in str(error.value)

@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer, seed_everything
 
 from lightning_sdft.data import StringSkillsDataModule
 from lightning_sdft.data.string_skills import NEW_SKILLS
-from lightning_sdft.data.templates import LAPTOP_TEMPLATE
+from lightning_sdft.data.templates import LAPTOP_TEMPLATE, teacher_messages
 from lightning_sdft.evaluation.gaps import Asker
 from lightning_sdft.modules import SDFTModule
 from lightning_sdft.records import Sampling
@@ -67,7 +67,8 @@ def run(case: Case) -> dict[str, object]:
     module.configure_model()
     (graded, *_) = data.splits.validation
     asked, grader = data.splits.train[:QUESTIONS], next(iter(graded.graders.values()))
-    gap = Asker(module.policy, asked, grader, module.sampling, 24, QUESTIONS).gap(case.temperature, LAPTOP_TEMPLATE)
+    asker = Asker(module.policy, asked, grader, teacher_messages, module.sampling, 24, QUESTIONS)
+    gap = asker.gap(case.temperature, LAPTOP_TEMPLATE)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(
         accelerator="cpu", max_steps=STEPS, max_epochs=-1, gradient_clip_val=1.0, enable_model_summary=False, **quiet
