@@ -1,4 +1,8 @@
-"""What wears out in self-distillation, judged by what was measured so far."""
+"""What wears out in self-distillation, judged by what was measured so far.
+
+[1] Agresti and Caffo, Simple and Effective Confidence Intervals for Proportions and Differences of Proportions Result
+    from Adding Two Successes and Two Failures, 2000, https://doi.org/10.1080/00031305.2000.10474560
+"""
 
 from __future__ import annotations
 
@@ -31,9 +35,13 @@ class Sign:
 
 
 def fallen(before: float, now: float, count: int) -> float:
-    """By how much a share of right answers has fallen beyond two standard errors of the difference."""
-    error = math.sqrt((before * (1 - before) + now * (1 - now)) / count)
-    return before - now - 2 * error
+    """By how much a share of right answers has fallen beyond two standard errors of the difference.
+
+    One right and one wrong answer are added to each share [1], because the error of a share of 0 or 1 is not 0.
+    """
+    earlier, later = ((share * count + 1) / (count + 2) for share in (before, now))
+    error = math.sqrt((earlier * (1 - earlier) + later * (1 - later)) / (count + 2))
+    return earlier - later - 2 * error
 
 
 def risen(before: float, now: float, count: int) -> float:

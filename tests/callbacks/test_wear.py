@@ -57,9 +57,16 @@ def test_two_standard_errors_are_left_to_chance() -> None:
     before = {"teacher/accuracy": 0.5}
     assert found(before, {"teacher/accuracy": 0.4}, count=100) == []
     assert found(before, {"teacher/accuracy": 0.3}, count=100) == ["teacher/accuracy"]
-    error = math.sqrt((0.25 + 0.21) / 100)
-    assert found(before, {"teacher/accuracy": 0.3}, count=100, tolerance=0.2 - 2 * error + 0.001) == []
-    assert found(before, {"teacher/accuracy": 0.3}, count=100, tolerance=0.2 - 2 * error - 0.001) != []
+    error = math.sqrt((51 * 51 + 31 * 71) / 102**3)  # with one right and one wrong answer more
+    beyond = 20 / 102 - 2 * error
+    assert found(before, {"teacher/accuracy": 0.3}, count=100, tolerance=beyond + 0.001) == []
+    assert found(before, {"teacher/accuracy": 0.3}, count=100, tolerance=beyond - 0.001) != []
+
+
+def test_one_answer_of_two_says_nothing_and_six_of_128_do() -> None:
+    assert found({}, {"teacher/accuracy": 0.0}, count=2) == []
+    assert found({}, {"teacher/accuracy": 123 / 128}, count=128) == []
+    assert found({}, {"teacher/accuracy": 122 / 128}, count=128) == ["teacher/accuracy"]
 
 
 def test_the_best_measure_before_counts_not_the_last() -> None:
