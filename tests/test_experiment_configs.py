@@ -85,7 +85,7 @@ def test_runs_of_each_method_are_read(
     monkeypatch.chdir(tmp_path)
     cli = build([*parts, nested("model.init_args.model", "zoo/laptop"), {"trainer": QUICK}], tmp_path / "configs")
     names = [type(each).__name__ for each in cli.trainer.callbacks]
-    averaged = method in AVERAGED or method.partition(",")[0] == "EMA" or "sdft" in path.stem
+    averaged = method in AVERAGED or method.partition(",")[0] == "EMA" or path.stem in ("knowledge_sdft", "skills_sdft")
     assert names.count("EMATeacher") == averaged
     assert "EarlyStopping" not in names or method in ("SDFT", "EMA teacher")
     assert cli.trainer.gradient_clip_val == 1.0

@@ -31,7 +31,7 @@ class GatedTeacher(TeacherUpdate):
     Args:
         every_n_steps: Optimizer steps between two tests of the student.
         examples: Number of examples held out for the test: validation examples that have demonstrations, otherwise
-            training examples, which are then not trained on.
+            training examples, which are then not trained on if an epoch has ten steps or more.
 
     Raises:
         SettingError: If a number is out of range, there is no data module, or the teacher is shown nothing.

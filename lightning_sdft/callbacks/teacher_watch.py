@@ -42,7 +42,7 @@ class TeacherWatch(Callback):
 
     Args:
         examples: Number of examples held out: validation examples that have demonstrations, otherwise training
-            examples, which are then not trained on.
+            examples, which are then not trained on if an epoch has ten steps or more.
         tolerance: How much worse than before a share of right answers may be, beyond what chance explains (two standard
             errors).
         action: What to do when something wears out: ``warn`` once, also ``stop`` training, or ``go_back``: student,

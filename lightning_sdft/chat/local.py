@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lightning_sdft.chat.base import ChatModel
-from lightning_sdft.errors import ChatError, DataError
+from lightning_sdft.errors import ChatError, DataError, PolicyError
 from lightning_sdft.policy import Policy, load_tokenizer
 from lightning_sdft.records import Message, Sampling
 from lightning_sdft.rollout.in_process import generate
@@ -81,7 +81,7 @@ class LocalChat(ChatModel):
                 try:
                     tokenizer = load_tokenizer(self.name, template_arguments=self.template_arguments)
                     self._policy = Policy.load(self.name, tokenizer=tokenizer).to(device)
-                except OSError as error:
+                except (OSError, PolicyError) as error:
                     raise ChatError(f"the chat model {self.name!r} cannot be loaded: {error}") from error
         return self._policy
 

@@ -29,9 +29,6 @@ __all__ = ["DemonstrationDataModule"]
 
 log = logging.getLogger(__name__)
 
-FEW = 4
-"""Fewer examples than these are not worth to be held out."""
-
 
 class DemonstrationDataModule(LightningDataModule):
     """Base class of the data modules: a subclass loads the splits; this class checks them and makes the loaders.
@@ -119,14 +116,15 @@ class DemonstrationDataModule(LightningDataModule):
             usable: Which examples can be asked about.
 
         Returns:
-            The examples; later calls return the same ones. A split that is too small to spare a few keeps them.
+            The examples; later calls return the same ones. A split of fewer than ten steps keeps them, because it can
+            spare none.
         """
         if not self._withheld:
             train = self.splits.train
-            spared = min(count, len(train) // 10, len(train) - self.batch_size)
             asked = filter(usable, random.Random(0).sample(train, len(train)))
-            self._withheld = list(islice(asked, count if spared < FEW else spared))
-            if spared >= FEW:
+            spares = len(train) >= 10 * self.batch_size
+            self._withheld = list(islice(asked, min(count, len(train) // 10) if spares else count))
+            if spares:
                 names = {example.id for example in self._withheld}
                 self.filter_train(lambda example: example.id not in names)
                 log.info("%d of %d training examples are held out, to ask the teacher about", len(names), len(train))

@@ -78,10 +78,16 @@ def estimate(module: CausalLMModule, plan: TrainerPlan, lengths: Lengths, proces
         "gradients": weights.trained // parts,
         "optimizer": rehearsal.states // parts,
         "teacher's weights": 0 if elsewhere else weights.teacher // parts,
+        "base model's weights": weights.student // parts if _keeps_base(module, plan) else 0,
         "gradients in buckets": weights.trained if plan.sharing == "ddp" else 0,
     }
     phases = rehearsal.phases if parts == 1 else [_sharded(phase, weights, parts) for phase in rehearsal.phases]
     return Estimate({name: size for name, size in held.items() if size}, phases, weights.teacher if elsewhere else 0)
+
+
+def _keeps_base(module: CausalLMModule, plan: TrainerPlan) -> bool:
+    """Whether a copy of the model that training started from is kept; with LoRA it is the model without its adapter."""
+    return module.lora is None and (module.retention is not None or plan.compares_with_base)
 
 
 def _sharded(phase: Phase, weights: Weights, parts: int) -> Phase:
@@ -96,6 +102,7 @@ def _sharded(phase: Phase, weights: Weights, parts: int) -> Phase:
         "teacher": round(relative * blocks),
         "student": blocks,
         "loss": weights.heads,
+        "retention": blocks,
         "backward": blocks + 2 * weights.largest * weights.trained // whole,
     }
     return Phase(phase.name, {**phase.parts, "gathered weights": gathered[phase.name]})

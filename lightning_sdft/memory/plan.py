@@ -42,6 +42,7 @@ class TrainerPlan:
         precision: Lightning's name of the precision.
         teacher_follows: Whether a callback updates the teacher.
         evaluates: Whether there is evaluation during training.
+        compares_with_base: Whether a callback needs the model that training started from.
     """
 
     accelerator: bool = False
@@ -51,6 +52,7 @@ class TrainerPlan:
     precision: str = "32-true"
     teacher_follows: bool = False
     evaluates: bool = False
+    compares_with_base: bool = False
 
     @classmethod
     def of(cls, trainer: Mapping[str, Any], processes: int | None = None) -> TrainerPlan:
@@ -72,7 +74,8 @@ class TrainerPlan:
         if precision not in PRECISIONS:
             raise PolicyError(f"memory knows no precision {precision!r}; it knows {', '.join(PRECISIONS)}")
         strategy = trainer.get("strategy") or "auto"
-        callbacks = [type(each).__name__ for each in trainer.get("callbacks") or []]
+        given = trainer.get("callbacks") or []
+        callbacks = [type(each).__name__ for each in given]
         return cls(
             accelerator,
             count,
@@ -81,6 +84,8 @@ class TrainerPlan:
             precision,
             "EMATeacher" in callbacks or "GatedTeacher" in callbacks,
             trainer.get("limit_val_batches") != 0,  # 0 also switches the sanity check off
+            "KLToBase" in callbacks
+            or any(getattr(each, "reset_every", None) for each in trainer.get("callbacks") or []),
         )
 
     @property

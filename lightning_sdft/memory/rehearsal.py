@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -133,6 +135,11 @@ class _Step:
         shape = len(hidden), head.weight.shape[1], head.weight.shape[0]
         how = len(heads), self.plan.product_precision, self.plan.accelerator
         self.phases[-1].parts["logits"] = logits_memory(*shape, precisions, *how)
+        if module.retention is not None:  # whose activations are kept beside the others until the backward pass
+            prompts = math.ceil(module.retention.prompts / (self.plan.processes * lengths.micro_batches))
+            with self._phase("retention", "activations"):
+                hidden = module.policy.hidden(_sequences(list(islice(cycle(lengths.student), prompts))))
+                loss = loss + _LossGradients.apply(hidden, head.weight, head.bias)  # type: ignore[no-untyped-call]
         return loss
 
     def _optimize(self) -> tuple[torch.optim.Optimizer, int]:
