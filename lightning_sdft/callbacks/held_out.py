@@ -69,11 +69,12 @@ class HeldOut:
         """Scores in [0, 1] of a policy, and its answers.
 
         The score of an example is 1 if the answer is right, 0 if it is wrong, and NaN if it could not be graded.
-        Without a grader it is the probability of the demonstration, as the geometric mean over its tokens.
+        Without a grader it is the probability of the demonstration, as the geometric mean over its tokens, and nothing
+        is answered.
         """
-        rollouts = self.answers(policy, shown, sampling)
         if self.grader is None:
-            return self._likelihoods(policy, shown), rollouts
+            return self._likelihoods(policy, shown), []
+        rollouts = self.answers(policy, shown, sampling)
         texts = [self.module.tokenizer.decode(rollout.completion) for rollout in rollouts]
         verdicts = self.grader.grade_all(texts, [example.reference for example in self.examples])
         return [float("nan") if verdict is None else float(verdict) for verdict in verdicts], rollouts

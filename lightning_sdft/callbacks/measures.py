@@ -48,6 +48,8 @@ def measure(held_out: HeldOut, step: int) -> Measures:
     alone, _ = part.scores(student, False, GREEDY)
     sampled, rollouts = part.scores(student, False, sampling)
     taught_sampled, _ = part.scores(teacher, True, sampling)
+    if held_out.grader is None:
+        answers, rollouts = part.answers(teacher, True, GREEDY), part.answers(student, False, sampling)
     lengths = _all([float(len(rollout.completion)) for rollout in rollouts])
     means = {
         "teacher/accuracy": taught,

@@ -104,6 +104,10 @@ class TeacherWatch(Callback):
         """Save or restore after the last step."""
         self._act(trainer, cast(DistillationModule, pl_module))
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask nothing in evaluations after training."""
+        self._held_out = None
+
     def _look(self, trainer: Trainer, module: DistillationModule) -> None:
         assert self._held_out is not None  # setup comes first
         step = trainer.global_step

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ class Retention:
         SettingError: If a number is out of range.
     """
 
-    data: str | DemonstrationDataModule | None = None
+    data: str | DemonstrationDataModule | None = field(default=None, compare=False)  # checkpoints have no data module
     prompts: Count = 8
     weight: Positive = 1.0
     divergence: Divergence = ForwardKL()  # noqa: RUF009  # frozen

@@ -106,6 +106,24 @@ def test_it_asks_before_the_first_step_and_at_every_validation(fit: Callable[...
     assert watch.warned == []
 
 
+def test_without_grader_it_measures_likelihoods_and_after_training_nothing(
+    words_module: Any, words_data: Any, make_trainer: Any
+) -> None:
+    watch, data = TeacherWatch(), words_data(train=[question(index) for index in range(40)])
+    trainer = make_trainer(callbacks=[watch], max_steps=4)
+    module = words_module(SDFTModule)
+    trainer.fit(module, datamodule=data)
+    (first, *_) = watch.history
+    assert 0 < first["teacher/accuracy"] == first["student/in_context"] < 0.5  # the same model, which is random
+    assert first["rollout/length_p95"] > 0
+    assert first["teacher/demonstration_kl"] > 0
+    measured = len(watch.history)
+    evaluated = words_data(validation=graded(Falling()))
+    evaluated.splits.validation[0].graders["new"].modules_graded.append(module)
+    trainer.validate(module, datamodule=evaluated, verbose=False)
+    assert len(watch.history) == measured
+
+
 def test_it_warns_once_by_name_and_trains_on(fit: Callable[..., Any]) -> None:
     watch = TeacherWatch()
     with pytest.warns(

@@ -114,7 +114,7 @@ def test_too_few_or_too_long_prompts_are_refused(general: Any) -> None:
 
 def test_settings_are_kept_in_checkpoints_without_the_data_module(general: Any) -> None:
     assert pickle.loads(pickle.dumps(Retention(general, 4, 0.5, ReverseKL()))) == Retention(None, 4, 0.5, ReverseKL())
-    assert pickle.loads(pickle.dumps(Retention("prompts.jsonl"))) == Retention("prompts.jsonl")
+    assert pickle.loads(pickle.dumps(Retention("prompts.jsonl"))).data == "prompts.jsonl"
 
 
 class Distance(Callback):
@@ -162,6 +162,29 @@ def test_resumed_run_equals_the_uninterrupted_one(
 ) -> None:
     fixtures = (words_module, words_data, make_trainer, tmp_path)
     check_resume(SDFTModule, 0, *fixtures, lora=lora, retention=Retention(general, prompts=4))
+
+
+def test_a_resumed_run_does_not_take_its_data_module_for_another_setting(
+    words_module: Any,
+    words_data: Any,
+    make_trainer: Any,
+    general: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fit(weight: float, path: Path | None) -> Any:
+        module = words_module(SFTModule, retention=Retention(general, prompts=4, weight=weight))
+        trainer = make_trainer(max_steps=2 if path is None else 4)
+        with caplog.at_level("INFO", logger="lightning"):
+            trainer.fit(module, datamodule=words_data(), ckpt_path=path)
+        return trainer
+
+    saved = tmp_path / "saved.ckpt"
+    fit(1.0, None).save_checkpoint(saved)
+    fit(1.0, saved)
+    assert "other settings than before" not in caplog.text
+    fit(0.5, saved)
+    assert "other settings than before: retention" in caplog.text
 
 
 def test_a_base_of_lora_is_the_policy_itself_and_another_is_loaded_once(
