@@ -39,7 +39,7 @@ def ask(config: str, *arguments: str) -> tuple[Any, dict[str, Any]]:
 
 def test_json_has_what_was_estimated_in_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     cli, record = ask("laptop_sdft")
-    plan = TrainerPlan(teacher_follows=True, evaluates=True)
+    plan = TrainerPlan(teacher_follows=True, evaluates=True, compares_with_base=True)
     assert record["plan"] == {**record["plan"], "processes": 1, "sharing": "alone", "precision": "32-true"}
     assert TrainerPlan(**record["plan"]) == plan
     budgets = record["by_budgets"]
@@ -52,6 +52,8 @@ def test_json_has_what_was_estimated_in_bytes(capsys: pytest.CaptureFixture[str]
         == expected.peak
         == sum(budgets["held"].values()) + max(sum(parts.values()) for parts in budgets["phases"].values())
     )
+    assert budgets["held"]["base model's weights"] == budgets["held"]["student's weights"]
+    assert budgets["phases"]["retention"]["activations"] > 0
     assert budgets["peak_phase"] == expected.largest.name
     assert sum(budgets["phases"][expected.largest.name].values()) == expected.largest.peak
     assert record["by_data"]["peak"] <= budgets["peak"]
