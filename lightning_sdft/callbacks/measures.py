@@ -43,7 +43,9 @@ def measure(held_out: HeldOut, step: int) -> Measures:
     module, sampling = held_out.module, held_out.module.sampling
     student, teacher, part = module.policy, module.teacher.policy, held_out.part(PART)
     shown, _ = held_out.scores(student, True, GREEDY)
-    stressed, _ = held_out.scores(student, True, replace(sampling, temperature=STRESS * sampling.temperature))
+    stressed, _ = held_out.scores(
+        student, True, replace(sampling, temperature=min(STRESS * sampling.temperature, 100.0))
+    )
     taught, answers = held_out.scores(teacher, True, GREEDY)
     alone, _ = part.scores(student, False, GREEDY)
     sampled, rollouts = part.scores(student, False, sampling)
