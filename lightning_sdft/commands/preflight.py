@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import yaml
 from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +25,7 @@ from lightning_sdft.modules.checks import naming
 from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.modules.examples import leave_out_bad_rows
 from lightning_sdft.records import Example
+from lightning_sdft.storage.atomic import write_text
 
 __all__ = ["PreflightTrainer"]
 
@@ -38,6 +40,7 @@ class PreflightTrainer(Trainer):
         questions: int = 64,
         seed: int = 0,
         output: str | None = None,
+        proposal: str | None = None,
     ) -> Preflight:
         """Measure whether the model has the in-context ability that SDFT needs: same config as ``fit``, no training.
 
@@ -52,6 +55,7 @@ class PreflightTrainer(Trainer):
             questions: Number of training questions to ask, drawn at random.
             seed: Seed for the choice of questions and for sampled answers.
             output: JSON file to write the report to.
+            proposal: YAML file to write the proposed settings to: ``fit --config RUN.yaml --config PROPOSAL.yaml``.
 
         Raises:
             DataError: If no training question can be asked, shown with a demonstration, and graded.
@@ -92,10 +96,11 @@ class PreflightTrainer(Trainer):
             reasons.append(f"{len(over_budget)} of {len(examples)} training prompts are over budget: {over_budget[0]}")
             verdict = "doubtful" if verdict == "go" and len(over_budget) > len(examples) / 10 else verdict
         _report(result, f"{model.model}, {name}", len(over_budget), len(examples), verdict, reasons)
+        if proposal is not None:
+            write_text(Path(proposal), _settings(proposed(result.gaps)))
         if output is not None:
-            Path(output).parent.mkdir(parents=True, exist_ok=True)
             record = {"model": model.model, "grader": name, **asdict(result), "over_budget": len(over_budget)}
-            Path(output).write_text(json.dumps({**record, "verdict": verdict, "reasons": reasons}, indent=2) + "\n")
+            write_text(Path(output), json.dumps({**record, "verdict": verdict, "reasons": reasons}, indent=2) + "\n")
         return result
 
 
@@ -154,6 +159,12 @@ def _gaps(gaps: Sequence[Gap]) -> Table:
         scores = (f"{gap.student.value:.3f}", f"{gap.teacher.value:.3f}", _with_interval(gap.gain))
         table.add_row(temperature, template, *scores, ", ".join(marks))
     return table
+
+
+def _settings(gap: Gap) -> str:
+    """A config with what a way of sampling sets."""
+    settings = {"sampling": {"temperature": gap.temperature}, "teacher_template": gap.template}
+    return yaml.safe_dump({"model": {"init_args": settings}}, sort_keys=False)
 
 
 def _with_interval(score: Score) -> str:

@@ -63,5 +63,5 @@ def bootstrap(sets: Sequence[Tensor], level: float = 0.95, resamples: int = 2000
 def _resampled_means(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
     size, rows = len(values), max(DRAWS // len(values), 1)
     counts = [min(rows, resamples - first) for first in range(0, resamples, rows)]
-    draws = (torch.randint(size, (count, size), generator=generator) for count in counts)
+    draws = (torch.randint(size, (count, size), generator=generator, device="cpu") for count in counts)
     return torch.cat([values[drawn].mean(dim=1) for drawn in draws])

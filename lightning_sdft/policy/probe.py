@@ -186,7 +186,8 @@ def text_tokens(model: Any, tokenizer: Tokenizer, count: int) -> list[int]:
     text = sorted({token for token in tokenizer.known_ids if token < rows} - special)
     text = text or [tokenizer.end_id]
     generator = torch.Generator().manual_seed(0)
-    return [text[index] for index in torch.randint(len(text), (count,), generator=generator).tolist()]
+    drawn = torch.randint(len(text), (count,), generator=generator, device="cpu")  # Lightning loads models on the GPU
+    return [text[index] for index in drawn.tolist()]
 
 
 def _named(config: Any) -> tuple[float, float | None]:

@@ -91,7 +91,7 @@ def generate(
 
 def draw_seeds(count: int) -> list[int]:
     """Draw seeds from torch's global generator, whose state checkpoints save and restore."""
-    return torch.randint(2**62, (count,)).tolist()
+    return torch.randint(2**62, (count,), device="cpu").tolist()
 
 
 def own_seeds(count: int) -> list[int]:
@@ -126,6 +126,7 @@ def _rollouts(
 def _noise(seeds: Sequence[int], max_tokens: int) -> Tensor:
     """Uniform noise `(B, T)`, each row drawn with its own seed."""
     rows = [
-        torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
+        torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
+        for seed in seeds
     ]
     return torch.stack(rows)

@@ -77,7 +77,8 @@ def run(case: Case) -> dict[str, object]:
     trainer.fit(module, datamodule=data)
     (after,) = trainer.validate(module, datamodule=data, verbose=False)
     name = "val/accuracy"
-    return {**asdict(case), "gap": gap.gain.value, "before": before[name], "gain": after[name] - before[name]}
+    found = {"gap": gap.gain.value, "gap_low": gap.gain.low, "teacher": gap.teacher.value}
+    return {**asdict(case), **found, "before": before[name], "gain": after[name] - before[name]}
 
 
 def main() -> None:
@@ -87,10 +88,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-        rows = list(pool.map(run, cases(arguments.seed)))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = []
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool, arguments.out.open("w") as file:
+        for row in pool.map(run, cases(arguments.seed)):
+            rows.append(row)
+            print(json.dumps(row), file=file, flush=True)
     gaps, gains = (torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("gap", "gain"))
     design = torch.stack([torch.ones_like(gaps), gaps], dim=1)
     intercept, slope = torch.linalg.lstsq(design, gains[:, None]).solution[:, 0].tolist()

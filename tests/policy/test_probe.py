@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from lightning_sdft.errors import PolicyError
@@ -37,6 +38,22 @@ def gemma3(**changes: Any) -> Any:
     arguments = {"text_config": text, "vision_config": {**vision, "image_size": 28, "patch_size": 14}}
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(transformers.Gemma3Config(**arguments, mm_tokens_per_image=4))
+
+
+class GpuByDefault(TorchFunctionMode):
+    """Makes tensors as Lightning does while a model for a GPU is built: there, where a CPU's generator is refused."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (kwargs or {}).get("generator") is not None and "device" not in kwargs:
+            raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+        return func(*args, **(kwargs or {}))
+
+
+def test_model_is_loaded_where_new_tensors_are_on_a_gpu() -> None:
+    model = build("Llama", **SHAPE)
+    with GpuByDefault():
+        policy = policy_of(model)
+        assert len(generate(policy, [[5]], 2, Sampling())) == 1
 
 
 def test_settings_of_a_composite_model_are_read_where_they_are() -> None:

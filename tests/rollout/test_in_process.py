@@ -88,7 +88,8 @@ def test_a_response_that_ends_on_its_last_token_is_finished(llama: Policy) -> No
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(0.7, top_p=0.9, top_k=20, min_p=0.01)])
 def test_rollouts_of_a_gpu_are_those_of_a_cpu(policy: Policy, sampling: Sampling) -> None:
     prompts = ragged_prompts()
-    policy.double()  # but for the frequencies of its positions, which stay in float32
+    if policy.model.config.model_type != "gemma2":  # whose mask overflows in float64
+        policy.double()  # but for the frequencies of its positions, which stay in float32
     here = generate(policy, prompts, MAX_TOKENS, sampling, seeds=range(12))
     there = generate(policy.cuda(), prompts, MAX_TOKENS, sampling, seeds=range(12))
     for ours, theirs in zip(there, here, strict=True):
