@@ -1,8 +1,8 @@
 """A real model learns a real task: SmolLM2-135M routes messages, by SFT, by SDFT as in the paper and as preflight says.
 
-``python -m tests.real.study`` takes the weights as :mod:`tests.real.smollm2` does, and rows from the real
-files; it asks ``preflight`` for a proposal, runs ``configs/compare/smollm2_routing.yaml``, and prints the curves:
-the share of test messages and of general questions that are answered correctly. The same command goes on where it stopped.
+``python -m tests.real.study`` takes the weights as :mod:`tests.real.smollm2` does, and rows from the real files. It
+asks ``preflight`` for a proposal, runs ``configs/compare/smollm2_routing.yaml``, and prints the curves: the share of
+test messages and of general questions that are answered correctly. The same command goes on where it stopped.
 """
 
 from __future__ import annotations
