@@ -66,9 +66,6 @@ def worth_capturing(policy: Policy, max_tokens: int) -> bool:
 
 def unfit(policy: Policy) -> str:
     """What is known in advance to keep the steps of a policy from being captured, if anything is."""
-    attention = policy.config.get_text_config()._attn_implementation
-    if attention not in ("sdpa", "eager"):
-        return f"the attention {attention} has no mask for keys that are not written yet"
     if any(isinstance(module, FSDPModule) for module in policy.modules()):
         return "the weights are sharded"
     if len({parameter.device for parameter in policy.parameters()}) > 1:
