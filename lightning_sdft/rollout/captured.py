@@ -14,6 +14,7 @@ Letters: B sequences, T tokens.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -182,7 +183,7 @@ class RecordedStep:
     def _record(self) -> torch.cuda.CUDAGraph:
         keeper, stream = _recorder(self.tokens.device)
         graph = torch.cuda.CUDAGraph()
-        stream.wait_stream(torch.cuda.current_stream())
+        stream.wait_stream(torch.cuda.current_stream(self.tokens.device))
         # `torch.cuda.graph` would also give all free memory back to the device, which training then asks for again.
         with torch.cuda.stream(stream):
             graph.capture_begin(pool=keeper.pool(), capture_error_mode="thread_local")
@@ -211,7 +212,9 @@ def _waiting_fails(device: torch.device) -> Iterator[None]:
         yield
         return
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode")  # that it may miss some
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
