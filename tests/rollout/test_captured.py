@@ -246,13 +246,15 @@ def test_captured_adapters(adapter: str | None, adapted: Policy, recorded: list[
 
 @needs_gpu
 @pytest.mark.gpu
-def test_graphs_leave_no_memory_behind(llama: Policy, recorded: list[bool]) -> None:
+def test_graphs_leave_nothing_behind(llama: Policy, recorded: list[bool]) -> None:
     policy, sizes = llama.cuda(), []
+    generator = torch.cuda.get_rng_state()
     for _ in range(12):
         generate(policy, ragged_prompts(), MAX_TOKENS, Sampling())
         sizes.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
     assert len(recorded) == 13
     assert sizes[2] == sizes[-1]
+    assert torch.equal(torch.cuda.get_rng_state(), generator)
 
 
 @needs_gpu
