@@ -1,7 +1,7 @@
 """Trains a tiny model of every causal family of transformers, and writes a page about those that work.
 
 What has to hold of a family: the policy's logits are the model's (or it is refused by name), greedy rollouts of ragged
-prompts are those of each prompt alone, decoding in buffers of a fixed size (as on a GPU) gives the same logits, two steps
+prompts are those of each prompt alone, decoding in buffers of a fixed size (as on a GPU) gives equal logits, two steps
 of SDFT, and an export that reads back as it was.
 """
 
