@@ -182,7 +182,7 @@ def generate_plainly(policy: Policy, *args: Any, **kwargs: Any) -> list[Rollout]
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma2"])  # whose attention is eager
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma2"])  # not a number in float64
 def test_captured_rollouts_are_the_plain_ones(
     family: str,
     sampling: Sampling,
@@ -260,14 +260,15 @@ def test_graphs_leave_nothing_behind(llama: Policy, recorded: list[bool]) -> Non
 @needs_gpu
 @pytest.mark.gpu
 def test_what_cannot_be_captured_runs_as_before(
-    family_folder: Callable[[str], Path], recorded: list[bool], caplog: pytest.LogCaptureFixture
+    llama: Policy, recorded: list[bool], caplog: pytest.LogCaptureFixture
 ) -> None:
-    policy = Policy.load(str(family_folder("gemma2"))).cuda()  # whose mask is made on the CPU
+    policy, norms = llama.cuda(), list[float]()
+    policy.model.model.norm.register_forward_hook(lambda *call: norms.append(call[-1].norm().item()))  # which waits
     arguments = ragged_prompts(), MAX_TOKENS, Sampling(), range(12)
     with caplog.at_level(logging.INFO, "lightning_sdft"):
         ours = generate(policy, *arguments)
         check_equal(generate(policy, *arguments), ours)
     assert not recorded
     (reason,) = [record.getMessage() for record in caplog.records if record.name == captured.__name__]
-    assert "Gemma2ForCausalLM cannot be captured" in reason
+    assert "LlamaForCausalLM cannot be captured" in reason
     torch.rand(3, device="cuda")  # the generator works
