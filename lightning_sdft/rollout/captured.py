@@ -29,12 +29,12 @@ from lightning_sdft.policy import Policy
 from lightning_sdft.policy.decoding import DecodingState
 from lightning_sdft.policy.fixed_decoding import FixedState
 from lightning_sdft.policy.probe import logits_agree, text_tokens
-from lightning_sdft.records import GREEDY, Sampling
+from lightning_sdft.records import Sampling
 from lightning_sdft.rollout.sampling import sample
 
 __all__ = ["RecordedStep", "captured_steps", "worth_capturing"]
 
-SHORTEST = 16
+SHORTEST = 8
 """Fewest tokens for which it pays to record a step."""
 
 ROWS = 64
@@ -43,26 +43,29 @@ ROWS = 64
 ROOM = 256
 """Fewest tokens that buffers have room for; beyond that, for a quarter of what has been read."""
 
-REFUSALS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-"""Why the steps of a model cannot be captured, or nothing if they can."""
+REFUSALS: WeakKeyDictionary[Any, dict[Sampling, str]] = WeakKeyDictionary()
+"""Why the steps of a model cannot be captured with some way of sampling, or nothing if they can."""
 
 logger = logging.getLogger(__name__)
 
 
-def worth_capturing(policy: Policy, max_tokens: int) -> bool:
+def worth_capturing(policy: Policy, sampling: Sampling, max_tokens: int) -> bool:
     """Whether to generate with captured steps; why a model on a GPU cannot is logged once.
 
     Args:
         policy: The policy that generates, in eval mode.
+        sampling: Settings of sampling.
         max_tokens: Number of tokens of the longest completion.
     """
     if policy.device.type != "cuda" or max_tokens < SHORTEST:
         return False
-    if policy.model not in REFUSALS:
-        REFUSALS[policy.model] = refusal = unfit(policy) or try_out(policy)
-        if refusal:
+    known = REFUSALS.setdefault(policy.model, {})
+    if sampling not in known:
+        refusal = unfit(policy) or try_out(policy, sampling)
+        if refusal and refusal not in known.values():
             logger.info("rollouts launch their kernels one by one: %s", refusal)
-    return not REFUSALS[policy.model]
+        known[sampling] = refusal
+    return not known[sampling]
 
 
 def unfit(policy: Policy) -> str:
@@ -74,13 +77,14 @@ def unfit(policy: Policy) -> str:
     return ""
 
 
-def try_out(policy: Policy) -> str:
+def try_out(policy: Policy, sampling: Sampling) -> str:
     """Compare a few tokens of captured steps with plain ones; what is wrong, if anything is."""
     tokens, name = text_tokens(policy.model, policy.tokenizer, 10), type(policy.model).__name__
     prompts, first = [tokens[:5], tokens[5:8]], torch.tensor(tokens[8:], device=policy.device)
     with torch.autocast(policy.device.type, enabled=False):
         plain, fixed = policy.prefill(prompts), FixedState(policy.prefill(prompts), [0, 1], 3)
-        step = RecordedStep(policy, fixed, first, GREEDY, torch.zeros(2, 4, device=policy.device), 1)
+        noise = torch.full((2, 4), 0.5, dtype=torch.float64, device=policy.device)
+        step = RecordedStep(policy, fixed, first, sampling, noise, 1)
         for _ in range(3):  # launched one by one, recorded, and replayed
             policy.advance(plain, step.tokens)
             try:

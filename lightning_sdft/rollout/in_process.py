@@ -76,7 +76,7 @@ def generate(
     noise = _noise(seeds, max_tokens).to(policy.device)
     stop_ids = policy.tokenizer.stop_ids
     with unsharded(policy), evaluating(policy), casting_once(policy.device):
-        decode = captured_steps if worth_capturing(policy, max_tokens) else plain_steps
+        decode = captured_steps if worth_capturing(policy, sampling, max_tokens) else plain_steps
         steps = decode(policy, policy.prefill(prompts), sampling, noise, stop_ids)
     return _rollouts(prompts, steps, stop_ids)
 

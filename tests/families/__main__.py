@@ -58,7 +58,7 @@ def try_family(family: str, folder: Path) -> None:
     if together != alone:
         raise WrongError(f"greedy rollouts {together} are not those of each prompt alone, {alone}")
     with torch.no_grad(), evaluating(policy):
-        if reason := try_out(policy):
+        if reason := try_out(policy, GREEDY):
             raise WrongError(reason)
     module = SDFTModule(
         str(folder / "model"), max_prompt_tokens=12, max_completion_tokens=8, max_teacher_prompt_tokens=24,

@@ -111,8 +111,9 @@ def test_adapters(adapter: str | None, adapted: Policy, both: Callable[..., Any]
 
 
 @torch.no_grad()
-def test_every_family_computes_the_same_in_fixed_buffers(policy: Policy) -> None:
-    assert try_out(policy.eval()) == ""
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_every_family_computes_the_same_in_fixed_buffers(policy: Policy, sampling: Sampling) -> None:
+    assert try_out(policy.eval(), sampling) == ""
     assert unfit(policy) == ""
 
 
@@ -120,7 +121,7 @@ def test_every_family_computes_the_same_in_fixed_buffers(policy: Policy) -> None
 def test_a_model_that_computes_something_else_is_found_out(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     # It sees keys that have not been written.
     monkeypatch.setattr(FixedLayer, "get_seq_length", lambda layer: layer.place[0] + 9)
-    assert "computes something else" in try_out(llama.eval())
+    assert "computes something else" in try_out(llama.eval(), GREEDY)
 
 
 @torch.no_grad()
@@ -132,7 +133,7 @@ def test_a_model_that_fails_is_found_out(
         raise error("called a synchronizing operation\nin C++")
 
     monkeypatch.setattr(FixedState, "read", fail)
-    assert try_out(llama.eval()).endswith(f"({error.__name__}: called a synchronizing operation)")
+    assert try_out(llama.eval(), GREEDY).endswith(f"({error.__name__}: called a synchronizing operation)")
 
 
 def test_too_little_memory_is_no_reason(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def test_too_little_memory_is_no_reason(llama: Policy, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(FixedState, "read", fail)
     with pytest.raises(torch.OutOfMemoryError):
-        try_out(llama.eval())
+        try_out(llama.eval(), GREEDY)
 
 
 def test_weights_on_several_devices_are_unfit(llama: Policy) -> None:
@@ -151,7 +152,7 @@ def test_weights_on_several_devices_are_unfit(llama: Policy) -> None:
 
 def test_nothing_is_captured_on_a_cpu(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captured, "unfit", lambda _: pytest.fail("it was asked why"))
-    assert not worth_capturing(llama, 1000)
+    assert not worth_capturing(llama, GREEDY, 1000)
 
 
 # On a GPU
@@ -268,6 +269,7 @@ def test_what_cannot_be_captured_runs_as_before(
     with caplog.at_level(logging.INFO, "lightning_sdft"):
         ours = generate(policy, *arguments)
         check_equal(generate(policy, *arguments), ours)
+        generate(policy, ragged_prompts(), MAX_TOKENS, GREEDY)
     assert not recorded
     (reason,) = [record.getMessage() for record in caplog.records if record.name == captured.__name__]
     assert "LlamaForCausalLM cannot be captured" in reason
