@@ -97,6 +97,8 @@ def try_out(policy: Policy, sampling: Sampling) -> str:
             ours, expected = (torch.nan_to_num(state.logits, neginf=0) for state in (fixed, plain))
             if not logits_agree(ours, expected, policy.model.dtype):
                 return f"{name} computes something else in buffers of a fixed size"
+            if not torch.equal(sample(fixed.logits, sampling, noise[:, 0])[0], step.tokens):
+                return f"captured steps sample something else ({sampling})"
     return ""
 
 

@@ -125,6 +125,18 @@ def test_a_model_that_computes_something_else_is_found_out(llama: Policy, monkey
 
 
 @torch.no_grad()
+def test_other_tokens_are_found_out(llama: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = RecordedStep._launch
+
+    def stale(step: RecordedStep) -> None:
+        launch(step)
+        step.tokens.add_(1)
+
+    monkeypatch.setattr(RecordedStep, "_launch", stale)
+    assert "sample something else" in try_out(llama.eval(), Sampling())
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("error", [RuntimeError, TypeError])
 def test_a_model_that_fails_is_found_out(
     error: type[Exception], llama: Policy, monkeypatch: pytest.MonkeyPatch

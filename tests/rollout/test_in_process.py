@@ -89,7 +89,6 @@ def test_a_response_that_ends_on_its_last_token_is_finished(llama: Policy) -> No
 def test_rollouts_of_a_gpu_are_those_of_a_cpu(policy: Policy, sampling: Sampling) -> None:
     prompts = ragged_prompts()
     if policy.model.config.model_type != "gemma2":  # whose mask overflows in float64
-        if policy.config.model_type != "gemma2":  # whose masked scores overflow its float32 softmax in float64
         policy.double()  # but for the frequencies of its positions, which stay in float32
     here = generate(policy, prompts, MAX_TOKENS, sampling, seeds=range(12))
     there = generate(policy.cuda(), prompts, MAX_TOKENS, sampling, seeds=range(12))
