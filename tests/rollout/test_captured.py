@@ -58,8 +58,10 @@ def test_rollouts_in_fixed_buffers_are_the_plain_ones(
 
     make = FixedState.__init__
     monkeypatch.setattr(FixedState, "__init__", noted)
+    if policy.config.model_type != "gemma2":  # whose mask overflows in float64
+        policy.double()
     ours, expected = both(policy, sampling)
-    check_equal(ours, expected, 1e-4)  # in float32
+    check_equal(ours, expected, 1e-9 if policy.model.dtype == torch.float64 else 1e-4)
     assert len(sizes) > 1  # buffers were made anew
     assert sizes == sorted(sizes, reverse=True)
 
@@ -103,7 +105,7 @@ def adapted(family_folder: Callable[[str], Path]) -> Policy:
 def test_adapters(adapter: str | None, adapted: Policy, both: Callable[..., Any]) -> None:
     view = AdapterView(adapted, adapter)
     ours, expected = both(view, Sampling())
-    check_equal(ours, expected)
+    check_equal(ours, expected, 1e-4)
     assert completions(ours) != completions(both(AdapterView(adapted, None if adapter else STUDENT), Sampling())[0])
 
 
