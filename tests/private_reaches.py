@@ -126,10 +126,15 @@ REACHES: dict[str, dict[str, str]] = {
     "policy/adapter_export.py": {
         "peft.tuners.tuners_utils:BaseTuner.peft_config": "write the config of the adapter, or forget it",
     },
+    "policy/decoding.py policy/fixed_decoding.py": {
+        "transformers.cache_utils:DynamicCache": "give the model keys and values in buffers of our own",
+        "transformers.cache_utils:DynamicLayer": "give the model keys and values in buffers of our own",
+    },
     "policy/decoding.py": {
-        "transformers.cache_utils:DynamicCache": "give the model keys and values that grow in place",
-        "transformers.cache_utils:DynamicLayer": "give the model keys and values that grow in place",
         "transformers.cache_utils:DynamicSlidingWindowLayer": "tell layers of attention from those with a state",
+    },
+    "policy/fixed_decoding.py": {
+        "transformers.cache_utils:CacheLayerMixin.is_compileable": "make the model compute its mask on the device",
     },
     "policy/lora.py": {
         "peft.tuners.lora:Linear.get_delta_weight(adapter)": "send vLLM weights that have the adapter in them",

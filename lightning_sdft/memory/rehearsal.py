@@ -22,8 +22,10 @@ from lightning_sdft.memory.plan import TrainerPlan
 from lightning_sdft.modules import CausalLMModule, DistillationModule, SFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.decoding import DecodingState
+from lightning_sdft.policy.fixed_decoding import FixedState
 from lightning_sdft.policy.inference import casting_once, evaluating
 from lightning_sdft.records import GREEDY, Sampling, TokenSequence
+from lightning_sdft.rollout.captured import SHORTEST
 from lightning_sdft.rollout.sampling import sample
 from lightning_sdft.teacher.compensated import PIECE, CompensatedTeacher
 
@@ -162,11 +164,15 @@ class _Step:
             evaluating(policy),
             casting_once(policy.device),
         ):
-            state = policy.prefill(texts)
+            begun = policy.prefill(texts)
+            state: DecodingState | FixedState = begun
             noise = torch.rand(len(prompts), self.lengths.completion, dtype=torch.float64)
-            tokens, _ = sample(state.logits, Sampling(sampling.temperature), noise[:, 0])
+            tokens, _ = sample(begun.logits, Sampling(sampling.temperature), noise[:, 0])
             if self.lengths.completion > 1:
-                _grow(state, self.lengths.completion - 2)
+                if self.plan.accelerator and self.lengths.completion >= SHORTEST:
+                    state = FixedState(begun, range(len(texts)), self.lengths.completion - 1)
+                else:
+                    _grow(begun, self.lengths.completion - 2)
                 policy.advance(state, tokens)
                 sample(state.logits, Sampling(sampling.temperature), noise[:, -1])
             parts["keys and values"] = sum(each.key_buffer.nbytes + each.value_buffer.nbytes for each in state.layers)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_sdft.losses.head import Head
 from lightning_sdft.policy.decoding import DecodingState
+from lightning_sdft.policy.fixed_decoding import FixedState
 from lightning_sdft.policy.lora import adapted_layers, using_adapter
 from lightning_sdft.policy.policy import Policy
 from lightning_sdft.records import TokenSequence
@@ -48,7 +49,7 @@ class AdapterView(Policy):
         with using_adapter(self.layers, self.adapter):
             return super().prefill(prompts)
 
-    def advance(self, state: DecodingState, tokens: Tensor) -> None:
+    def advance(self, state: DecodingState | FixedState, tokens: Tensor) -> None:
         """Append one token to each sequence and compute the logits of the next; see :meth:`Policy.advance`."""
         with using_adapter(self.layers, self.adapter):
             super().advance(state, tokens)

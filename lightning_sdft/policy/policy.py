@@ -21,6 +21,7 @@ from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import lora
 from lightning_sdft.policy.decoding import DecodingState, buckets, call_tokens, shared_prefix
+from lightning_sdft.policy.fixed_decoding import FixedState
 from lightning_sdft.policy.loading import load_model
 from lightning_sdft.policy.probe import post_processing, probe, read_alone
 from lightning_sdft.policy.tokenizer import Tokenizer, load_tokenizer
@@ -182,7 +183,7 @@ class Policy(nn.Module):
         index = {prompt: row for row, prompt in enumerate(distinct)}
         return DecodingState.merged(states, [index[tuple(prompt)] for prompt in prompts])
 
-    def advance(self, state: DecodingState, tokens: Tensor) -> None:
+    def advance(self, state: DecodingState | FixedState, tokens: Tensor) -> None:
         """Append one token to each sequence, `(B,)`, and compute the logits of the next token."""
         state.logits = self._next_logits(state.read(tokens[:, None]))
 
@@ -197,7 +198,8 @@ class Policy(nn.Module):
         """Logits `(B, V)` that exclude the ids for which the tokenizer has no token."""
         logits = self.head(hidden)
         if len(self.unnamed_ids):
-            logits[:, self.unnamed_ids.to(logits.device)] = -torch.inf
+            self.unnamed_ids = self.unnamed_ids.to(logits.device)  # once, for it waits for the device
+            logits.index_fill_(1, self.unnamed_ids, -torch.inf)
         return logits
 
     def weights(self) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -15,9 +16,11 @@ from torch import Tensor
 from lightning_sdft.distributed.processes import process_count, process_index
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.decoding import DecodingState
 from lightning_sdft.policy.inference import casting_once, evaluating
 from lightning_sdft.records import Rollout, Sampling
 from lightning_sdft.rollout.base import RolloutEngine
+from lightning_sdft.rollout.captured import captured_steps, worth_capturing
 from lightning_sdft.rollout.sampling import sample
 
 __all__ = ["InProcessEngine", "draw_seeds", "generate", "own_seeds"]
@@ -55,7 +58,8 @@ def generate(
 ) -> list[Rollout]:
     """Generate a completion of each prompt.
 
-    Equal prompts are computed once, and finished sequences leave the batch. The noise of a sequence's n-th token
+    Equal prompts are computed once, and finished sequences leave the batch. On a GPU, a step is launched as a whole
+    where the model permits (:mod:`lightning_sdft.rollout.captured`). The noise of a sequence's n-th token
     depends only on the sequence's seed and on n, so apart from floating-point rounding a rollout does not depend on
     the other sequences in the batch. A sharded policy is gathered once for the whole call, and under autocast the
     trained weights are cast once.
@@ -71,22 +75,33 @@ def generate(
         seeds = draw_seeds(len(prompts)) if sampling.temperature else [0] * len(prompts)
     noise = _noise(seeds, max_tokens).to(policy.device)
     stop_ids = policy.tokenizer.stop_ids
-    rows = list(range(len(prompts)))
-    steps: list[tuple[list[int], list[int], Tensor]] = []
     with unsharded(policy), evaluating(policy), casting_once(policy.device):
-        state = policy.prefill(prompts)
-        for step in range(max_tokens):
-            tokens, scores = sample(state.logits, sampling, noise[:, step])
-            written = tokens.tolist()
-            steps.append((rows, written, scores))
-            going = [index for index, token in enumerate(written) if token not in stop_ids]
-            if not going or step == max_tokens - 1:
-                break
-            if len(going) < len(rows):
-                kept = state.keep(going)
-                rows, tokens, noise = [rows[index] for index in kept], tokens[kept], noise[kept]
-            policy.advance(state, tokens)
+        decode = captured_steps if worth_capturing(policy, sampling, max_tokens) else plain_steps
+        steps = decode(policy, policy.prefill(prompts), sampling, noise, stop_ids)
     return _rollouts(prompts, steps, stop_ids)
+
+
+def plain_steps(
+    policy: Policy, state: DecodingState, sampling: Sampling, noise: Tensor, stop_ids: set[int]
+) -> list[tuple[list[int], list[int], Tensor]]:
+    """Sample completions of prompts that have been read; see :func:`lightning_sdft.rollout.captured.captured_steps`.
+
+    Finished rows leave the batch at once.
+    """
+    rows, max_tokens = list(range(len(noise))), noise.shape[1]
+    steps: list[tuple[list[int], list[int], Tensor]] = []
+    for step in range(max_tokens):
+        tokens, scores = sample(state.logits, sampling, noise[:, step])
+        written = tokens.tolist()
+        steps.append((rows, written, scores))
+        going = [index for index, token in enumerate(written) if token not in stop_ids]
+        if not going or step == max_tokens - 1:
+            break
+        if len(going) < len(rows):
+            kept = state.keep(going)
+            rows, tokens, noise = [rows[index] for index in kept], tokens[kept], noise[kept]
+        policy.advance(state, tokens)
+    return steps
 
 
 def draw_seeds(count: int) -> list[int]:
@@ -109,14 +124,18 @@ def own_seeds(count: int) -> list[int]:
 def _rollouts(
     prompts: Sequence[list[int]], steps: Sequence[tuple[list[int], list[int], Tensor]], stop_ids: set[int]
 ) -> list[Rollout]:
-    """Assemble rollouts from decoding steps, each of which has rows, one token per row, and log-probabilities."""
+    """Assemble rollouts from decoding steps, each of which has rows, one token per row, and log-probabilities.
+
+    What a row has written after its end does not count.
+    """
     completions: list[list[int]] = [[] for _ in prompts]
     log_probabilities: list[list[float]] = [[] for _ in prompts]
     scores = iter(torch.cat([scores for _, _, scores in steps]).tolist())
     for rows, written, _ in steps:
-        for row, token in zip(rows, written, strict=True):
-            completions[row].append(token)
-            log_probabilities[row].append(next(scores))
+        for row, token, score in zip(rows, written, islice(scores, len(rows)), strict=True):
+            if not completions[row] or completions[row][-1] not in stop_ids:
+                completions[row].append(token)
+                log_probabilities[row].append(score)
     return [
         Rollout(prompt, completion, scores, completion[-1] in stop_ids)
         for prompt, completion, scores in zip(prompts, completions, log_probabilities, strict=True)

@@ -1,7 +1,8 @@
 """Trains a tiny model of every causal family of transformers, and writes a page about those that work.
 
 What has to hold of a family: the policy's logits are the model's (or it is refused by name), greedy rollouts of ragged
-prompts are those of each prompt alone, two steps of SDFT, and an export that reads back as it was.
+prompts are those of each prompt alone, decoding in buffers of a fixed size (as on a GPU) gives equal logits, two steps
+of SDFT, and an export that reads back as it was.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.modules import SDFTModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.records import GREEDY, Example
 from lightning_sdft.rollout import generate
+from lightning_sdft.rollout.captured import try_out
 from lightning_sdft.teacher import EMATeacher
 from tests.conftest import make_tokenizer
 from tests.families.tiny import FAMILIES, NotBuiltError, tiny
@@ -54,6 +57,9 @@ def try_family(family: str, folder: Path) -> None:
     alone = [generate(policy, [prompt], 6, GREEDY)[0].completion for prompt in PROMPTS]
     if together != alone:
         raise WrongError(f"greedy rollouts {together} are not those of each prompt alone, {alone}")
+    with torch.no_grad(), evaluating(policy):
+        if reason := try_out(policy, GREEDY):
+            raise WrongError(reason)
     module = SDFTModule(
         str(folder / "model"), max_prompt_tokens=12, max_completion_tokens=8, max_teacher_prompt_tokens=24,
         teacher_template="{prompt} w50 {demonstration}", learning_rate=1e-3, warmup_steps=0,

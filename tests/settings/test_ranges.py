@@ -32,10 +32,12 @@ BEHIND_SETTINGS = {
     "ControlTokens",
     "DecodingState",
     "Distinct",
+    "FixedState",
     "GroupLoader",
     "HeldOut",
     "PolicyLM",
     "Range",
+    "RecordedStep",
     "Samples",
     "Sweep",
 }
