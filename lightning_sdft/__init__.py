@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from lightning_sdft.modules import SDFTModule as SDFTModule
     from lightning_sdft.modules import SequenceDistillationModule as SequenceDistillationModule
     from lightning_sdft.modules import SFTModule as SFTModule
+    from lightning_sdft.modules import TeacherShare as TeacherShare
     from lightning_sdft.policy import Policy as Policy
     from lightning_sdft.policy.lora import LoRA as LoRA
     from lightning_sdft.records import Example as Example
@@ -132,6 +133,7 @@ _HOMES = {
         "SDFTModule",
         "SFTModule",
         "SequenceDistillationModule",
+        "TeacherShare",
     ),
     "policy": ("LoRA", "Policy"),
     "records": ("Example", "Rollout", "Sampling"),

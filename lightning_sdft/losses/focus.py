@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,12 +22,15 @@ class TokenFocus:
     """Factors on the weights of tokens, `f_t = s_t^power / mean(s^power)`, for a score `s_t >= 0` of each token.
 
     The score is how much student and teacher disagree there (``values`` of a :func:`distillation_loss` without
-    gradient), or how much the demonstration tells the teacher. The mean is over the tokens of the same completion that
+    gradient), or how much likelier the token is to the teacher that sees the demonstration than to the teacher that
+    does not. The mean is over the tokens of the same completion that
     count in the loss, so that each completion keeps its weight; the mean over micro-batches is that over the group.
     It is not a divergence: before the first token's gradient is computed, all tokens' scores must be known.
 
     Args:
         power: How uneven the factors are: with 0 all are 1; with 1 they are proportional to the scores.
+        by: What the scores are: the ``divergence``, or the teacher's ``gain`` in log-probability, which takes another
+            pass of the teacher.
 
     Raises:
         SettingError: If ``power`` is negative.
@@ -37,6 +41,7 @@ class TokenFocus:
     """
 
     power: NonNegative = 1.0
+    by: Literal["divergence", "gain"] = "divergence"
 
     def __post_init__(self) -> None:
         check_ranges(TokenFocus, vars(self))

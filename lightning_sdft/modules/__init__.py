@@ -7,6 +7,7 @@ from lightning_sdft.modules.dft import DFTModule
 from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.modules.reinvoke import ReinvokeModule
 from lightning_sdft.modules.retention import Retention
+from lightning_sdft.modules.rollout_source import TeacherShare
 from lightning_sdft.modules.sdft import SDFTModule
 from lightning_sdft.modules.sequence_distillation import SequenceDistillationModule
 from lightning_sdft.modules.sft import SFTModule
@@ -22,4 +23,5 @@ __all__ = [
     "SDFTModule",
     "SFTModule",
     "SequenceDistillationModule",
+    "TeacherShare",
 ]

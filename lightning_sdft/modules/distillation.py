@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -20,13 +21,16 @@ from lightning_sdft.losses import (
     Divergence,
     ForwardKL,
     Reduction,
+    TokenFocus,
     TruncatedImportance,
     distillation_loss,
     token_weights,
 )
 from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.modules.rollout_source import RolloutSource, TeacherShare, continued, demonstrated, source_problem
 from lightning_sdft.modules.skipping import check_demonstrations, check_skipped, warn_of_nothing
 from lightning_sdft.modules.step_means import mean_tokens
+from lightning_sdft.modules.token_focus import focus_factors
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import InProcessEngine, RolloutEngine, generate, own_seeds, score_rollouts
 from lightning_sdft.settings import Count, LossTemperature, Natural, check_ranges
@@ -54,6 +58,7 @@ class DistillationModule(CausalLMModule):
         model: See :class:`CausalLMModule`.
         rollout_source: Where the completions come from: the ``student`` (on-policy) or the ``teacher`` (off-policy
             distillation) samples them, or they are each example's ``demonstration``.
+        teacher_share: The share of rollouts that the teacher writes beside the student, which falls during training.
         divergence: The divergence to minimise: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``; ``TopK`` or
             ``Clipped`` of one of these, or ``Toward`` a target between student and teacher.
         teacher: Which model is the teacher: ``CopiedTeacher`` (default), a copy of the student as it is when training
@@ -75,6 +80,7 @@ class DistillationModule(CausalLMModule):
         importance: Truncated importance weights, used for tokens from an engine that is not exactly the student.
         reduction: ``sequence`` takes the mean over a rollout's tokens, then over rollouts; ``token`` takes the mean
             over all tokens of an optimizer step.
+        focus: More weight for the tokens where there is more to learn; by default all count the same.
         **kwargs: See :class:`CausalLMModule`.
 
     Raises:
@@ -86,7 +92,8 @@ class DistillationModule(CausalLMModule):
     def __init__(
         self,
         model: str,
-        rollout_source: Literal["student", "teacher", "demonstration"] = "student",
+        rollout_source: RolloutSource = "student",
+        teacher_share: TeacherShare | None = None,
         divergence: Divergence | None = None,
         teacher: TeacherChoice | None = None,
         privileged_context: PrivilegedContext = "none",
@@ -99,31 +106,31 @@ class DistillationModule(CausalLMModule):
         engine: RolloutEngine | None = None,
         importance: TruncatedImportance = TruncatedImportance(),  # noqa: B008  # frozen
         reduction: Reduction = "sequence",
+        focus: TokenFocus | None = None,
         **kwargs: Any,
     ) -> None:
         check_ranges(DistillationModule, locals())
         super().__init__(model, **kwargs)
         self.teacher_choice = teacher or CopiedTeacher()
         problem = self.teacher_choice.problem(self.lora, rollout_source)
+        problem = problem or source_problem(rollout_source, teacher_share, engine)
         if problem is not None:
             raise ValueError(problem)
-        if engine is not None and rollout_source != "student":
-            raise ValueError(
-                f"engine={type(engine).__name__} samples from the student, but rollout_source={rollout_source}; leave "
-                "engine out, or take rollout_source=student"
-            )
         check_skipped(skip_tokens, self.max_completion_tokens)
         self.rollout_source = rollout_source
+        self.teacher_share = teacher_share
         self.divergence = divergence or ForwardKL()
         self.teacher_template = TEMPLATES[privileged_context] if teacher_template is None else teacher_template
         self.teacher_fields = template_fields(self.teacher_template, privileged_context)
         self.max_teacher_prompt_tokens = max_teacher_prompt_tokens
         self.skip_tokens = skip_tokens
         self.sampling = sampling
-        self.temperatures = (loss_temperature or sampling.temperature or 1.0, teacher_temperature)
+        temperature = loss_temperature or sampling.temperature or 1.0
+        self.temperatures = {"temperature": temperature, "teacher_temperature": teacher_temperature}
         self.engine = engine or InProcessEngine()
         self.importance = importance
         self.reduction = reduction
+        self.focus = focus
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """Algorithm 1 of [1]: rollout, teacher, student, divergence; the optimizer and EMATeacher do the rest."""
@@ -132,16 +139,12 @@ class DistillationModule(CausalLMModule):
             teacher_hidden = self.teacher.hidden(batch.teacher_sequences)
         with self.clock.phase("student"):
             student_hidden = self.policy.hidden(batch.student_sequences)
+            loss = partial(distillation_loss, student_hidden, self.policy.head, teacher_hidden, self.teacher.head)
+            loss = partial(loss, divergence=self.divergence.at(self.global_step), **self.temperatures)
             weights = self.weights(batch, self.importance_weights(batch, student_hidden))
-            result = distillation_loss(
-                student_hidden,
-                self.policy.head,
-                teacher_hidden,
-                self.teacher.head,
-                weights,
-                self.divergence.at(self.global_step),
-                *self.temperatures,
-            )
+            if self.focus is not None:
+                weights *= focus_factors(self.focus, batch, self.skip_tokens, self.teacher, teacher_hidden, loss)
+            result = loss(weights)
         return self.finish_step(batch, result, weights, DIAGNOSTICS)
 
     # The parts of a step
@@ -166,15 +169,24 @@ class DistillationModule(CausalLMModule):
     def sample(self, examples: Sequence[Example]) -> list[Rollout]:
         """One completion per example, from ``rollout_source``."""
         if self.rollout_source == "demonstration":
-            return [self._demonstrated(example) for example in examples]
+            return [demonstrated(example, self.tokenizer) for example in examples]
         if self.rollout_source == "teacher":
-            shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
-            seeds = own_seeds(len(examples))
-            return generate(self.teacher.policy, shown, self.max_completion_tokens, self.sampling, seeds)
-        return self.respond(examples)
+            return self.teacher_responds(examples)
+        count = 0 if self.teacher_share is None else self.teacher_share.count(len(examples), self.global_step)
+        return [*self.teacher_responds(examples[:count]), *self.respond(examples[count:])]
+
+    def teacher_responds(self, examples: Sequence[Example]) -> list[Rollout]:
+        """The teacher's answers to examples, shown what only it sees."""
+        if not examples:
+            return []
+        shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
+        seeds = own_seeds(len(examples))
+        return generate(self.teacher.policy, shown, self.max_completion_tokens, self.sampling, seeds)
 
     def respond(self, examples: Sequence[Example]) -> list[Rollout]:
         """The student's own answers to examples, from the engine."""
+        if not examples:
+            return []
         prompts = self.tokenizer.encode_all([example.prompt for example in examples])
         return self.engine.generate(
             self.policy,
@@ -187,15 +199,15 @@ class DistillationModule(CausalLMModule):
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The student's prompts, followed by the rollouts."""
-        if self.rollout_source == "student":
+        if self.rollout_source == "student" and self.teacher_share is None:
             return list(rollouts)
         prompts = self.tokenizer.encode_all([example.prompt for example in examples])
-        return _continued(prompts, rollouts)
+        return continued(prompts, rollouts)
 
     def teacher_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The teacher's prompts, followed by the same rollouts."""
         shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
-        return _continued(shown, rollouts)
+        return continued(shown, rollouts)
 
     def teacher_messages(self, example: Example) -> list[Message]:
         """The conversation that the teacher sees."""
@@ -222,10 +234,6 @@ class DistillationModule(CausalLMModule):
         self.means.add("rollout/importance", ratios.mean(), len(ratios))
         self.means.add("rollout/importance_truncated", (ratios == self.importance.cap).float().mean(), len(ratios))
         return self.importance(student, sampler, batch.completion_lengths, self.skip_tokens)
-
-    def _demonstrated(self, example: Example) -> Rollout:
-        completion = self.tokenizer.encode_completion(example.demonstration or "")
-        return Rollout(self.tokenizer.encode(example.prompt), completion, [0.0] * len(completion), finished=True)
 
     # Before training
 
@@ -291,8 +299,3 @@ class DistillationModule(CausalLMModule):
                 f"max_teacher_prompt_tokens={self.max_teacher_prompt_tokens}"
             )
         return super().training_problem(example)
-
-
-def _continued(prompts: Sequence[list[int]], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
-    """Prompts with the completions of rollouts."""
-    return [TokenSequence(prompt, each.completion) for prompt, each in zip(prompts, rollouts, strict=True)]
