@@ -36,23 +36,32 @@ class HeldOut:
     Args:
         module: The module whose models are asked.
         examples: This process's share of the examples.
+        shown: Token ids of their prompts as the teacher sees them, with demonstrations.
+        alone: Token ids of their prompts as the student does.
         grader: Decides which answers are right; without one, the score of an example is its demonstration's likelihood.
         batch_size: Prompts answered at once.
     """
 
     module: DistillationModule
     examples: Sequence[Example]
+    shown: Sequence[list[int]]
+    alone: Sequence[list[int]]
     grader: Grader | None
     batch_size: int
 
+    @classmethod
+    def of(
+        cls, module: DistillationModule, examples: Sequence[Example], grader: Grader | None, batch_size: int
+    ) -> HeldOut:
+        """Questions with their prompts, which are made once."""
+        shown = module.tokenizer.encode_all([module.teacher_messages(each) for each in examples])
+        alone = module.tokenizer.encode_all([each.prompt for each in examples])
+        return cls(module, examples, shown, alone, grader, batch_size)
+
     def part(self, every: int) -> HeldOut:
         """The first of the questions, one of every so many."""
-        return replace(self, examples=self.examples[: math.ceil(len(self.examples) / every)])
-
-    def prompts(self, shown: bool) -> list[list[int]]:
-        """The prompts as the teacher sees them, with demonstrations (``shown``), or as the student does."""
-        messages = [self.module.teacher_messages(each) if shown else each.prompt for each in self.examples]
-        return self.module.tokenizer.encode_all(messages)
+        count = math.ceil(len(self.examples) / every)
+        return replace(self, examples=self.examples[:count], shown=self.shown[:count], alone=self.alone[:count])
 
     def answers(self, policy: Policy, shown: bool, sampling: Sampling) -> list[Rollout]:
         """The answers of a policy; the seed of each depends only on its example."""
@@ -61,7 +70,7 @@ class HeldOut:
         with unsharded(policy):
             return [
                 rollout
-                for prompts, part in zip(self._cut(self.prompts(shown)), self._cut(seeds), strict=True)
+                for prompts, part in zip(self._cut(self._prompts(shown)), self._cut(seeds), strict=True)
                 for rollout in generate(policy, prompts, limit, sampling, part)
             ]
 
@@ -83,9 +92,7 @@ class HeldOut:
     def effect(self, policy: Policy, rollouts: Sequence[Rollout]) -> list[float]:
         """`KL(policy(. | with demonstration) || policy(. | without))` in nats, per token of answers `(N,)`."""
         values: list[float] = []
-        alone = [
-            TokenSequence(prompt, each.completion) for prompt, each in zip(self.prompts(False), rollouts, strict=True)
-        ]
+        alone = [TokenSequence(prompt, each.completion) for prompt, each in zip(self.alone, rollouts, strict=True)]
         with unsharded(policy), evaluating(policy):
             head = policy.head
             for shown, bare in zip(self._cut(rollouts), self._cut(alone), strict=True):
@@ -99,7 +106,7 @@ class HeldOut:
         values: list[float] = []
         encode = self.module.tokenizer.encode_completion
         completions = [encode(example.demonstration or "") for example in self.examples]
-        sequences = list(map(TokenSequence, self.prompts(shown), completions))
+        sequences = list(map(TokenSequence, self._prompts(shown), completions))
         with unsharded(policy), evaluating(policy):
             for part in self._cut(sequences):
                 hidden = policy.hidden(part)
@@ -108,6 +115,9 @@ class HeldOut:
                 nll = cross_entropy(hidden, policy.head, targets, weights).values
                 values += [each.mean().neg().exp().item() for each in nll.split([len(x.completion) for x in part])]
         return values
+
+    def _prompts(self, shown: bool) -> Sequence[list[int]]:
+        return self.shown if shown else self.alone
 
     def _cut(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
         return (items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size))
@@ -154,7 +164,7 @@ def held_out(trainer: Trainer, module: DistillationModule, count: int, user: str
             f"to ask the teacher with; give demonstrations, or leave {user} out of trainer.callbacks"
         )
     share = chosen[process_index() :: process_count()]
-    return HeldOut(module, share, grader, datamodule.evaluation_batch_size)
+    return HeldOut.of(module, share, grader, datamodule.evaluation_batch_size)
 
 
 def _usable(module: DistillationModule, graded: bool) -> Callable[[Example], bool]:

@@ -16,7 +16,7 @@ from lightning_sdft.callbacks.held_out import HeldOut
 from lightning_sdft.distributed.processes import process_count
 from lightning_sdft.records import GREEDY
 
-__all__ = ["Measures", "mean_score", "measure", "repetition"]
+__all__ = ["Measures", "mean_score", "measure", "measure_under_stress", "repetition"]
 
 Measures = dict[str, float]
 """Values by metric name; also the optimizer step as ``step``, the number of ``questions``, and of those ``sampled``."""
@@ -43,9 +43,6 @@ def measure(held_out: HeldOut, step: int) -> Measures:
     module, sampling = held_out.module, held_out.module.sampling
     student, teacher, part = module.policy, module.teacher.policy, held_out.part(PART)
     shown, _ = held_out.scores(student, True, GREEDY)
-    stressed, _ = held_out.scores(
-        student, True, replace(sampling, temperature=min(STRESS * sampling.temperature, 100.0))
-    )
     taught, answers = held_out.scores(teacher, True, GREEDY)
     alone, _ = part.scores(student, False, GREEDY)
     sampled, rollouts = part.scores(student, False, sampling)
@@ -62,19 +59,25 @@ def measure(held_out: HeldOut, step: int) -> Measures:
         "student/alone": alone,
         "student/alone_sampled": sampled,
         "student/in_context": shown,
-        "student/in_context_stressed": stressed,
         "rollout/cut": [float(not rollout.finished) for rollout in rollouts],
         "rollout/end_log_probability": [each.log_probabilities[-1] for each in rollouts if each.finished],
         "rollout/repetition": [repetition(module.tokenizer.decode(each.completion)) for each in rollouts],
     }
     return {
-        "step": step,
-        "questions": len(_all(shown)),
+        **measure_under_stress(held_out, step),
         "sampled": len(lengths),
         **{name: mean_score(values) for name, values in means.items()},
         "rollout/length_p50": _quantile(lengths, 0.5),
         "rollout/length_p95": _quantile(lengths, 0.95),
     }
+
+
+def measure_under_stress(held_out: HeldOut, step: int) -> Measures:
+    """Ask only the student that is shown the demonstrations, at the higher temperature; see :func:`measure`."""
+    sampling = held_out.module.sampling
+    stressed = replace(sampling, temperature=min(STRESS * sampling.temperature, 100.0))
+    scores, _ = held_out.scores(held_out.module.policy, True, stressed)
+    return {"step": step, "questions": len(_all(scores)), "student/in_context_stressed": mean_score(scores)}
 
 
 def mean_score(scores: Sequence[float]) -> float:

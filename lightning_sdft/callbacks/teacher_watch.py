@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sdft.callbacks.good_states import GoodStates
 from lightning_sdft.callbacks.held_out import HeldOut, held_out
-from lightning_sdft.callbacks.measures import Measures, measure
+from lightning_sdft.callbacks.measures import Measures, measure, measure_under_stress
 from lightning_sdft.callbacks.wear import worn
 from lightning_sdft.checkpoint.typed_settings import reschedule
 from lightning_sdft.data.groups import MicroBatch
@@ -23,7 +23,7 @@ __all__ = ["TeacherWatch"]
 
 
 class TeacherWatch(Callback):
-    """Asks student and teacher at every validation, and warns when self-distillation wears out.
+    """Asks student and teacher at every validation and in between, and warns when self-distillation wears out.
 
     A student and a teacher that follows it can become worse together: they agree, so that the loss stays low. What
     falls first is what the student answers when it is shown the demonstration; the teacher takes that over, and then
@@ -34,7 +34,7 @@ class TeacherWatch(Callback):
     - ``teacher/accuracy`` (teacher, shown the demonstration), ``student/in_context`` (student, shown it),
       ``student/alone``, ``teacher/gain`` (teacher shown it minus student alone); with ``_sampled``: as in training;
     - ``student/in_context_stressed``: ``student/in_context``, sampled at 1.5 times the temperature of training, where
-      what is known less well goes wrong first;
+      what is known less well goes wrong first; if the teacher follows the student, also between validations;
     - ``teacher/demonstration_kl``: KL of the teacher with the demonstration from the teacher without, in nats a token;
     - of the student's sampled answers ``rollout/length_p50`` and ``_p95``, ``rollout/cut`` (share that was cut),
       ``rollout/end_log_probability`` of the token that ends them, and ``rollout/repetition`` (how many times shorter
@@ -43,6 +43,8 @@ class TeacherWatch(Callback):
     Args:
         examples: Number of examples held out: validation examples that have demonstrations, otherwise training
             examples, which are then not trained on if an epoch has ten steps or more.
+        every_n_steps: Optimizer steps between two questions under stress, for a teacher that follows the student. Once
+            wear begins, accuracy falls within a hundred steps or two.
         tolerance: How much worse than before a share of right answers may be, beyond what chance explains (two standard
             errors).
         action: What to do when something wears out: ``warn`` once, also ``stop`` training, or ``go_back``: student,
@@ -57,7 +59,8 @@ class TeacherWatch(Callback):
 
     def __init__(
         self,
-        examples: Count = 128,
+        examples: Count = 96,
+        every_n_steps: Count = 16,
         tolerance: Share = 0.0,
         action: Literal["warn", "stop", "go_back"] = "warn",
         returns: Natural = 3,
@@ -65,6 +68,7 @@ class TeacherWatch(Callback):
     ) -> None:
         check_ranges(TeacherWatch, locals())
         self.examples = examples
+        self.every_n_steps = every_n_steps
         self.tolerance = tolerance
         self.action = action
         self.returns = returns
@@ -96,8 +100,9 @@ class TeacherWatch(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: MicroBatch, batch_idx: int
     ) -> None:
-        """Save or restore between two steps, when all callbacks have seen the validation."""
+        """Ask between validations; save or restore between two steps, when all callbacks have seen the validation."""
         if batch.index == 0:
+            self._look_between(trainer, cast(DistillationModule, pl_module))
             self._act(trainer, cast(DistillationModule, pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,6 +118,23 @@ class TeacherWatch(Callback):
         step = trainer.global_step
         with trainer.precision_plugin.val_step_context():
             measures = measure(self._held_out, step)
+        found = self._judge(trainer, module, measures)
+        if self.action == "go_back" and not trainer.should_stop:  # else this is the end, to which it has gone back
+            self._next = "go_back" if found else "save"
+
+    def _look_between(self, trainer: Trainer, module: DistillationModule) -> None:
+        step = trainer.global_step
+        if step % self.every_n_steps or not _follows(trainer, module) or self.history[-1]["step"] >= step:
+            return
+        assert self._held_out is not None  # setup comes first
+        with trainer.precision_plugin.val_step_context():
+            measures = measure_under_stress(self._held_out, step)
+        if self._judge(trainer, module, measures) and self.action == "go_back":
+            self._next = "go_back"
+
+    def _judge(self, trainer: Trainer, module: DistillationModule, measures: Measures) -> dict[str, str]:
+        """Log measures, warn of what is worn, and stop if that is the action."""
+        step = trainer.global_step
         self.history = [*(each for each in self.history if each["step"] < step), measures]
         metrics = {name: value for name, value in measures.items() if "/" in name}
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
@@ -122,10 +144,9 @@ class TeacherWatch(Callback):
         for name in [name for name in found if name not in self.warned]:
             self.warned.append(name)
             _tell(trainer, found[name])
-        if self.action == "go_back" and not trainer.should_stop:  # else this is the end, to which it has gone back
-            self._next = "go_back" if found else "save"
-        elif self.action == "stop" and found:
+        if self.action == "stop" and found:
             trainer.should_stop = True
+        return found
 
     def _act(self, trainer: Trainer, module: DistillationModule) -> None:
         if self._next == "save":

@@ -80,7 +80,7 @@ def worn(history: Sequence[Measures], follows: bool, tolerance: float) -> dict[s
     Each measure is compared with the best of those before it.
 
     Args:
-        history: The measures in the order of their steps.
+        history: The measures in the order of their steps; not each has all metrics.
         follows: Whether the teacher takes over what the student becomes.
         tolerance: How much worse a measure may be, apart from chance.
     """
@@ -89,10 +89,11 @@ def worn(history: Sequence[Measures], follows: bool, tolerance: float) -> dict[s
     for sign in SIGNS:
         if sign.if_followed and not follows:
             continue
-        value, count = now[sign.metric], int(now[sign.asked])
-        others = [each for each in before if not math.isnan(each[sign.metric])]
+        value = now.get(sign.metric, math.nan)
+        others = [each for each in before if not math.isnan(each.get(sign.metric, math.nan))]
         if math.isnan(value) or not others:
             continue
+        count = int(now[sign.asked])
         losses = [sign.worse(each[sign.metric], value, count) for each in others]
         best = others[losses.index(max(losses))]
         if max(losses) > tolerance:

@@ -57,7 +57,7 @@ def share(verdicts: list[bool]) -> float:
 
 
 def test_who_is_asked_what(module: SDFTModule) -> None:
-    measures = measure(HeldOut(module, EXAMPLES, Long(), batch_size=5), step=7)
+    measures = measure(HeldOut.of(module, EXAMPLES, Long(), batch_size=5), step=7)
     assert measures["step"] == 7
     assert (measures["questions"], measures["sampled"]) == (12, 3)
     student, teacher = module.policy, module.teacher.policy
@@ -69,13 +69,13 @@ def test_who_is_asked_what(module: SDFTModule) -> None:
     assert len(set(expected.values())) == 3  # else the test could not tell them apart
     assert {name: measures[name] for name in expected} == pytest.approx(expected)
     hot = Sampling(temperature=1.5 * 0.8)
-    scores, _ = HeldOut(module, EXAMPLES, Long(), batch_size=12).scores(student, True, hot)
+    scores, _ = HeldOut.of(module, EXAMPLES, Long(), batch_size=12).scores(student, True, hot)
     graded = [score for score in scores if not math.isnan(score)]
     assert measures["student/in_context_stressed"] == pytest.approx(sum(graded) / len(graded))
 
 
 def test_the_effect_of_the_demonstration_is_the_divergence_of_the_whole_logits(module: SDFTModule) -> None:
-    held_out = HeldOut(module, EXAMPLES[:3], None, batch_size=2)
+    held_out = HeldOut.of(module, EXAMPLES[:3], None, batch_size=2)
     teacher = module.teacher.policy
     answers = held_out.answers(teacher, True, GREEDY)
     expected: list[float] = []
@@ -91,7 +91,7 @@ def test_the_effect_of_the_demonstration_is_the_divergence_of_the_whole_logits(m
 
 
 def test_without_grader_the_score_is_the_geometric_mean_probability_of_the_demonstration(module: SDFTModule) -> None:
-    scores, _ = HeldOut(module, EXAMPLES[:3], None, batch_size=2).scores(module.policy, True, GREEDY)
+    scores, _ = HeldOut.of(module, EXAMPLES[:3], None, batch_size=2).scores(module.policy, True, GREEDY)
     for example, score in zip(EXAMPLES, scores, strict=False):
         completion = module.tokenizer.encode_completion(example.demonstration or "")
         prompt = module.tokenizer.encode(module.teacher_messages(example))
@@ -103,15 +103,15 @@ def test_without_grader_the_score_is_the_geometric_mean_probability_of_the_demon
 
 def test_sampled_answers_depend_on_their_example_only_and_leave_the_generator_alone(module: SDFTModule) -> None:
     state = torch.get_rng_state()
-    whole = HeldOut(module, EXAMPLES, Long(), 12).answers(module.policy, False, module.sampling)
-    half = HeldOut(module, EXAMPLES[1::2], Long(), 2).answers(module.policy, False, module.sampling)
+    whole = HeldOut.of(module, EXAMPLES, Long(), 12).answers(module.policy, False, module.sampling)
+    half = HeldOut.of(module, EXAMPLES[1::2], Long(), 2).answers(module.policy, False, module.sampling)
     assert [each.completion for each in half] == [each.completion for each in whole[1::2]]
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_lengths_and_ends_are_those_of_the_sampled_answers(module: SDFTModule) -> None:
     whole = [Example(each.id, each.prompt, each.demonstration, reference=2) for each in map(question, range(48))]
-    held_out = HeldOut(module, whole, Long(), 12)
+    held_out = HeldOut.of(module, whole, Long(), 12)
     measures = measure(held_out, 0)
     rollouts = held_out.part(4).answers(module.policy, False, module.sampling)
     lengths = sorted(len(each.completion) for each in rollouts)

@@ -1,4 +1,4 @@
-"""The watch asks at every validation, warns once, stops or goes back; all of it goes on exactly."""
+"""The watch asks at every validation and in between, warns once, stops or goes back; all of it goes on exactly."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 
-from lightning_sdft.callbacks import LastCheckpoints, TeacherWatch
+from lightning_sdft.callbacks import GatedTeacher, LastCheckpoints, TeacherWatch
 from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.records import Example
-from lightning_sdft.teacher import EMATeacher
+from lightning_sdft.teacher import EMATeacher, TeacherUpdate
 from tests.checkpoint.interruption import Curves, Fault, FaultError
 from tests.modules.conftest import question
 from tests.teacher.test_ema_teacher import student_weights, teacher_weights
@@ -80,13 +80,14 @@ def fit(words_module: Any, words_data: Any, make_trainer: Any, tmp_path: Path) -
         more: Sequence[Callback] = (),
         seed: int = 7,
         every: int | None = 1,
+        update: TeacherUpdate | None = None,
         **arguments: Any,
     ) -> tuple[Steps, Curves, Any]:
         seed_everything(seed)
         grader, curves = Falling(*wrong), Curves()
         steps = Steps(grader)
         saves = LastCheckpoints(dirpath=tmp_path / folder, keep=20, every_n_train_steps=every)
-        callbacks = [EMATeacher(0.1), watch, steps, saves, *more]
+        callbacks = [update or EMATeacher(0.1), watch, steps, saves, *more]
         options = {"max_steps": 12, "limit_val_batches": 1.0, "val_check_interval": 4, "check_val_every_n_epoch": None}
         trainer = make_trainer(callbacks=callbacks, logger=curves, enable_checkpointing=True, max_epochs=-1, **options)
         module: CausalLMModule = words_module(SDFTModule, warmup_steps=0, **arguments)
@@ -104,6 +105,21 @@ def test_it_asks_before_the_first_step_and_at_every_validation(fit: Callable[...
     assert curves.values["teacher/accuracy", 4] == 1.0
     assert trainer.callback_metrics["student/in_context"] == 1.0
     assert watch.warned == []
+
+
+def test_between_validations_it_asks_a_student_that_the_teacher_follows_under_stress(fit: Callable[..., Any]) -> None:
+    watch = TeacherWatch(examples=5, every_n_steps=3)
+    with pytest.warns(UserWarning, match="student/in_context_stressed is 0.00 at step 9, after 1.00 at step 0") as all_:
+        _, curves, _ = fit(watch, wrong=[9])
+    assert [each["step"] for each in watch.history] == [0, 2, 3, 4, 6, 8, 9, 10, 12]
+    asked = {step for name, step in curves.values if name == "student/in_context_stressed"}
+    assert asked == {0, 2, 3, 4, 6, 8, 9, 10, 12}
+    assert {step for name, step in curves.values if name == "student/in_context"} == {0, 2, 4, 6, 8, 10, 12}
+    assert len([each for each in all_ if "TeacherWatch" in str(each.message)]) == 1
+    still = TeacherWatch(every_n_steps=1)
+    fit(still, folder="still", wrong=[9], update=GatedTeacher(every_n_steps=100))
+    assert [each["step"] for each in still.history] == [0, 2, 4, 6, 8, 10, 12]
+    assert still.warned == []
 
 
 def test_without_grader_it_measures_likelihoods_and_after_training_nothing(
@@ -188,25 +204,39 @@ def test_it_goes_back_only_so_often_and_then_stops_with_the_good_weights(fit: Ca
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
 @pytest.mark.parametrize(
-    ("hook", "number", "every"),
+    ("hook", "number", "every", "wrong"),
     [
-        ("on_train_batch_start", 13, None),  # the last checkpoint is of the validation after which training goes back
-        ("on_train_batch_start", 15, 1),  # after going back, of which the last checkpoint knows
-        ("on_validation_epoch_end", 4, 1),
+        ("on_train_batch_start", 13, None, 6),  # the last checkpoint is of the validation after which it goes back
+        ("on_train_batch_start", 15, 1, 6),  # after going back, of which the last checkpoint knows
+        ("on_validation_epoch_end", 4, 1, 6),
+        ("on_train_batch_start", 14, 1, 7),  # before going back, because of what was asked between two validations
+        ("on_train_batch_start", 16, 1, 7),
     ],
 )
 def test_run_that_was_ended_and_goes_on_equals_one_that_was_not(
-    hook: str, number: int, every: int | None, lora: LoRA | None, fit: Callable[..., Any], tmp_path: Path
+    hook: str,
+    number: int,
+    every: int | None,
+    wrong: int,
+    lora: LoRA | None,
+    fit: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
-    arguments: dict[str, Any] = {"wrong": [6], "lora": lora, "every": every}
+    arguments: dict[str, Any] = {"wrong": [wrong], "lora": lora, "every": every}
+
+    def watch() -> TeacherWatch:
+        return TeacherWatch(action="go_back", every_n_steps=1 if wrong % 2 else 16)
+
     with pytest.warns(UserWarning, match="TeacherWatch"):
-        whole, curves, _ = fit(TeacherWatch(action="go_back"), folder="whole", **arguments)
-    with pytest.raises(FaultError), pytest.warns(UserWarning, match="TeacherWatch"):
-        fit(TeacherWatch(action="go_back"), more=[Fault(hook, number)], **arguments)
+        whole, curves, _ = fit(watch(), folder="whole", **arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(FaultError):
+            fit(watch(), more=[Fault(hook, number)], **arguments)
     newest = max(tmp_path.joinpath("run").glob("step*.ckpt"), key=lambda path: path.name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rest, more, _ = fit(TeacherWatch(action="go_back"), ckpt_path=newest, seed=8, **arguments)
+        rest, more, _ = fit(watch(), ckpt_path=newest, seed=8, **arguments)
     assert max(rest.students) == 12
     for ours, theirs in ((rest.students, whole.students), (rest.teachers, whole.teachers)):
         for step in ours:
