@@ -83,7 +83,8 @@ class StringSkillsDataModule(DemonstrationDataModule):
             people write is in that style too.
         train_on: ``new`` trains on the new skill; ``prior`` on prompts of the prior skills, for re-invocation and
             retention.
-        prior_skills: The prior skills that ``prior`` trains on; by default all.
+        prior_skills: The skills that ``prior`` trains on: by default all prior ones. A new skill may be among them that
+            the model has learned meanwhile.
         train_size: Number of training examples.
         validation_size: Number of prompts of the new skill in the validation split.
         test_size: Number of prompts of the new skill in the test split.
@@ -120,9 +121,10 @@ class StringSkillsDataModule(DemonstrationDataModule):
         self.skill = skill
         self.style = style
         self.own_style_share = own_style_share
-        unknown = sorted(set(prior_skills or ()) - set(PRIOR_SKILLS))
+        skills = {**PRIOR_SKILLS, **NEW_SKILLS}
+        unknown = sorted(set(prior_skills or ()) - set(skills))
         if unknown:
-            raise ValueError(f"data.prior_skills: {unknown} are none of {sorted(PRIOR_SKILLS)}; give some of them")
+            raise ValueError(f"data.prior_skills: {unknown} are none of {sorted(skills)}; give some of them")
         self.train_on = train_on
         self.prior_skills = list(PRIOR_SKILLS if prior_skills is None else prior_skills)
         self.train_size = train_size
@@ -138,10 +140,11 @@ class StringSkillsDataModule(DemonstrationDataModule):
         validation: list[EvaluationSet] = []
         test: list[EvaluationSet] = []
         trained = [self.skill] if self.train_on == "new" else self.prior_skills
+        counts = {skill: len(range(index, self.train_size, len(trained))) for index, skill in enumerate(trained)}
         for skill in (self.skill, *PRIOR_SKILLS):
             new = skill == self.skill
             sizes = [self.validation_size, self.test_size] if new else [self.prior_size] * 2
-            count = len(range(trained.index(skill), self.train_size, len(trained))) if skill in trained else 0
+            count = counts.pop(skill, 0)
             # The training prompts are the first ones of a new skill but the last ones of a prior skill, so that the
             # evaluation prompts do not depend on `train_on`.
             drawn = self._draw(skill, self.train_size + sum(sizes) if new else sum(sizes) + count)
@@ -151,6 +154,8 @@ class StringSkillsDataModule(DemonstrationDataModule):
             if new or self.validate_prior:
                 validation.append(EvaluationSet(drawn[first:middle], {skill: StringAnswer()}, prior=not new))
             test.append(EvaluationSet(drawn[middle:end], {skill: StringAnswer()}, prior=not new))
+        for skill, count in counts.items():  # new ones that have been learned before
+            train += self._draw(skill, count)
         return Splits(train, validation, test)
 
     def _draw(self, skill: str, count: int) -> list[Example]:

@@ -161,3 +161,13 @@ def test_reinvocation_trains_on_all_prior_skills_and_is_evaluated_as_the_new_one
     sets = [*prior.validation, *prior.test]
     examples = [*prior.train, *(example for each in sets for example in each.examples)]
     assert len({example.prompt[0]["content"] for example in examples}) == len(examples)
+
+
+def test_what_was_learned_before_is_trained_on_beside_the_prior_skills() -> None:
+    skills = ["copy", "double", "swap-ends"]
+    splits = small(train_on="prior", prior_skills=skills, train_size=9).splits
+    asked = [example.prompt[0]["content"].split()[0] for example in splits.train]
+    assert {skill: asked.count(skill) for skill in skills} == dict.fromkeys(skills, 3)
+    assert [next(iter(each.graders)) for each in splits.test] == ["swap-ends", *PRIOR_SKILLS]
+    tested = {example.prompt[0]["content"] for each in splits.test for example in each.examples}
+    assert not tested & {example.prompt[0]["content"] for example in splits.train}
