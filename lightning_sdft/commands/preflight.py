@@ -17,6 +17,7 @@ from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.data.templates import TEMPLATES_TO_TRY, teacher_messages
 from lightning_sdft.errors import DataError
+from lightning_sdft.evaluation.forecast import LINE
 from lightning_sdft.evaluation.gaps import Asker, Gap, proposed
 from lightning_sdft.evaluation.preflight import Preflight, judge_preflight, preflight
 from lightning_sdft.grading.interval import Score
@@ -99,7 +100,13 @@ class PreflightTrainer(Trainer):
         if proposal is not None:
             write_text(Path(proposal), _settings(proposed(result.gaps)))
         if output is not None:
-            record = {"model": model.model, "grader": name, **asdict(result), "over_budget": len(over_budget)}
+            record = {
+                "forecast": asdict(LINE.at(result.gaps[0].gain.value)),
+                "model": model.model,
+                "grader": name,
+                **asdict(result),
+                "over_budget": len(over_budget),
+            }
             write_text(Path(output), json.dumps({**record, "verdict": verdict, "reasons": reasons}, indent=2) + "\n")
         return result
 
@@ -141,6 +148,7 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
     console = Console()
     console.print(table)
     console.print(_gaps(result.gaps))
+    console.print(_foretold(result.gaps), highlight=False)
     console.print(f"verdict: {verdict}", style="bold", highlight=False)
     for reason in reasons:
         console.print(f"- {reason}", highlight=False)
@@ -159,6 +167,21 @@ def _gaps(gaps: Sequence[Gap]) -> Table:
         scores = (f"{gap.student.value:.3f}", f"{gap.teacher.value:.3f}", _with_interval(gap.gain))
         table.add_row(temperature, template, *scores, ", ".join(marks))
     return table
+
+
+def _foretold(gaps: Sequence[Gap]) -> str:
+    """What accuracy SDFT may gain, as it is set and as proposed."""
+    best, lines = proposed(gaps), []
+    for name, gap in [("as it is set", gaps[0]), ("as proposed", best)][: 1 if best is gaps[0] else 2]:
+        found = LINE.at(gap.gain.value)
+        beyond = (
+            f", whose gaps were {LINE.lowest:.2f} to {LINE.highest:.2f}: this one is outside" if found.outside else ""
+        )
+        lines.append(
+            f"accuracy that SDFT may gain {name}: {found.gain:.2f} (95%: {found.low:.2f} to {found.high:.2f}), by "
+            f"{LINE.runs} short runs of the laptop models{beyond}"
+        )
+    return "\n".join(lines)
 
 
 def _settings(gap: Gap) -> str:

@@ -18,6 +18,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning_sdft.data import StringSkillsDataModule
 from lightning_sdft.data.string_skills import NEW_SKILLS
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE, teacher_messages
+from lightning_sdft.evaluation.forecast import Line
 from lightning_sdft.evaluation.gaps import Asker
 from lightning_sdft.modules import SDFTModule
 from lightning_sdft.records import Sampling
@@ -81,6 +82,18 @@ def run(case: Case) -> dict[str, object]:
     return {**asdict(case), **found, "before": before[name], "gain": after[name] - before[name]}
 
 
+def fitted(gaps: torch.Tensor, gains: torch.Tensor) -> Line:
+    """The line through runs, by least squares."""
+    mean = gaps.mean()
+    squares = (gaps - mean).square().sum()
+    slope = ((gaps - mean) * (gains - gains.mean())).sum() / squares
+    intercept = gains.mean() - slope * mean
+    scatter = ((gains - intercept - slope * gaps).square().sum() / (len(gaps) - 2)).sqrt()
+    low, high = gaps.aminmax()
+    numbers = [round(float(each), 4) for each in (intercept, slope, scatter, mean, squares, low, high)]
+    return Line(*numbers[:3], len(gaps), *numbers[3:])
+
+
 def main() -> None:
     """Run all cases, and print the line by which `evaluation/forecast.py` foretells."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -95,15 +108,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps(row), file=file, flush=True)
     gaps, gains = (torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("gap", "gain"))
-    design = torch.stack([torch.ones_like(gaps), gaps], dim=1)
-    intercept, slope = torch.linalg.lstsq(design, gains[:, None]).solution[:, 0].tolist()
-    errors = gains - intercept - slope * gaps
-    scatter = (errors.square().sum() / (len(rows) - 2)).sqrt().item()
-    correlation = torch.corrcoef(torch.stack([gaps, gains]))[0, 1].item()
-    print(
-        f"gain = {intercept:.3f} + {slope:.3f} gap, scatter {scatter:.3f}, correlation {correlation:.3f}, "
-        f"{len(rows)} runs, gaps from {gaps.min():.3f} to {gaps.max():.3f}"
-    )
+    print(fitted(gaps, gains), f"correlation {torch.corrcoef(torch.stack([gaps, gains]))[0, 1]:.3f}")
 
 
 if __name__ == "__main__":
