@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sdft.checkpoint import exit_code
+from lightning_sdft.commands.configs import configs
 from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
 from lightning_sdft.commands.fit import NOISE, main
@@ -31,6 +32,7 @@ __all__ = ["COMMANDS", "entry_point"]
 
 COMMANDS: dict[str, Callable[..., object]] = {
     "compare": compare,
+    "configs": configs,
     "continual": continual,
     "demonstrate": demonstrate,
     "export": export,

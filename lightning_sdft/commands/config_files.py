@@ -1,14 +1,15 @@
-"""Config files: the one with the defaults of every run, and files that include other files."""
+"""Config files: the one with the defaults of every run, those of the package by name, and files that include others."""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 
 from lightning_sdft.errors import SettingError
 
-__all__ = ["base_config", "included_files"]
+__all__ = ["base_config", "config_file", "config_names", "included_files"]
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -29,11 +30,52 @@ def base_config(package: Path = PACKAGE) -> Path:
     return found
 
 
+def config_names() -> dict[str, Path]:
+    """The configs of the package, by their paths below ``configs`` without suffix: ``experiment/laptop_sdft``, say."""
+    folder = base_config().parent
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def config_file(name: str, folder: Path = Path()) -> Path:
+    """The config file that a path or a name stands for.
+
+    A path wins over a name. The name of a config of the package is its path below ``configs``, such as
+    ``method/sdft``. The last part is enough for an experiment (``laptop_sdft``), and where only one config has it.
+
+    Args:
+        name: Path or name.
+        folder: What a path is relative to.
+
+    Raises:
+        SettingError: If there is no such file or config, or several configs have that name.
+    """
+    path = folder / name
+    if path.is_file():
+        return path
+    named = config_names()
+    wanted = name.removeprefix("configs/").removesuffix(".yaml")
+    for whole in (wanted, f"experiment/{wanted}"):
+        if whole in named:
+            return named[whole]
+    ends: dict[str, list[str]] = {}
+    for each in named:
+        if "parts/" not in each:
+            ends.setdefault(each.rsplit("/", 1)[-1], []).append(each)
+    found = ends.get(wanted, [])
+    if len(found) == 1:
+        return named[found[0]]
+    if found:
+        raise SettingError(f"{name} is the name of several configs; give one of {', '.join(found)}")
+    close = get_close_matches(wanted, [*named, *ends], n=1)
+    hint = f"did you mean {close[0]}?" if close else "`lightning-sdft configs` lists them"
+    raise SettingError(f"{path} does not exist, nor is it the name of a config of this package; {hint}")
+
+
 def included_files(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     """The files that a config file includes, in the order in which they are read before it.
 
-    A file includes those in its list ``config``, whose paths are relative to its folder. Each of them comes after the
-    files that it includes itself.
+    A file includes those in its list ``config``: paths relative to its folder, or names of configs of the package. Each
+    of them comes after the files that it includes itself.
 
     Args:
         file: The config file. If it cannot be read, the list is empty, and whoever reads the file reports the error.
@@ -55,8 +97,9 @@ def included_files(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:
         raise SettingError(f"{file}: config={names} is not a list; write it as config: [{names}]")
     found: list[Path] = []
     for name in names:
-        part = file.parent / str(name)
-        if not part.is_file():
-            raise SettingError(f"{file} includes {part}, which does not exist; paths are relative to the file's folder")
+        try:
+            part = config_file(str(name), file.parent)
+        except SettingError as error:
+            raise SettingError(f"{file} includes {name}, but {error}") from error
         found += [*included_files(part, (*above, file.resolve())), part]
     return found

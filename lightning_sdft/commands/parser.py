@@ -6,13 +6,12 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # public, and not in its list
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_sdft.commands.config_files import included_files
+from lightning_sdft.commands.config_files import config_file, included_files
 from lightning_sdft.errors import SettingError
 from lightning_sdft.settings import ranges
 from lightning_sdft.storage.masking import masked, masked_text
@@ -28,10 +27,10 @@ class ConfigFile(ActionConfigFile):
     """
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Override the present settings with those of a file."""
-        for part in included_files(Path(values)):
+        """Override the present settings with those of a file, given by its path or by its name in the package."""
+        file = config_file(values)
+        for part in (*included_files(file), file):
             super().__call__(parser, cfg, str(part), option_string)  # type: ignore[no-untyped-call]
-        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
 class CommandParser(LightningArgumentParser):

@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_sdft.commands import fit as command_line
-from lightning_sdft.commands.config_files import base_config, included_files
+from lightning_sdft.commands.config_files import base_config, config_file, included_files
 from lightning_sdft.commands.fit import main
 from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.run import read_parts
@@ -159,7 +159,10 @@ def test_files_are_read_behind_those_that_they_stand_on(in_folder: Path) -> None
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ({"config": ["nowhere.yaml"]}, r"own.yaml includes .*nowhere.yaml, which does not exist"),
+        (
+            {"config": ["nowhere.yaml"]},
+            r"own.yaml includes nowhere.yaml, but .*nowhere.yaml does not exist, nor is it the name",
+        ),
         ({"config": ["own.yaml"]}, "own.yaml includes itself"),
         ({"config": "other.yaml"}, r"own.yaml: config=other.yaml is not a list; write it as config: \[other.yaml\]"),
     ],
@@ -170,6 +173,49 @@ def test_files_that_cannot_stand_so_are_refused(content: dict[str, Any], complai
         main(["--config", str(file)], run=False)
     with pytest.raises(SettingError, match=complaint):
         read_parts([str(file)])
+
+
+# Configs of the package by name
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("laptop_sdft", "experiment/laptop_sdft.yaml"),  # also the name of a part and of a sweep
+        ("experiment/tool_use_sdft", "experiment/tool_use_sdft.yaml"),
+        ("configs/method/sdft.yaml", "method/sdft.yaml"),
+        ("paper", "preset/paper.yaml"),
+        ("compare/parts/laptop_sft", "compare/parts/laptop_sft.yaml"),
+    ],
+)
+def test_configs_of_the_package_have_names(name: str, file: str, in_folder: Path) -> None:
+    assert config_file(name) == CONFIGS / file
+
+
+def test_a_path_wins_over_a_name(in_folder: Path) -> None:
+    own = write(in_folder / "laptop_sdft", OWN)
+    assert config_file("laptop_sdft", in_folder) == own
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("laptop_sdf", "laptop_sdf does not exist, nor is it .* did you mean laptop_sdft?"),
+        ("method/sdtf", "did you mean method/sdft?"),
+        ("laptop", "several configs; give one of compare/laptop, continual/laptop, data/laptop"),
+        ("zzz", "`lightning-sdft configs` lists them"),
+    ],
+)
+def test_names_that_no_config_or_several_have(name: str, complaint: str, in_folder: Path) -> None:
+    with pytest.raises(SettingError, match=complaint):
+        main(["--config", name], run=False)
+
+
+def test_runs_stand_on_names_anywhere(in_folder: Path) -> None:
+    own = write(in_folder / "own.yaml", {"config": ["laptop_sdft"], "seed_everything": 5})
+    config = main(["--config", str(own), "--config", "trainer/cpu"], run=False).config
+    assert (config.seed_everything, config.model.class_path) == (5, "lightning_sdft.SDFTModule")
+    assert len(read_parts(["configs/compare/parts/laptop_sft.yaml"])) > 1
 
 
 def test_files_that_are_no_configs_stand_on_nothing(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lightning_sdft.errors import Refusal, SettingError
 from lightning_sdft.settings import Count, Range, Seed, Share, check_ranges, ranges
 
 NOT_SETTINGS = {
-    "Accepted", "Chain", "Estimate", "Gap", "Group", "Head", "Item", "Lengths", "Mean", "MicroBatch",
+    "Accepted", "Chain", "Estimate", "Forecast", "Gap", "Group", "Head", "Item", "Lengths", "Line", "Mean", "MicroBatch",
     "NonFiniteLossError", "Outcome", "Parsed", "Phase", "Preflight", "PriorScore", "PriorScores", "Reading",
     "Rehearsal", "Remedy", "Rollout", "Row", "Score", "Sign", "SkillRetention", "Stage", "StopSignal", "TensorSum",
     "TokenSequence", "Tokenizer", "TrainerPlan", "Usage", "Variant", "Weights",

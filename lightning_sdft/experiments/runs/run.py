@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import Namespace
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from lightning_sdft.commands.config_files import included_files
+from lightning_sdft.commands.config_files import config_file, included_files
 from lightning_sdft.errors import SettingError
 from lightning_sdft.settings import Count, check_ranges
 from lightning_sdft.storage.atomic import write_text
@@ -163,7 +163,7 @@ def read_parts(parts: Sequence[str | Config], **names: str) -> list[Config]:
     """Read configs from files, and take others as they are given.
 
     Args:
-        parts: Paths of config files, or configs.
+        parts: Paths of config files, names of configs of the package, or configs.
         names: What replaces ``{name}`` in paths and in the values of configs.
 
     Raises:
@@ -175,7 +175,7 @@ def read_parts(parts: Sequence[str | Config], **names: str) -> list[Config]:
     """
     given: list[Config] = []
     for part in parts:
-        given += _read(Path(_named(part, names))) if isinstance(part, str) else [part]
+        given += _read(config_file(_named(part, names))) if isinstance(part, str) else [part]
     return [_substituted(plain(part), names) for part in given]
 
 

@@ -45,7 +45,7 @@ def test_other_braces_stay() -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (None, "No such file or directory; paths are relative to the current folder"),
+        (None, "does not exist, nor is it the name of a config of this package"),
         (b"model: [1", "is no YAML: "),
         (b"\xff\xfe\x00", "is no YAML: "),
         (b"- model", "is no config of `fit`: it has no settings"),
