@@ -41,7 +41,7 @@ def test_each_choice_builds_its_teacher(
 ) -> None:
     if lora is not None:
         add_adapter(llama.model, lora)
-    assert choice.problem(lora, "student") is None
+    assert choice.problem(lora, False) is None
     teacher = choice.build(llama, lora, None, False)
     assert type(teacher) is expected
     assert (teacher.policy is llama) == (choice == LiveTeacher())
