@@ -69,7 +69,6 @@ class MixedTeacher(Teacher):
             ours, theirs = (each.to(both.precision).clamp(min=FLOOR) for each in (reference.bias, student.bias))
             return replace(both, bias=torch.lerp(ours, theirs, self.student_share))
 
-    @torch.no_grad()
     def hidden(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Mixed hidden states, without gradient or dropout: `(N, 2 D)`, or `(N, D)` if both have the same head."""
         reference, student = self.reference.hidden(sequences), self.student.hidden(sequences)
