@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from lightning_sdft.teacher import EMATeacher as EMATeacher
     from lightning_sdft.teacher import LiveTeacher as LiveTeacher
     from lightning_sdft.teacher import Teacher as Teacher
+    from lightning_sdft.teacher import TrustRegionTeacher as TrustRegionTeacher
 
 __version__ = "0.1.0"
 
@@ -138,7 +139,7 @@ _HOMES = {
     "policy": ("LoRA", "Policy"),
     "records": ("Example", "Rollout", "Sampling"),
     "rollout": ("RolloutEngine", "VLLMEngine", "VLLMServer"),
-    "teacher": ("BaseTeacher", "CopiedTeacher", "EMATeacher", "LiveTeacher", "Teacher"),
+    "teacher": ("BaseTeacher", "CopiedTeacher", "EMATeacher", "LiveTeacher", "Teacher", "TrustRegionTeacher"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -52,9 +52,11 @@ def ramp(start: float, end: float, steps: int, step: int) -> float:
 class GeometricMixture(Target):
     """The geometric mixture `q ~ p_T^(1-a) p_S^a`: logits in between those of teacher and student.
 
-    It is not the trust-region teacher of [1], although the formula is the same: that one mixes a frozen model with the
-    student *as it is when shown what the teacher is shown*, and this one with the student as it is trained, without
-    the demonstration. With ``ReverseKL`` its gradient is `1 - a` times that towards the teacher.
+    It is not the trust-region teacher of [1], :class:`TrustRegionTeacher`, although the formula is the same: that one
+    mixes a frozen model with the student *as it is when shown what the teacher is shown*, and this one with the student
+    as it is trained, without the demonstration.
+
+    With ``ReverseKL`` its gradient is `1 - a` times that towards the teacher.
 
     Args:
         student_share: a.

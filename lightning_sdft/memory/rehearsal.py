@@ -132,9 +132,11 @@ class _Step:
             if isinstance(module, DistillationModule):
                 beside.append(module.teacher.head.gathered().weight)
             loss: Tensor = _LossGradients.apply(hidden, head.weight, head.bias)  # type: ignore[no-untyped-call]
-        heads = [head.weight, *beside[1:]]
-        precisions = [each.dtype for index, each in enumerate(heads) if index == 0 or each is not head.weight]
-        shape = len(hidden), head.weight.shape[1], head.weight.shape[0]
+        heads, width = [head.weight, *beside[1:]], head.weight.shape[1]
+        own = [head.weight, *(each for each in heads[1:] if each is not head.weight)]
+        # The head of two models that are mixed counts as two.
+        precisions = [each.dtype for each in own for _ in range(math.ceil(each.shape[1] / width))]
+        shape = len(hidden), width, head.weight.shape[0]
         how = len(heads), self.plan.product_precision, self.plan.accelerator
         self.phases[-1].parts["logits"] = logits_memory(*shape, precisions, *how)
         if module.retention is not None:  # whose activations are kept beside the others until the backward pass

@@ -63,7 +63,7 @@ class DistillationModule(CausalLMModule):
             ``Clipped`` of one of these, or ``Toward`` a target between student and teacher.
         teacher: Which model is the teacher: ``CopiedTeacher`` (default), a copy of the student as it is when training
             starts, or of another model; ``LiveTeacher``, the student as it is at every step; ``BaseTeacher``, the model
-            without the adapter of ``lora``.
+            without the adapter of ``lora``; ``TrustRegionTeacher``, a frozen model mixed with the student.
         privileged_context: What only the teacher sees: the example's ``demonstration``, its ``article``, ``both``, or
             ``none``.
         teacher_template: Template of the teacher's user turn, with ``{prompt}``, ``{demonstration}`` and ``{context}``
@@ -112,7 +112,7 @@ class DistillationModule(CausalLMModule):
         check_ranges(DistillationModule, locals())
         super().__init__(model, **kwargs)
         self.teacher_choice = teacher or CopiedTeacher()
-        problem = self.teacher_choice.problem(self.lora, rollout_source)
+        problem = self.teacher_choice.problem(self.lora, rollout_source == "teacher" or teacher_share is not None)
         problem = problem or source_problem(rollout_source, teacher_share, engine)
         if problem is not None:
             raise ValueError(problem)

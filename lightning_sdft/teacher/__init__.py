@@ -4,8 +4,17 @@ from lightning_sdft.teacher.adapter import AdapterTeacher
 from lightning_sdft.teacher.base import SharedTeacher, Teacher
 from lightning_sdft.teacher.compensated import CompensatedTeacher
 from lightning_sdft.teacher.ema_teacher import EMATeacher
-from lightning_sdft.teacher.factory import FORMS, BaseTeacher, CopiedTeacher, LiveTeacher, TeacherChoice, TeacherMemory
+from lightning_sdft.teacher.factory import (
+    FORMS,
+    BaseTeacher,
+    CopiedTeacher,
+    LiveTeacher,
+    TeacherChoice,
+    TeacherMemory,
+    TrustRegionTeacher,
+)
 from lightning_sdft.teacher.full import FullTeacher, ema_update_
+from lightning_sdft.teacher.mixed import MixedTeacher
 from lightning_sdft.teacher.offloaded import OffloadedTeacher
 from lightning_sdft.teacher.update import HasTeacher, TeacherUpdate
 
@@ -19,11 +28,13 @@ __all__ = [
     "FullTeacher",
     "HasTeacher",
     "LiveTeacher",
+    "MixedTeacher",
     "OffloadedTeacher",
     "SharedTeacher",
     "Teacher",
     "TeacherChoice",
     "TeacherMemory",
     "TeacherUpdate",
+    "TrustRegionTeacher",
     "ema_update_",
 ]

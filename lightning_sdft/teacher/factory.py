@@ -1,4 +1,7 @@
-"""The choice of a teacher in the config, from which the teacher of a student is built."""
+"""The choice of a teacher in the config, from which the teacher of a student is built.
+
+[1] Hübotter et al., Reinforcement Learning via Self-Distillation, 2026, https://arxiv.org/abs/2601.20802
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,23 @@ import torch
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.adapter_view import AdapterView
 from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.settings import Fraction, check_ranges
 from lightning_sdft.teacher.adapter import AdapterTeacher
 from lightning_sdft.teacher.base import SharedTeacher, Teacher
 from lightning_sdft.teacher.compensated import CompensatedTeacher
 from lightning_sdft.teacher.full import FullTeacher
+from lightning_sdft.teacher.mixed import MixedTeacher
 from lightning_sdft.teacher.offloaded import OffloadedTeacher
 
-__all__ = ["FORMS", "BaseTeacher", "CopiedTeacher", "LiveTeacher", "TeacherChoice", "TeacherMemory"]
+__all__ = [
+    "FORMS",
+    "BaseTeacher",
+    "CopiedTeacher",
+    "LiveTeacher",
+    "TeacherChoice",
+    "TeacherMemory",
+    "TrustRegionTeacher",
+]
 
 TeacherMemory = Literal["float32", "compensated", "offload"]
 
@@ -46,12 +59,12 @@ class TeacherChoice(ABC):
             trust_remote_code: Whether code that comes with that other model may be run.
         """
 
-    def problem(self, lora: LoRA | None, rollout_source: str) -> str | None:
+    def problem(self, lora: LoRA | None, writes: bool) -> str | None:
         """Why this teacher does not work with the module's other settings, or ``None`` if it does.
 
         Args:
             lora: Settings of the student's adapter, if it has one.
-            rollout_source: Who generates the rollouts.
+            writes: Whether the teacher generates rollouts, all of them or a share.
         """
         return None
 
@@ -94,17 +107,17 @@ class CopiedTeacher(TeacherChoice):
         """A full copy of a policy, stored as ``memory`` says."""
         return FORMS[self.memory](policy)
 
-    def problem(self, lora: LoRA | None, rollout_source: str) -> str | None:
+    def problem(self, lora: LoRA | None, writes: bool) -> str | None:
         """Why the ``memory`` does not work with these settings, or ``None`` if it does."""
         if self.memory != "float32" and lora is not None and self.model is None:
             return (
                 f"with lora the teacher is an adapter, and CopiedTeacher(memory={self.memory}) is for a copy of the "
                 "whole model; leave memory out, or train without lora"
             )
-        if self.memory == "offload" and rollout_source == "teacher":
+        if self.memory == "offload" and writes:
             return (
-                "rollout_source=teacher would send the whole teacher of CopiedTeacher(memory=offload) to the device "
-                "for every token; use memory=compensated or float32"
+                "rollout_source=teacher and teacher_share would send the whole teacher of "
+                "CopiedTeacher(memory=offload) to the device for every token; use memory=compensated or float32"
             )
         return None
 
@@ -126,7 +139,7 @@ class BaseTeacher(TeacherChoice):
         """Use the student's model without its adapter."""
         return SharedTeacher(AdapterView(student, None))
 
-    def problem(self, lora: LoRA | None, rollout_source: str) -> str | None:
+    def problem(self, lora: LoRA | None, writes: bool) -> str | None:
         """Why there is no base model to use, or ``None`` if there is one."""
         if lora is None:
             return (
@@ -136,5 +149,44 @@ class BaseTeacher(TeacherChoice):
         return None
 
 
+@dataclass(frozen=True)
+class TrustRegionTeacher(TeacherChoice):
+    """The trust-region teacher of [1]: a frozen reference, mixed with the student as it is at every step.
+
+    The teacher's distribution is `softmax((1 - c) z_reference + c z_student)`, where both models are shown what only
+    the teacher sees; no gradient flows through the student here. The reference is the student when training starts, in
+    float32; with ``lora``, the model without its adapter, which takes no memory. It stays as it is: EMATeacher and
+    GatedTeacher are refused.
+
+    The mixture is no model of its own. So it writes no rollouts and is not exported, and wherever the teacher is asked
+    to answer, as by TeacherWatch, the reference answers.
+
+    Args:
+        student_share: c; by default that of the code of [1]. With 0 the teacher is the reference.
+
+    Raises:
+        SettingError: If ``student_share`` is not within [0, 1).
+    """
+
+    student_share: Fraction = 0.05
+
+    def __post_init__(self) -> None:
+        check_ranges(TrustRegionTeacher, vars(self))
+
+    def build(self, student: Policy, lora: LoRA | None, attention: str | None, trust_remote_code: bool) -> Teacher:
+        """Copy the student, or take its model without the adapter, and mix the two."""
+        reference = FullTeacher(student) if lora is None else SharedTeacher(AdapterView(student, None))
+        return MixedTeacher(reference, student, self.student_share)
+
+    def problem(self, lora: LoRA | None, writes: bool) -> str | None:
+        """Why rollouts cannot be the teacher's, or ``None`` if they are not."""
+        if writes:
+            return (
+                "rollout_source=teacher and teacher_share need a teacher that can generate, and TrustRegionTeacher is "
+                "a mixture of two models that cannot; use CopiedTeacher, LiveTeacher or, with lora, BaseTeacher"
+            )
+        return None
+
+
 # Checkpoints store these classes in their hyperparameters and are loaded with weights_only=True.
-torch.serialization.add_safe_globals([CopiedTeacher, LiveTeacher, BaseTeacher])
+torch.serialization.add_safe_globals([CopiedTeacher, LiveTeacher, BaseTeacher, TrustRegionTeacher])

@@ -47,9 +47,10 @@ class TeacherUpdate(Callback):
         teacher, name = getattr(pl_module, "teacher", None), type(self).__name__
         if teacher is None or not teacher.can_follow(cast(HasTeacher, pl_module).policy):
             raise MisconfigurationException(
-                f"{name} updates a teacher that has its own copy of the student's weights, and "
+                f"{name} updates a teacher that has its own copy of the student's weights to move, and "
                 f"{type(pl_module).__name__} has none; use SDFTModule with teacher=CopiedTeacher (its model, if set, "
-                "must have the student's architecture), or leave the callback out for a live or a frozen teacher"
+                "must have the student's architecture), or leave the callback out for a teacher that is live, frozen "
+                "or a trust region around a frozen reference"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,15 +15,22 @@ from torch.distributed.tensor import DTensor
 
 from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.errors import PolicyError
-from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, DFTModule, DistillationModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
-from lightning_sdft.teacher import CopiedTeacher
+from lightning_sdft.teacher import CopiedTeacher, TrustRegionTeacher
 from tests.conftest import needs_gpu
 from tests.distributed.strategy_runs import Curve, Run, assert_same, fit, outcome
 from tests.launch import in_processes
+from tests.modules.conftest import WORDS_TEMPLATE
 
 WITH_HEAD = LoRA(rank=2, alpha=8, target_modules=["q_proj", "down_proj", "embed_tokens", "lm_head"])
 LORA = LoRA(rank=2, alpha=8)
+MIXED = {
+    "teacher": TrustRegionTeacher(0.3),
+    "privileged_context": "demonstration",
+    "teacher_template": WORDS_TEMPLATE,
+    "max_teacher_prompt_tokens": 32,
+}
 
 
 BOTH = ("ddp", "fsdp2")
@@ -39,8 +46,10 @@ BOTH = ("ddp", "fsdp2")
         (BOTH, SDFTModule, "llama", {"lora": LORA, "learning_rate": 1e-2}),
         (["fsdp2"], SDFTModule, "gemma2", {"lora": LORA, "learning_rate": 1e-2}),
         (BOTH, SDFTModule, "llama", {"lora": WITH_HEAD, "learning_rate": 1e-2}),
+        (BOTH, DistillationModule, "llama", MIXED),
+        (["fsdp2"], DistillationModule, "llama", {**MIXED, "lora": WITH_HEAD, "learning_rate": 1e-2}),
     ],
-    ids=["sft-tied", "dft", "sdft", "sdft-tied-compensated", "lora", "lora-tied", "lora-head"],
+    ids=["sft-tied", "dft", "sdft", "sdft-tied-compensated", "lora", "lora-tied", "lora-head", "mixed", "mixed-lora"],
 )
 def test_two_processes_train_as_one(
     strategies: Sequence[str],

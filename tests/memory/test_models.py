@@ -12,7 +12,7 @@ from lightning_sdft.memory.hollow import Hollow
 from lightning_sdft.memory.models import Weights, loaded
 from lightning_sdft.modules import CausalLMModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
-from lightning_sdft.teacher import CopiedTeacher, LiveTeacher
+from lightning_sdft.teacher import CopiedTeacher, LiveTeacher, TrustRegionTeacher
 from tests.memory.arithmetic import Llama
 
 
@@ -49,7 +49,9 @@ def test_tied_weights_are_there_once(family_folder: Callable[[str], Path]) -> No
     assert (found.embedding, found.heads) == (4 * count.embedding, 4 * count.head)
 
 
-@pytest.mark.parametrize(("arguments", "copies"), [({}, 1), ({"teacher": LiveTeacher()}, 0)])
+@pytest.mark.parametrize(
+    ("arguments", "copies"), [({}, 1), ({"teacher": LiveTeacher()}, 0), ({"teacher": TrustRegionTeacher()}, 1)]
+)
 def test_a_teacher_has_weights_if_it_is_a_copy(
     arguments: dict[str, Any], copies: int, llama_folder: Path, words_module: Callable[..., Any]
 ) -> None:

@@ -12,9 +12,10 @@ from lightning_sdft.memory import Lengths, TrainerPlan, estimate, lengths_by_dat
 from lightning_sdft.memory.rehearsal import rehearse
 from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.records import Example
-from lightning_sdft.teacher import FORMS, CopiedTeacher, EMATeacher, LiveTeacher
-from tests.conftest import make_model, make_tokenizer, needs_gpu
+from lightning_sdft.teacher import FORMS, CopiedTeacher, EMATeacher, LiveTeacher, TrustRegionTeacher
+from tests.conftest import VOCABULARY, make_model, make_tokenizer, needs_gpu
 from tests.memory.conftest import allocated
 from tests.modules.conftest import WORDS_TEMPLATE
 from tests.pairs import pairwise
@@ -137,6 +138,8 @@ def test_training_on_a_gpu_takes_what_was_estimated(
         (CPTModule, {}),
         (SFTModule, {"packing": True}),
         (SDFTModule, {"teacher": LiveTeacher()}),
+        (SDFTModule, {"teacher": TrustRegionTeacher()}),
+        (SDFTModule, {"teacher": TrustRegionTeacher(), "lora": LoRA(rank=2, target_modules=["q_proj", "lm_head"])}),
         (SDFTModule, {"rollout_source": "demonstration"}),
         (SDFTModule, {"rollout_source": "teacher"}),
         (ReinvokeModule, {"max_teacher_prompt_tokens": SHOWN}),
@@ -154,6 +157,20 @@ def test_every_method_takes_what_was_estimated(
     real = fit(module, data, make_trainer)
     assert estimated.peak == pytest.approx(real, rel=0.06)
     assert (getattr(module, "teacher_choice", None), module.pretrained) == (choice, True)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_head_of_a_mixture_is_there_while_the_loss_is_computed(precision: str, folder: str) -> None:
+    lengths = Lengths([(PROMPT, COMPLETION)], [(SHOWN, COMPLETION)], [], [], COMPLETION)
+    plan = TrainerPlan(precision=precision, teacher_follows=False)
+    peaks = [
+        {each.name: each.peak for each in rehearse(make(SDFTModule, folder, teacher=choice), plan, lengths).phases}
+        for choice in (CopiedTeacher(), TrustRegionTeacher())
+    ]
+    head, hidden = (64 * rows * 4 for rows in (len(VOCABULARY), COMPLETION))
+    rounded = 0 if precision == "32-true" else head  # of the half that a copied teacher does not have
+    assert peaks[1]["loss"] - peaks[0]["loss"] == 2 * head + hidden + rounded
+    assert peaks[1]["backward"] == peaks[0]["backward"]
 
 
 def test_keys_and_values_are_those_of_a_real_rollout(family: str, family_folder: Any) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from lightning_sdft.losses import JensenShannon, ReverseKL
-from lightning_sdft.modules import DistillationModule
+from lightning_sdft.modules import DistillationModule, TeacherShare
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.teacher import FORMS, CopiedTeacher, EMATeacher, LiveTeacher
 from tests.conftest import make_model, make_tokenizer
@@ -103,9 +103,10 @@ def test_there_must_be_such_a_memory() -> None:
 
 
 def test_offloaded_teacher_writes_no_rollouts(words_module: Callable[..., DistillationModule]) -> None:
-    message = r"rollout_source=teacher would send the whole teacher of CopiedTeacher\(memory=offload\) to the device"
-    with pytest.raises(ValueError, match=message):
-        words_module(DistillationModule, rollout_source="teacher", teacher=CopiedTeacher("offload"))
+    message = r"would send the whole teacher of CopiedTeacher\(memory=offload\) to the device for every token"
+    for arguments in ({"rollout_source": "teacher"}, {"teacher_share": TeacherShare()}):
+        with pytest.raises(ValueError, match=message):
+            words_module(DistillationModule, **arguments, teacher=CopiedTeacher("offload"))
 
 
 @pytest.mark.parametrize("memory", FORMS)

@@ -11,10 +11,11 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sdft.checkpoint import exact_resume
-from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, DistillationModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
-from lightning_sdft.teacher import CopiedTeacher, EMATeacher
+from lightning_sdft.teacher import CopiedTeacher, EMATeacher, TrustRegionTeacher
 from tests.conftest import needs_gpu
+from tests.modules.conftest import SHOWN
 
 CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one
 STEPS = 11
@@ -91,6 +92,14 @@ def test_resumed_run_has_the_exact_teacher_in_every_form(
 ) -> None:
     fixtures = (words_module, words_data, make_trainer, tmp_path)
     check_resume(SDFTModule, 0, *fixtures, precision=precision, teacher=CopiedTeacher(memory))
+
+
+@pytest.mark.parametrize("arguments", [{}, ADAPTER])
+def test_resumed_run_mixes_the_same_reference_and_student(
+    arguments: dict[str, Any], words_module: Any, words_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    fixtures = (words_module, words_data, make_trainer, tmp_path)
+    check_resume(DistillationModule, 0, *fixtures, teacher=TrustRegionTeacher(0.3), **SHOWN, **arguments)
 
 
 @needs_gpu

@@ -35,6 +35,7 @@ BEHIND_SETTINGS = {
     "FixedState",
     "GroupLoader",
     "HeldOut",
+    "MixedTeacher",
     "PolicyLM",
     "Range",
     "RecordedStep",

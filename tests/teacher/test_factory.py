@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_sdft import BaseTeacher, CopiedTeacher, LiveTeacher, ReinvokeModule, SDFTModule
+from lightning_sdft import BaseTeacher, CopiedTeacher, LiveTeacher, ReinvokeModule, SDFTModule, TrustRegionTeacher
 from lightning_sdft.commands.fit import main
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import LoRA, add_adapter
-from lightning_sdft.teacher import AdapterTeacher, CompensatedTeacher, FullTeacher, OffloadedTeacher, SharedTeacher
+from lightning_sdft.teacher import (
+    AdapterTeacher,
+    CompensatedTeacher,
+    FullTeacher,
+    MixedTeacher,
+    OffloadedTeacher,
+    SharedTeacher,
+)
 from lightning_sdft.teacher.factory import TeacherChoice
 from tests.cli_runs import MODEL, config_file, trusted
 
@@ -34,6 +41,8 @@ LORA = LoRA(rank=2)
         (LiveTeacher(), None, SharedTeacher),
         (LiveTeacher(), LORA, SharedTeacher),
         (BaseTeacher(), LORA, SharedTeacher),
+        (TrustRegionTeacher(), None, MixedTeacher),
+        (TrustRegionTeacher(), LORA, MixedTeacher),
     ],
 )
 def test_each_choice_builds_its_teacher(
@@ -41,7 +50,7 @@ def test_each_choice_builds_its_teacher(
 ) -> None:
     if lora is not None:
         add_adapter(llama.model, lora)
-    assert choice.problem(lora, "student") is None
+    assert choice.problem(lora, False) is None
     teacher = choice.build(llama, lora, None, False)
     assert type(teacher) is expected
     assert (teacher.policy is llama) == (choice == LiveTeacher())
@@ -57,6 +66,12 @@ def compensated(config: Path) -> list[str]:
     return ["--model.teacher=CopiedTeacher", "--model.init_args.teacher.memory=compensated"]
 
 
+def trust_region(config: Path) -> list[str]:
+    save = [{"class_path": "ModelCheckpoint", "init_args": {"save_last": True}}]
+    settings = ["--model.teacher=TrustRegionTeacher", "--model.teacher.student_share=0.2"]
+    return [*settings, f"--trainer.callbacks={json.dumps(save)}"]
+
+
 def in_a_file(config: Path) -> list[str]:
     content = yaml.safe_load(config.read_text())
     settings = {"memory": "offload", "model": "zoo/laptop"}
@@ -70,6 +85,7 @@ def in_a_file(config: Path) -> list[str]:
     [
         (live, LiveTeacher()),
         (compensated, CopiedTeacher("compensated")),
+        (trust_region, TrustRegionTeacher(0.2)),
         (in_a_file, CopiedTeacher("offload", "zoo/laptop")),
     ],
 )
