@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from jsonargparse import auto_cli
@@ -13,15 +13,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sdft.checkpoint import exit_code
+from lightning_sdft.commands.complaints import did_you_mean
 from lightning_sdft.commands.configs import configs
 from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
-from lightning_sdft.commands.fit import NOISE, main
+from lightning_sdft.commands.fit import NOISE, SDFTCLI, main
 from lightning_sdft.commands.judge import judge
 from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
-from lightning_sdft.errors import Refusal
+from lightning_sdft.errors import Refusal, SettingError
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.continual import continual
 from lightning_sdft.experiments.sweep import sweep
@@ -43,6 +44,12 @@ COMMANDS: dict[str, Callable[..., object]] = {
 }
 """Subcommands that are plain functions, by name; the arguments of a function are the options of its command."""
 
+DEBUG = "--debug"
+"""Shows where an error comes from."""
+
+REFUSED = 2
+"""The exit code of a command that is refused, as argparse has it."""
+
 SIGTERM_EXIT, SIGINT_EXIT = 128 + signal.SIGTERM, 128 + signal.SIGINT
 """The exit codes that a shell and SLURM expect of a process that SIGTERM or Ctrl-C ended."""
 
@@ -52,19 +59,38 @@ def run_command(command: Callable[..., object], arguments: list[str]) -> None:
     auto_cli(command, args=arguments, as_positional=False, parser_class=CommandParser, description="")
 
 
+def check_command(first: Sequence[str]) -> None:
+    """Refuse a command that there is not.
+
+    Args:
+        first: The first argument, if there is one.
+
+    Raises:
+        SettingError: If it is neither an option nor a command.
+    """
+    names = [*SDFTCLI.subcommands(), *COMMANDS]
+    for name in first:
+        if not name.startswith("-") and name not in names:
+            raise SettingError(f"there is no command {name}{did_you_mean(name, names)}; there are {', '.join(names)}")
+
+
 def entry_point() -> None:
     """The console script."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     try:
-        trust, arguments = split_trust(sys.argv[1:])
+        trust, arguments = split_trust([each for each in sys.argv[1:] if each != DEBUG])
+        check_command(arguments[:1])
         if arguments and arguments[0] in COMMANDS:
             with trusting(*trust):
                 run_command(COMMANDS[arguments[0]], arguments[1:])
         else:
             main(arguments, trust=trust, commands=COMMANDS)
     except Refusal as error:
-        sys.exit(masked_text(f"error: {error}"))
+        if DEBUG in sys.argv:
+            raise
+        print(masked_text(f"error: {error}"), file=sys.stderr)
+        sys.exit(REFUSED)
     except SIGTERMException as error:
         _end(exit_code(error))
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import yaml
 
 from lightning_sdft.errors import SettingError
 
-__all__ = ["base_config", "config_file", "config_names", "included_files"]
+__all__ = ["base_config", "check_yaml", "config_file", "config_names", "included_files"]
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -69,6 +69,22 @@ def config_file(name: str, folder: Path = Path()) -> Path:
     close = get_close_matches(wanted, [*named, *ends], n=1)
     hint = f"did you mean {close[0]}?" if close else "`lightning-sdft configs` lists them"
     raise SettingError(f"{path} does not exist, nor is it the name of a config of this package; {hint}")
+
+
+def check_yaml(file: Path) -> None:
+    """Refuse a file that is no YAML; jsonargparse would not name it.
+
+    Raises:
+        SettingError: If it is none, with the place where reading ended.
+    """
+    try:
+        yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        raise SettingError(f"{file}{where}: {error.problem}; this is no YAML") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingError(f"{file} cannot be read as YAML: {error}") from error
 
 
 def included_files(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:

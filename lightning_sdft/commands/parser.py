@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # public, and not in its list
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_sdft.commands.config_files import config_file, included_files
+from lightning_sdft.commands.complaints import complaint
+from lightning_sdft.commands.config_files import check_yaml, config_file, included_files
 from lightning_sdft.errors import SettingError
 from lightning_sdft.settings import ranges
 from lightning_sdft.storage.masking import masked, masked_text
@@ -30,6 +31,7 @@ class ConfigFile(ActionConfigFile):
         """Override the present settings with those of a file, given by its path or by its name in the package."""
         file = config_file(values)
         for part in (*included_files(file), file):
+            check_yaml(part)
             super().__call__(parser, cfg, str(part), option_string)  # type: ignore[no-untyped-call]
 
 
@@ -85,11 +87,16 @@ class CommandParser(LightningArgumentParser):
         return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong, and exit."""
-        refused = import_refused(message, self.typed) if self.exit_on_error else None
-        if refused is not None:
-            raise refused from None
-        super().error(masked_text(message), ex)
+        """Refuse arguments in one line.
+
+        Raises:
+            SettingError: If it is the parser of the whole command line, not that of a part of it.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise import_refused(message, self.typed) or SettingError(
+            masked_text(complaint(message, self._option_string_actions))
+        ) from ex
 
 
 def _said(message: str) -> str:
