@@ -127,7 +127,7 @@ class CausalLMModule(LightningModule):
         if datamodule is not None:
             self.graded = GradedSets(check_examples(self, datamodule, stage))
         if stage == "fit" and self.retention is not None:
-            self.retain = RetentionLoss(self.retention, checks.naming(self.prompt_problem))
+            self.retain = RetentionLoss(self.retention, self.prompt_problem)
 
     def configure_model(self) -> None:
         """Load the models in the precision that Lightning asks for."""
