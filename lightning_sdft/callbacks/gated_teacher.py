@@ -46,6 +46,7 @@ class GatedTeacher(TeacherUpdate):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the examples."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             module = cast(DistillationModule, pl_module)
             self._held_out = held_out(trainer, module, self.examples, type(self).__name__)

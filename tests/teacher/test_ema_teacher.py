@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights
 from lightning_sdft.teacher import BaseTeacher, CopiedTeacher, EMATeacher, LiveTeacher
@@ -195,5 +195,5 @@ def test_module_without_a_teacher_that_can_follow_is_refused(
     make_trainer: Any,
 ) -> None:
     trainer = make_trainer(callbacks=[EMATeacher()])
-    with pytest.raises(MisconfigurationException, match=f"{method.__name__} has none"):
+    with pytest.raises(SettingError, match=f"{method.__name__} has none"):
         trainer.fit(words_module(method, **arguments), datamodule=words_data())
