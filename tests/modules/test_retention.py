@@ -20,7 +20,7 @@ from lightning_sdft.data.groups import Group, MicroBatch
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.errors import DataError, SettingError
 from lightning_sdft.losses import ReverseKL
-from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SequenceDistillationModule, SFTModule
 from lightning_sdft.modules.retention import Retention, RetentionLoss
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import LoRA
@@ -157,7 +157,7 @@ class Distance(Callback):
         self.value = sum(sequence_kl(pl_module.policy, pl_module.base_policy(), rollouts)) / len(rollouts)
 
 
-@pytest.mark.parametrize("method", [SFTModule, DFTModule, SDFTModule])
+@pytest.mark.parametrize("method", [SFTModule, DFTModule, SDFTModule, SequenceDistillationModule])
 def test_it_holds_the_student_near_its_start(
     method: type[CausalLMModule], words_module: Any, words_data: Any, make_trainer: Any, general: Any
 ) -> None:
