@@ -47,11 +47,20 @@ COMMANDS: dict[str, Callable[..., object]] = {
 DEBUG = "--debug"
 """Shows where an error comes from."""
 
-REFUSED = 2
-"""The exit code of a command that is refused, as argparse has it."""
-
 SIGTERM_EXIT, SIGINT_EXIT = 128 + signal.SIGTERM, 128 + signal.SIGINT
 """The exit codes that a shell and SLURM expect of a process that SIGTERM or Ctrl-C ended."""
+
+
+class RefusedExit(SystemExit):
+    """The end of a command that is refused: the text goes to stderr, and the exit code is 2, as argparse has it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(2)
+        self.text = text
+        print(text, file=sys.stderr)
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def run_command(command: Callable[..., object], arguments: list[str]) -> None:
@@ -89,8 +98,7 @@ def entry_point() -> None:
     except Refusal as error:
         if DEBUG in sys.argv:
             raise
-        print(masked_text(f"error: {error}"), file=sys.stderr)
-        sys.exit(REFUSED)
+        raise RefusedExit(masked_text(f"error: {error}")) from error
     except SIGTERMException as error:
         _end(exit_code(error))
     except KeyboardInterrupt:

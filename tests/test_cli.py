@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ import lightning_sdft
 from lightning_sdft import EMATeacher, LoRA, SDFTModule, StringSkillsDataModule
 from lightning_sdft.commands.fit import main
 from tests.cli_runs import DATA, MODEL, TRAINER, Losses, config, config_file, losses, trusted
+from tests.config_runs import in_folder
 
-__all__ = ["config_file", "trusted"]
+__all__ = ["config_file", "in_folder", "trusted"]
 
 
 def test_command_line_and_python_give_the_same_losses(config_file: Path, tmp_path: Path) -> None:
@@ -116,6 +118,39 @@ def test_callbacks_plus_appends(config_file: Path) -> None:
     cli = main(["fit", "--config", str(config_file), "--trainer.callbacks+=RolloutTable"])
     names = [type(callback).__name__ for callback in cli.trainer.callbacks]  # type: ignore[attr-defined]
     assert {"RolloutTable", "EMATeacher"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "before", "after"),
+    [
+        ("EMATeacher", "teacher_rate", 0.1, 0.2),
+        ("GatedTeacher", "every_n_steps", 2, 3),
+        ("TeacherWatch", "examples", 4, 5),
+        ("PassAtK", "samples", 2, 4),
+        ("PriorTasks", "limit", 3, 4),
+        ("LastCheckpoints", "every_n_train_steps", 5, 6),
+        ("KLToBase", None, None, None),
+        ("PhaseProgressBar", None, None, None),
+    ],
+)
+def test_a_callback_given_again_takes_the_place_of_the_first(
+    name: str, setting: str | None, before: Any, after: Any, in_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [
+        {"class_path": name, "init_args": {} if setting is None else {setting: value}} for value in (before, after)
+    ]
+    with caplog.at_level("INFO"):
+        trainer = main(config(logger=False, callbacks=given, enable_progress_bar=True), run=False).trainer
+    kept = [each for each in trainer.callbacks if type(each).__name__ == name]  # type: ignore[attr-defined]
+    assert len(kept) == 1
+    assert setting is None or after in (vars(kept[0]).get(setting), vars(kept[0]).get(f"_{setting}"))
+    assert f"trainer.callbacks has {name} twice: the later one takes the place" in caplog.text
+
+
+def test_two_of_a_class_of_lightning_are_kept(in_folder: Path) -> None:
+    given = [{"class_path": "ModelCheckpoint"}, {"class_path": "ModelCheckpoint", "init_args": {"monitor": "step"}}]
+    trainer = main(config(logger=False, callbacks=given), run=False).trainer
+    assert [each.monitor for each in trainer.checkpoint_callbacks] == [None, "step"]  # type: ignore[attr-defined]
 
 
 def test_switching_logger_and_progress_bar_off_takes_their_callbacks_along(config_file: Path) -> None:

@@ -125,6 +125,11 @@ def test_module_runs_as_a_script() -> None:
     [
         ("--trainer.callbacks.teacher_rate=0", r"(?s)error: .*teacher_rate=0.0 must be a number within \(0, 1\]"),
         (
+            "--trainer.callbacks+=GatedTeacher",
+            r"error: EMATeacher and GatedTeacher would both .* leave all but one out",
+        ),
+        ("--model.init_args.teacher=LiveTeacher", r"error: EMATeacher updates a teacher .* or leave the callback out"),
+        (
             "--trainer.accumulate_grad_batches=3",
             r"error: trainer.accumulate_grad_batches=3, but .* 1 micro-batches",
         ),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_sdft.callbacks.held_out import HeldOut, held_out
 from lightning_sdft.callbacks.measures import mean_score
-from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.records import GREEDY
 from lightning_sdft.settings import Count, check_ranges
 from lightning_sdft.teacher import HasTeacher, TeacherUpdate
@@ -46,9 +44,9 @@ class GatedTeacher(TeacherUpdate):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the examples."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            module = cast(DistillationModule, pl_module)
-            self._held_out = held_out(trainer, module, self.examples, type(self).__name__)
+            self._held_out = held_out(trainer, pl_module, self.examples, type(self).__name__)
 
     def update(self, trainer: Trainer, module: HasTeacher) -> None:
         """Test the student, and let it take the teacher's place if it passes."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.distributed.processes import process_count, process_index
@@ -123,7 +123,7 @@ class HeldOut:
         return (items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size))
 
 
-def held_out(trainer: Trainer, module: DistillationModule, count: int, user: str) -> HeldOut:
+def held_out(trainer: Trainer, module: LightningModule, count: int, user: str) -> HeldOut:
     """Choose the examples, the same for all callbacks of a run and for a run that goes on.
 
     They are validation examples of the new task, if those have all that the teacher is shown; otherwise they are taken
@@ -132,7 +132,7 @@ def held_out(trainer: Trainer, module: DistillationModule, count: int, user: str
 
     Args:
         trainer: The trainer with its data module.
-        module: The module, which knows what the teacher is shown.
+        module: The module, which must know what the teacher is shown.
         count: Number of examples.
         user: The callback that asks, for errors.
 

@@ -83,8 +83,7 @@ class TeacherWatch(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the examples."""
         if stage == "fit":
-            module = cast(DistillationModule, pl_module)
-            self._held_out = held_out(trainer, module, self.examples, type(self).__name__)
+            self._held_out = held_out(trainer, pl_module, self.examples, type(self).__name__)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask before the first step, and lower the learning rate of a run that goes on as it was lowered before."""

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
@@ -95,8 +96,9 @@ class SDFTCLI(LightningCLI):
             raise SettingError(masked_text(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer without callbacks whose logger or progress bar is off; Lightning would refuse them."""
+        """Build the trainer without callbacks that Lightning would refuse: idle ones, and earlier ones of a class."""
         config = self._trainer_settings(self.config_init)
+        config["callbacks"] = _each_once(config.get("callbacks") or [])
         if self.subcommand == "memory":
             trainer = MemoryTrainer(**ELSEWHERE)
             trainer.asked = config
@@ -108,7 +110,7 @@ class SDFTCLI(LightningCLI):
             idle += (ProgressBar,)
         if config.get("enable_checkpointing") is False:
             idle += (ModelCheckpoint,)
-        callbacks = [each for each in config.get("callbacks") or [] if not isinstance(each, idle)]
+        callbacks = [each for each in config["callbacks"] if not isinstance(each, idle)]
         # LastCheckpoints saves last, so that its checkpoint knows the best checkpoint of the same validation.
         config["callbacks"] = sorted(callbacks, key=lambda each: isinstance(each, LastCheckpoints))
         try:
@@ -159,6 +161,24 @@ class SDFTCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is; Lightning would override it with the checkpoint's hyper-parameters."""
+
+
+def _each_once(callbacks: Iterable[Callback]) -> list[Callback]:
+    """Let a callback of this package take the place of an earlier one of its class, so that `callbacks+` can change it.
+
+    Both would keep their state, log and write under the same names.
+    """
+    kept: dict[object, Callback] = {}
+    for each in callbacks:
+        ours = type(each).__module__.partition(".")[0] == __name__.partition(".")[0]
+        place = type(each) if ours else id(each)
+        if place in kept:
+            rank_zero_info(
+                f"trainer.callbacks has {type(each).__name__} twice: the later one takes the place of the earlier one, "
+                "whose settings it does not take over."
+            )
+        kept[place] = each
+    return list(kept.values())
 
 
 def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = (), commands: Iterable[str] = ()) -> SDFTCLI:

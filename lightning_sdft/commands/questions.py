@@ -80,7 +80,7 @@ def questions(
     """
     check_ranges(questions, locals())
     files = output_files(output, ["test"])
-    texts = read_articles(articles)
+    texts = read_articles(articles, "--articles")
     asked = {
         (name, turn): _key(chat, per_article, text, turn) for turn in range(rounds) for name, text in texts.items()
     }

@@ -17,7 +17,7 @@ BREAKS = ("\n\n", "\n", ". ", " ")
 """Strings that a text may be cut after, the most preferred first."""
 
 
-def read_articles(source: str) -> dict[str, str]:
+def read_articles(source: str, argument: str) -> dict[str, str]:
     """Read articles from a folder of text files or from a table.
 
     Args:
@@ -25,6 +25,7 @@ def read_articles(source: str) -> dict[str, str]:
             a table with the columns ``article`` (the id) and ``text``: see
             :func:`~lightning_sdft.data.tables.read_rows`. Names that begin with ``zoo/events`` refer to files in this
             package.
+        argument: Name of the setting that gave the source, for errors.
 
     Returns:
         A dictionary from id to text; white space at either end of the text is removed.
@@ -39,7 +40,8 @@ def read_articles(source: str) -> dict[str, str]:
         for file in files:
             _add(articles, file.stem, _text(file), str(file))
         return articles
-    for number, row in enumerate(read_rows(str(path) if path.exists() else source, "train", "data.articles"), start=1):
+    rows = read_rows(str(path) if path.exists() else source, "train", argument)
+    for number, row in enumerate(rows, start=1):
         _add(articles, *_row(row, f"{source}, row {number}"))
     return articles
 

@@ -42,6 +42,9 @@ class DemonstrationDataModule(LightningDataModule):
         shuffle_seed: Seed for shuffling the training examples.
     """
 
+    setting = "data"
+    """The setting that gave this data module, for errors; whoever else reads one sets another name."""
+
     def __init__(
         self,
         batch_size: Count = 32,

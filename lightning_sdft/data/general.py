@@ -21,7 +21,7 @@ from lightning_sdft.errors import DataError
 from lightning_sdft.records import Example, Message
 from lightning_sdft.settings import Count, Seed, check_ranges
 
-__all__ = ["TULU", "GeneralDataModule"]
+__all__ = ["TULU", "GeneralDataModule", "read_prompts"]
 
 log = logging.getLogger(__name__)
 
@@ -68,31 +68,55 @@ class GeneralDataModule(DemonstrationDataModule):
 
     def load(self) -> Splits:
         """Read the prompts and the evaluation sets."""
-        examples = self._examples()
+        examples = read_prompts(
+            self.source, f"{self.setting}.source", self.prompts, self.sample_seed, self.on_bad_row, self.setting
+        )
         if self.evaluation is None:
             return Splits(examples)
+        self.evaluation.setting = f"{self.setting}.evaluation"
         evaluated = self.evaluation.splits
         return Splits(examples, evaluated.validation, evaluated.test)
 
-    def _examples(self) -> list[Example]:
-        stem = Path(self.source).stem
 
-        def parse(row: Row, where: str, number: int) -> Example:
-            column = next((name for name in ("messages", "conversation") if name in row), "prompt")
-            prompt = _up_to_last_user_turn(conversation(row, column, where), where)
-            return located(Example(f"{stem}-{number}", prompt), where)
+def read_prompts(
+    source: str,
+    argument: str,
+    prompts: int | None = None,
+    sample_seed: int = 0,
+    on_bad_row: OnBadRow = "error",
+    setting: str = "data",
+) -> list[Example]:
+    """Read prompts as :class:`GeneralDataModule` does.
 
-        rows = open_rows(self.source, "train", argument="data.source")
-        numbers = list(range(1, len(rows) + 1))
-        if self.prompts is not None and self.prompts < len(rows):
-            numbers = sorted(random.Random(self.sample_seed).sample(numbers, self.prompts))
-        drawn = [rows[number - 1] for number in numbers]
-        examples = parse_rows(drawn, self.source, parse, self.on_bad_row, numbers)
-        different = first_of_each(examples, _without_spacing)
-        repeated = len(examples) - len(different)
-        if repeated:
-            log.info("%s: left out %d of %d prompts that occur before", self.source, repeated, len(examples))
-        return different
+    Args:
+        source: See :class:`GeneralDataModule`.
+        argument: Name of the setting that gave the source, for errors.
+        prompts: See :class:`GeneralDataModule`.
+        sample_seed: See :class:`GeneralDataModule`.
+        on_bad_row: See :class:`RowDataModule`.
+        setting: The setting that has ``on_bad_row``, for errors.
+
+    Raises:
+        DataError: If the prompts cannot be read.
+    """
+    stem = Path(source).stem
+
+    def parse(row: Row, where: str, number: int) -> Example:
+        column = next((name for name in ("messages", "conversation") if name in row), "prompt")
+        prompt = _up_to_last_user_turn(conversation(row, column, where), where)
+        return located(Example(f"{stem}-{number}", prompt), where)
+
+    rows = open_rows(source, "train", argument)
+    numbers = list(range(1, len(rows) + 1))
+    if prompts is not None and prompts < len(rows):
+        numbers = sorted(random.Random(sample_seed).sample(numbers, prompts))
+    drawn = [rows[number - 1] for number in numbers]
+    examples = parse_rows(drawn, source, parse, on_bad_row, numbers, setting)
+    different = first_of_each(examples, _without_spacing)
+    repeated = len(examples) - len(different)
+    if repeated:
+        log.info("%s: left out %d of %d prompts that occur before", source, repeated, len(examples))
+    return different
 
 
 def _up_to_last_user_turn(messages: list[Message], where: str) -> list[Message]:

@@ -113,7 +113,7 @@ class KnowledgeDataModule(RowDataModule):
 
     def load(self) -> Splits:
         """Read the articles and the questions."""
-        self._articles = read_articles(self.articles)
+        self._articles = read_articles(self.articles, f"{self.setting}.articles")
         splits = super().load()
         train = self._passages() if self.train_on == "articles" else splits.train
         test = list(splits.test)
@@ -122,7 +122,8 @@ class KnowledgeDataModule(RowDataModule):
         if self.judge is None and (splits.validation or test):
             log.warning(
                 "no judge: an answer counts as correct if it contains the reference answer word for word. This is not "
-                "the paper's grading and cannot be compared with it; give data.judge for that"
+                "the paper's grading and cannot be compared with it; give %s.judge for that",
+                self.setting,
             )
         return Splits(train, splits.validation, test)
 

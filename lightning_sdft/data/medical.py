@@ -110,8 +110,8 @@ class MedicalDataModule(RowDataModule):
         tested = rest if self.test_questions is None else self.test_questions
         if rest < 0 or tested > rest:
             raise DataError(
-                f"{self.test}: {len(different)} different questions are too few for data.test_questions="
-                f"{self.test_questions} and data.validation_questions={self.validation_questions}; lower them"
+                f"{self.test}: {len(different)} different questions are too few for {self.setting}.test_questions="
+                f"{self.test_questions} and {self.setting}.validation_questions={self.validation_questions}; lower them"
             )
         order = random.Random(self.split_seed).sample(range(len(different)), tested + self.validation_questions)
         return (

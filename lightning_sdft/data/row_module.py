@@ -163,10 +163,10 @@ class RowDataModule(DemonstrationDataModule):
                 message = str(error)
                 raise DataError(message if message.startswith(where) else f"{where}: {message}") from error
 
-        rows = open_rows(source, split, argument=f"data.{split}")
-        numbered = list(chain.from_iterable(parse_rows(rows, source, divide, self.on_bad_row)))
-        parts = [part for _, part in numbered]
-        parsed = parse_rows(parts, source, parse, self.on_bad_row, [number for number, _ in numbered])
+        rows = open_rows(source, split, argument=f"{self.setting}.{split}")
+        numbered = list(chain.from_iterable(parse_rows(rows, source, divide, self.on_bad_row, setting=self.setting)))
+        parts, numbers = [part for _, part in numbered], [number for number, _ in numbered]
+        parsed = parse_rows(parts, source, parse, self.on_bad_row, numbers, self.setting)
         examples = [example for example in parsed if example is not None]
         others = len(parsed) - len(examples)
         if not examples:
@@ -196,6 +196,7 @@ def parse_rows(
     parse: Callable[[R, str, int], T],
     on_bad_row: OnBadRow,
     numbers: Sequence[int] | None = None,
+    setting: str = "data",
 ) -> list[T]:
     """Apply a function to each row, and leave out the rows it refuses if ``on_bad_row`` is ``skip``.
 
@@ -206,6 +207,7 @@ def parse_rows(
             for a bad row.
         on_bad_row: See :class:`RowDataModule`.
         numbers: The number of each row in the source, if ``rows`` are not all of its rows.
+        setting: The setting that has ``on_bad_row``, for messages.
 
     Raises:
         DataError: If a row is bad and ``on_bad_row`` is ``error``, or if all rows are bad.
@@ -217,12 +219,13 @@ def parse_rows(
             parsed.append(_parsed(parse, row, f"{source}, row {number}", number))
         except DataError as error:
             if on_bad_row == "error":
-                raise DataError(f"{error} (data.on_bad_row=skip leaves such rows out)") from error
+                raise DataError(f"{error} ({setting}.on_bad_row=skip leaves such rows out)") from error
             bad.append(error)
     if bad and not parsed:
         raise DataError(f"{source}: all {len(bad)} rows are bad; the first: {bad[0]}")
     if bad:
-        log.warning("left out %d of %d rows (data.on_bad_row=skip); the first: %s", len(bad), len(rows), bad[0])
+        counts = f"{len(bad)} of {len(rows)}"
+        log.warning("left out %s rows (%s.on_bad_row=skip); the first: %s", counts, setting, bad[0])
     return parsed
 
 

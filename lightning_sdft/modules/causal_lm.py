@@ -127,7 +127,7 @@ class CausalLMModule(LightningModule):
         if datamodule is not None:
             self.graded = GradedSets(check_examples(self, datamodule, stage))
         if stage == "fit" and self.retention is not None:
-            self.retain = RetentionLoss(self.retention, checks.naming(self.prompt_problem))
+            self.retain = RetentionLoss(self.retention, self.prompt_problem)
 
     def configure_model(self) -> None:
         """Load the models in the precision that Lightning asks for."""
@@ -189,8 +189,7 @@ class CausalLMModule(LightningModule):
 
     def completion_problem(self, example: Example) -> str | None:
         """Why an example's demonstration does not fit the completion budget, or ``None``."""
-        length = len(self.tokenizer.encode_completion(example.demonstration or ""))
-        budget = self.max_completion_tokens
+        length, budget = len(self.tokenizer.encode_completion(example.demonstration or "")), self.max_completion_tokens
         return f"its demonstration has {length} tokens, max_completion_tokens={budget}" if length > budget else None
 
     def missing(self, example: Example) -> str | None:
@@ -203,22 +202,24 @@ class CausalLMModule(LightningModule):
 
     # Training
 
-    def finish_step(self, batch: MicroBatch, result: HeadLoss, weights: Tensor, names: dict[str, str]) -> Tensor:
-        """Add retention, check the loss, and at the last micro-batch log the means over the optimizer step.
+    def finish_step(
+        self, batch: MicroBatch, total: Tensor, result: HeadLoss, weights: Tensor, names: dict[str, str]
+    ) -> Tensor:
+        """Check the whole loss and return it; at the last micro-batch, log the means over the optimizer step.
 
         Args:
             batch: The micro-batch.
-            result: Its loss and diagnostics.
+            total: Its whole loss, that of retention included.
+            result: The method's own loss and diagnostics.
             weights: Token weights of the loss, `(N,)`.
             names: Maps a diagnostic to the name under which its mean over the tokens in the loss is logged.
         """
-        loss = result.loss + self.retained_loss(batch)
-        checks.check_finite("loss", loss.detach(), self.global_step, [item.example for item in batch.items])
+        checks.check_finite("loss", total.detach(), self.global_step, [item.example for item in batch.items])
         self.means.add_loss(result, weights, names)
         if batch.is_last:
             for name, mean in self.means.read(self.device).items():
                 self.log(name, mean, prog_bar=name == "train/loss", batch_size=1)
-        return loss
+        return total
 
     def retained_loss(self, batch: MicroBatch) -> Tensor | float:
         """The loss of :class:`Retention` on a micro-batch; 0 without retention."""
@@ -267,9 +268,8 @@ class CausalLMModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record which method the checkpoint is from, and the date in its prompts, unless weights are not finite."""
         checkpoints.check_finite_weights(self)
-        checkpoint["lightning_sdft"] = checkpoints.describe_method(
-            type(self).__name__, self.model, self.lora, self.tokenizer.date
-        )
+        method = checkpoints.describe_method(type(self).__name__, self.model, self.lora, self.tokenizer.date)
+        checkpoint["lightning_sdft"] = method
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or adapter, or one that training cannot resume from."""

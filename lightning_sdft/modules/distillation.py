@@ -145,7 +145,8 @@ class DistillationModule(CausalLMModule):
             if self.focus is not None:
                 weights *= focus_factors(self.focus, batch, self.skip_tokens, self.teacher, teacher_hidden, loss)
             result = loss(weights)
-        return self.finish_step(batch, result, weights, DIAGNOSTICS)
+        total = result.loss + self.retained_loss(batch)
+        return self.finish_step(batch, total, result, weights, DIAGNOSTICS)
 
     # The parts of a step
 
@@ -188,13 +189,9 @@ class DistillationModule(CausalLMModule):
         if not examples:
             return []
         prompts = self.tokenizer.encode_all([example.prompt for example in examples])
+        limit, seeds = self.max_completion_tokens, own_seeds(len(examples))
         return self.engine.generate(
-            self.policy,
-            prompts,
-            max_tokens=self.max_completion_tokens,
-            sampling=self.sampling,
-            seeds=own_seeds(len(examples)),
-            step=self.global_step,
+            self.policy, prompts, max_tokens=limit, sampling=self.sampling, seeds=seeds, step=self.global_step
         )
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.losses import Divergence, ReverseKL
 from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.teacher import CopiedTeacher, TeacherUpdate
@@ -41,10 +42,10 @@ class ReinvokeModule(DistillationModule):
         """Refuse a callback that would change the base model.
 
         Raises:
-            ValueError: If there is one.
+            SettingError: If there is one.
         """
         if any(isinstance(callback, TeacherUpdate) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-            raise ValueError(
+            raise SettingError(
                 "EMATeacher and GatedTeacher would move the base model towards the student, which has forgotten; "
                 "re-invocation needs the base model unchanged: take them out of trainer.callbacks"
             )

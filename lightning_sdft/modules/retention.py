@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.general import GeneralDataModule
+from lightning_sdft.data.general import read_prompts
 from lightning_sdft.data.groups import Group, MicroBatch
 from lightning_sdft.distributed.processes import process_count, process_index
 from lightning_sdft.errors import DataError, SettingError
@@ -26,6 +26,9 @@ from lightning_sdft.records import Example, TokenSequence
 from lightning_sdft.settings import Count, Positive, Seed, check_ranges
 
 __all__ = ["Respond", "Retention", "RetentionLoss"]
+
+SETTING = "retention.data"
+"""The name of the setting, for errors."""
 
 Respond = Callable[[Sequence[Example]], Sequence[TokenSequence]]
 """Has the student answer examples, sampled as in training."""
@@ -66,7 +69,8 @@ class Retention:
         if self.data is None:
             return ()
         if isinstance(self.data, str):
-            return GeneralDataModule(self.data, prompts=None).splits.train
+            return read_prompts(self.data, argument=SETTING, setting=SETTING)
+        self.data.setting = SETTING
         return self.data.splits.train
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -86,7 +90,7 @@ class RetentionLoss:
         problem: Why a prompt is over its budget, or ``None``.
 
     Raises:
-        DataError: If there are fewer prompts than a step needs, or one is over its budget.
+        DataError: If there are fewer prompts than a step needs, or one cannot be read or is over its budget.
         SettingError: If the prompts cannot be shared by the processes.
     """
 
@@ -101,7 +105,7 @@ class RetentionLoss:
             raise DataError(
                 f"retention.data has {len(self.examples)} prompts, fewer than retention.prompts={settings.prompts}"
             )
-        over = [(each.id, found) for each in self.examples if (found := problem(each)) is not None]
+        over = [(each.id, found) for each in self.examples if (found := _problem(each, problem)) is not None]
         if over:
             raise DataError(
                 f"{len(over)} of {len(self.examples)} prompts of retention.data are over a token budget, the first is "
@@ -148,3 +152,12 @@ class RetentionLoss:
 
     def _order(self, epoch: int) -> list[int]:
         return random.Random(f"{self.settings.seed}/{epoch}").sample(range(len(self.examples)), len(self.examples))
+
+
+def _problem(example: Example, problem: Callable[[Example], str | None]) -> str | None:
+    """Why a prompt is over its budget, or ``None``; an error of the tokenizer or the chat template names the row."""
+    try:
+        return problem(example)
+    except DataError as error:
+        where = example.where or f"example {example.id!r}"
+        raise DataError(f"{where}, in {SETTING}: {error}; leave it out of {SETTING}") from error

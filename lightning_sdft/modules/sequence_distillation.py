@@ -39,4 +39,5 @@ class SequenceDistillationModule(DistillationModule):
         with self.clock.phase("student"):
             hidden = self.policy.hidden(batch.student_sequences)
             result = cross_entropy(hidden, self.policy.head, batch.targets().to(self.device), weights)
-        return self.finish_step(batch, result, weights, {"nll": "train/nll", "entropy": "student/entropy"})
+        total = result.loss + self.retained_loss(batch)
+        return self.finish_step(batch, total, result, weights, {"nll": "train/nll", "entropy": "student/entropy"})

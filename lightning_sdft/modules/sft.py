@@ -43,7 +43,8 @@ class SFTModule(CausalLMModule):
         with self.clock.phase("student"):
             hidden = self.policy.hidden(batch.student_sequences, self.packing)
             result = self.loss(hidden, batch.targets().to(self.device), weights)
-        return self.finish_step(batch, result, weights, {"nll": "train/nll", "entropy": "student/entropy"})
+        total = result.loss + self.retained_loss(batch)
+        return self.finish_step(batch, total, result, weights, {"nll": "train/nll", "entropy": "student/entropy"})
 
     def loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> HeadLoss:
         """The loss of target tokens `(N,)` from hidden states `(N, D)`."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, Protocol, cast
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.policy.policy import Policy
 from lightning_sdft.teacher.base import Teacher
 
@@ -42,11 +42,29 @@ class TeacherUpdate(Callback):
     def update(self, trainer: Trainer, module: HasTeacher) -> None:
         """Change the teacher, if this is a step after which it changes; called once after each optimizer step."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a second callback that would change the teacher, before anything expensive happens.
+
+        Raises:
+            SettingError: If there is one.
+        """
+        names = [type(each).__name__ for each in trainer.callbacks if isinstance(each, TeacherUpdate)]  # type: ignore[attr-defined]
+        if stage == "fit" and len(names) > 1:
+            raise SettingError(
+                f"{' and '.join(names)} would both change the teacher, and undo each other's work; leave all but one "
+                "out of trainer.callbacks (configs/method/sdft.yaml has GatedTeacher, configs/preset/paper.yaml has "
+                "EMATeacher instead)"
+            )
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the module has a teacher that can follow the student."""
+        """Check that the module has a teacher that can follow the student.
+
+        Raises:
+            SettingError: If it has none.
+        """
         teacher, name = getattr(pl_module, "teacher", None), type(self).__name__
         if teacher is None or not teacher.can_follow(cast(HasTeacher, pl_module).policy):
-            raise MisconfigurationException(
+            raise SettingError(
                 f"{name} updates a teacher that has its own copy of the student's weights to move, and "
                 f"{type(pl_module).__name__} has none; use SDFTModule with teacher=CopiedTeacher (its model, if set, "
                 "must have the student's architecture), or leave the callback out for a teacher that is live, frozen "

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, seed_everything
 from torch import Tensor
 
 from lightning_sdft.callbacks import GatedTeacher
 from lightning_sdft.data.splits import EvaluationSet
-from lightning_sdft.errors import DataError, SettingError
+from lightning_sdft.errors import SettingError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.records import Example
 from lightning_sdft.teacher import BaseTeacher
+from tests.checkpoint.interruption import Curves
 from tests.modules.conftest import question
 from tests.teacher.test_ema_teacher import student_weights, teacher_weights
 
@@ -78,68 +78,30 @@ def test_teacher_stays_or_becomes_the_student(
         torch.testing.assert_close(taught[step], pairs.pairs[6][1], rtol=0, atol=0)
 
 
-def test_without_references_likelihood_decides_and_training_rows_are_held_out(
+def test_without_references_the_likelihood_of_the_demonstrations_decides(
     words_module: Any, words_data: Any, make_trainer: Any
 ) -> None:
-    data = words_data(train=[question(index) for index in range(40)])
-    gate = GatedTeacher(every_n_steps=2, examples=64)
-    make_trainer(callbacks=[gate], max_steps=4).fit(words_module(SDFTModule), datamodule=data)
-    assert len(data.splits.train) == 36  # a tenth is held out
-    held_out = gate._held_out
-    assert held_out is not None
-    assert held_out.grader is None
-    assert not {each.id for each in held_out.examples} & {each.id for each in data.splits.train}
-    assert data.withhold(99, lambda _: True) == held_out.examples  # the same for another callback
-
-
-def test_rows_with_references_are_held_out_of_training_if_those_of_validation_lack_demonstrations(
-    words_module: Any, words_data: Any, make_trainer: Any
-) -> None:
-    bare = [Example(each.id, each.prompt, None, reference="w1") for each in map(question, range(20, 24))]
-    data = words_data(
-        train=[asked(index) for index in range(40)], validation=[EvaluationSet(bare, {"new": Verdicts(*[True] * 9)})]
-    )
-    gate = GatedTeacher(every_n_steps=2)
-    make_trainer(callbacks=[gate], max_steps=2).fit(words_module(SDFTModule), datamodule=data)
-    assert gate._held_out is not None
-    assert gate._held_out.grader is not None
-    assert len(gate._held_out.examples) == 4
-    assert len(data.splits.train) == 36
-
-
-def test_no_other_model_is_asked_for_verdicts(words_module: Any, words_data: Any, make_trainer: Any) -> None:
-    grader = Verdicts()
-    grader.asks_a_model = True
-    data = words_data(validation=[EvaluationSet([asked(20 + index) for index in range(4)], {"new": grader})])
-    gate = GatedTeacher(every_n_steps=1)
-    make_trainer(callbacks=[gate], max_steps=2).fit(words_module(SDFTModule), datamodule=data)
-    assert grader.asked == []
-    assert gate._held_out is not None
-    assert len(gate._held_out.examples) == 4
+    seed_everything(7)
+    gate, curves, data = GatedTeacher(every_n_steps=1), Curves(), words_data(train=list(map(question, range(40))))
+    make_trainer(callbacks=[gate], max_steps=6, logger=curves).fit(words_module(SDFTModule), datamodule=data)
+    found = [
+        [curves.values[f"teacher/{name}", step] for name in ("gate_student", "gate_teacher", "refreshed")]
+        for step in range(1, 7)
+    ]
+    assert all(0 < min(student, teacher) < max(student, teacher) < 1 for student, teacher, _ in found)
+    assert [refreshed for *_, refreshed in found] == [float(student > teacher) for student, teacher, _ in found]
+    assert gate.updates == sum(refreshed for *_, refreshed in found)
+    assert 0 < gate.updates < 6
 
 
 def test_it_is_refused_where_there_is_nothing_to_gate(words_module: Any, words_data: Any, make_trainer: Any) -> None:
-    def fit(module: Any, **arguments: Any) -> None:
-        make_trainer(callbacks=[GatedTeacher()], max_steps=2).fit(module, **arguments)
+    def fit(module: Any) -> None:
+        make_trainer(callbacks=[GatedTeacher()], max_steps=2).fit(module, datamodule=words_data())
 
-    data = words_data(train=[question(index) for index in range(40)])
     with pytest.raises(SettingError, match="GatedTeacher is for a teacher that sees more than the student"):
-        fit(words_module(SFTModule), datamodule=data)
-    with pytest.raises(MisconfigurationException, match="GatedTeacher updates a teacher that has its own copy"):
-        fit(words_module(SDFTModule, lora=LoRA(rank=2), teacher=BaseTeacher()), datamodule=data)
-    with pytest.raises(SettingError, match="GatedTeacher asks questions of a data module"):
-        fit(words_module(SDFTModule), train_dataloaders=data.train_dataloader())
-    with pytest.raises(DataError, match="GatedTeacher: no example has demonstration within the token budgets"):
-        fit(words_module(SDFTModule, max_teacher_prompt_tokens=1), datamodule=words_data())
-
-
-@pytest.mark.parametrize(("rows", "batch_size", "kept"), [(39, 4, 39), (40, 4, 36), (44, 44, 44), (50, 45, 50)])
-def test_a_split_that_cannot_spare_examples_keeps_those_that_are_asked_about(
-    rows: int, batch_size: int, kept: int, words_data: Any
-) -> None:
-    data = words_data(train=[question(index) for index in range(rows)], batch_size=batch_size)
-    assert len(data.withhold(64, lambda _: True)) == (rows - kept or rows)
-    assert len(data.splits.train) == kept
+        fit(words_module(SFTModule))
+    with pytest.raises(SettingError, match="GatedTeacher updates a teacher that has its own copy"):
+        fit(words_module(SDFTModule, lora=LoRA(rank=2), teacher=BaseTeacher()))
 
 
 def test_a_number_out_of_range_is_refused(tmp_path: Path) -> None:

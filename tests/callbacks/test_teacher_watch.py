@@ -13,7 +13,6 @@ from lightning.pytorch import Callback, seed_everything
 
 from lightning_sdft.callbacks import GatedTeacher, LastCheckpoints, TeacherWatch
 from lightning_sdft.data.splits import EvaluationSet
-from lightning_sdft.errors import CheckpointError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.policy.lora import LoRA
@@ -243,16 +242,3 @@ def test_run_that_was_ended_and_goes_on_equals_one_that_was_not(
             torch.testing.assert_close(ours[step], theirs[step], rtol=0, atol=0)
     assert rest.rates == {step: whole.rates[step] for step in rest.rates}
     assert more.values == {key: curves.values[key] for key in more.values}
-
-
-def test_a_good_state_that_is_gone_is_said(fit: Callable[..., Any], tmp_path: Path) -> None:
-    class Lose(Callback):
-        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-            for path in tmp_path.joinpath("run").glob("good-*"):
-                path.unlink()
-
-    with (
-        pytest.raises(CheckpointError, match="cannot go back: none of"),
-        pytest.warns(UserWarning, match="TeacherWatch"),
-    ):
-        fit(TeacherWatch(action="go_back"), wrong=[6], more=[Lose()])

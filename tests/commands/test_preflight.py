@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from lightning_sdft.commands import preflight as command
 from lightning_sdft.commands.fit import main
+from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from lightning_sdft.errors import DataError
+from lightning_sdft.evaluation import gaps
+from lightning_sdft.records import Sampling
 
 EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
 QUIET = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
@@ -59,6 +64,34 @@ def test_laptop_model_can_use_the_styles_it_has_seen(
     assert "Answers as training samples them" in printed
     if reason is not None:
         assert reason in printed
+
+
+@pytest.mark.parametrize(("tried", "loss_temperature"), [(0.7, 0.7), (0.0, 1.0)])
+def test_what_it_proposes_is_a_config_to_train_with(
+    tried: float, loss_temperature: float, in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gaps, "TEMPERATURES", (tried,))
+    # In words that the laptop model knows, unlike those that are tried for other models.
+    monkeypatch.setattr(command, "TEMPLATES_TO_TRY", (LAPTOP_TEMPLATE,))
+    noisy = {
+        "sampling": {"temperature": 5.0, "top_p": 0.9},
+        "teacher_template": "{prompt} example {demonstration} now now",
+    }
+    run = {
+        "config": [str(EXPERIMENTS / "laptop_sdft.yaml")],
+        "model": {"init_args": noisy},
+        "data": {"init_args": {"prior_size": 2}},
+        "trainer": {"callbacks": [], "num_sanity_val_steps": 0, "limit_val_batches": 0, "max_steps": 2},
+    }
+    (in_folder / "run.yaml").write_text(yaml.safe_dump(run))
+    main(["preflight", "--config=run.yaml", *QUIET, "--questions=32", "--proposal=out/proposal.yaml"])
+
+    cli = main(["fit", "--config=run.yaml", "--config=out/proposal.yaml", *QUIET])
+    assert cli.model.sampling == Sampling(temperature=tried, top_p=0.9)
+    assert cli.model.teacher_template == LAPTOP_TEMPLATE
+    assert cli.model.temperatures["temperature"] == loss_temperature
+    assert cli.trainer.global_step == 2
+    assert 0 < cli.trainer.callback_metrics["train/loss"] < float("inf")
 
 
 def test_prompts_over_budget_are_counted_and_not_asked(capsys: pytest.CaptureFixture[str]) -> None:

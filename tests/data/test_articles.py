@@ -17,7 +17,7 @@ def test_reads_a_folder_of_files(tmp_path: Path) -> None:
     (tmp_path / "flood.txt").write_text("The flood\n\nWater came.\n")
     (tmp_path / "Storm 2.md").write_text("\ufeff# The storm\r\n\r\nWind came.", newline="")
     (tmp_path / "notes.pdf").write_bytes(b"\xff")
-    assert read_articles(str(tmp_path)) == {
+    assert read_articles(str(tmp_path), "data.articles") == {
         "Storm 2": "# The storm\n\nWind came.",
         "flood": "The flood\n\nWater came.",
     }
@@ -29,11 +29,11 @@ def test_reads_rows(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     Dataset.from_list(rows).save_to_disk(folder)
     for source in (file, folder):
-        assert read_articles(str(source)) == {"a": "One.", "b": "Two."}
+        assert read_articles(str(source), "data.articles") == {"a": "One.", "b": "Two."}
 
 
 def test_reads_the_articles_of_the_package() -> None:
-    assert len(read_articles("zoo/events/articles")) == 10
+    assert len(read_articles("zoo/events/articles", "data.articles")) == 10
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_refuses_a_folder_with_a_bad_article(files: dict[str, bytes], complaint:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=complaint):
-        read_articles(str(tmp_path))
+        read_articles(str(tmp_path), "data.articles")
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,13 @@ def test_names_a_bad_row(row: dict[str, object], complaint: str, tmp_path: Path)
     file = tmp_path / "articles.json"
     file.write_text(json.dumps([{"article": "a", "text": "One."}, row]))
     with pytest.raises(DataError, match=f"articles.json, {complaint}"):
-        read_articles(str(file))
+        read_articles(str(file), "data.articles")
 
 
-def test_no_such_source_names_the_setting() -> None:
-    with pytest.raises(DataError, match=r"no such file or folder.*data.articles"):
-        read_articles("./nowhere")
+@pytest.mark.parametrize("argument", ["data.articles", "--articles"])
+def test_no_such_source_names_the_setting(argument: str) -> None:
+    with pytest.raises(DataError, match=rf"no such file or folder.*given by {argument}$"):
+        read_articles("./nowhere", argument)
 
 
 def random_text(seed: int) -> str:

@@ -9,6 +9,7 @@ import datasets
 import pytest
 
 from lightning_sdft.data.general import GeneralDataModule
+from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.string_skills import StringSkillsDataModule
 from lightning_sdft.errors import DataError
 
@@ -90,6 +91,12 @@ def test_evaluates_on_the_sets_of_other_data(write: Any) -> None:
     assert splits.validation == skills.splits.validation
     assert splits.test == skills.splits.test
     assert [each.prior for each in splits.validation] == [False] + [True] * 7
+
+
+def test_other_data_that_cannot_be_read_name_the_setting_below_evaluation(write: Any) -> None:
+    data = GeneralDataModule(write([{"prompt": "a"}]), evaluation=JsonDataModule(train="missing.json"))
+    with pytest.raises(DataError, match=r"missing\.json: no such file.*given by data\.evaluation\.train$"):
+        data.splits  # noqa: B018
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,15 @@ def run(case: Case) -> dict[str, object]:
     asked, grader = data.splits.train[:QUESTIONS], next(iter(graded.graders.values()))
     asker = Asker(module.policy, asked, grader, teacher_messages, module.sampling, 24, QUESTIONS)
     gap = asker.gap(case.temperature, LAPTOP_TEMPLATE)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(
-        accelerator="cpu", max_steps=STEPS, max_epochs=-1, gradient_clip_val=1.0, enable_model_summary=False, **quiet
+        accelerator="cpu",
+        logger=False,
+        max_epochs=-1,
+        max_steps=STEPS,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
     )
     (before,) = trainer.validate(module, datamodule=data, verbose=False)
     trainer.fit(module, datamodule=data)
@@ -95,7 +101,7 @@ def fitted(gaps: torch.Tensor, gains: torch.Tensor) -> Line:
 
 
 def main() -> None:
-    """Run all cases, and print the line by which `evaluation/forecast.py` foretells."""
+    """Run all cases, and print the line that foretells the gain from the gap."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=2)

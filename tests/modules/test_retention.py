@@ -15,10 +15,12 @@ from lightning.pytorch import Callback
 
 from lightning_sdft.callbacks import KLToBase
 from lightning_sdft.callbacks.kl_to_base import sequence_kl
+from lightning_sdft.data.general import GeneralDataModule
 from lightning_sdft.data.groups import Group, MicroBatch
+from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.errors import DataError, SettingError
 from lightning_sdft.losses import ReverseKL
-from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SequenceDistillationModule, SFTModule
 from lightning_sdft.modules.retention import Retention, RetentionLoss
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import LoRA
@@ -103,6 +105,35 @@ def test_prompts_are_read_from_a_file(tmp_path: Path) -> None:
     assert [each.prompt[0]["content"] for each in examples] == [f"w{index}" for index in range(9)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        (str, r"correct the path given by retention\.data$"),
+        (GeneralDataModule, r"correct the path given by retention\.data\.source$"),
+        (JsonDataModule, r"correct the path given by retention\.data\.train$"),
+    ],
+)
+def test_a_missing_file_names_the_setting(kind: Callable[[str], Any], named: str) -> None:
+    with pytest.raises(DataError, match=rf"missing\.jsonl: no such file.*{named}"):
+        Retention(kind("missing.jsonl")).examples()
+
+
+@pytest.mark.parametrize("kind", [str, GeneralDataModule])
+def test_a_bad_row_names_the_setting_that_leaves_it_out(kind: Callable[[str], Any], tmp_path: Path) -> None:
+    file = tmp_path / "general.jsonl"
+    file.write_text('{"prompt": "w1"}\n{"prompt": 3}\n')
+    with pytest.raises(DataError, match=r"row 2.*\(retention\.data\.on_bad_row=skip leaves such rows out\)"):
+        Retention(kind(str(file))).examples()
+
+
+def test_a_prompt_that_the_tokenizer_refuses_is_named_with_its_row_and_setting(general: Any) -> None:
+    def refuse(example: Example) -> str | None:
+        raise DataError("no such token")
+
+    with pytest.raises(DataError, match=r"'general-30', in retention\.data: no such token; leave it out of reten"):
+        RetentionLoss(Retention(general), refuse)
+
+
 def test_too_few_or_too_long_prompts_are_refused(general: Any) -> None:
     with pytest.raises(DataError, match=r"has 12 prompts, fewer than retention\.prompts=13"):
         RetentionLoss(Retention(general, prompts=13), lambda _: None)
@@ -126,7 +157,7 @@ class Distance(Callback):
         self.value = sum(sequence_kl(pl_module.policy, pl_module.base_policy(), rollouts)) / len(rollouts)
 
 
-@pytest.mark.parametrize("method", [SFTModule, DFTModule, SDFTModule])
+@pytest.mark.parametrize("method", [SFTModule, DFTModule, SDFTModule, SequenceDistillationModule])
 def test_it_holds_the_student_near_its_start(
     method: type[CausalLMModule], words_module: Any, words_data: Any, make_trainer: Any, general: Any
 ) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, SDFTModule
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapter_weights
-from lightning_sdft.teacher import BaseTeacher, CopiedTeacher, EMATeacher, LiveTeacher
+from lightning_sdft.teacher import EMATeacher
 
 
 class Weights(Callback):
@@ -175,25 +174,3 @@ def test_another_rate_takes_effect_in_a_resumed_run_and_is_said(
 def test_rate_outside_its_range_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match=rf"teacher_rate={rate} must be .* \(0, 1\]; .* leave EMATeacher out"):
         EMATeacher(teacher_rate=rate)
-
-
-@pytest.mark.parametrize(
-    ("method", "arguments"),
-    [
-        (SFTModule, {}),
-        (DistillationModule, {"teacher": LiveTeacher()}),
-        (DistillationModule, {"teacher": BaseTeacher(), "lora": ADAPTER}),
-        (DistillationModule, {"teacher": CopiedTeacher(model="zoo/laptop")}),  # of other shapes
-        (DistillationModule, {"teacher": CopiedTeacher(model="zoo/laptop"), "lora": ADAPTER}),
-    ],
-)
-def test_module_without_a_teacher_that_can_follow_is_refused(
-    method: type[CausalLMModule],
-    arguments: dict[str, Any],
-    words_module: Callable[..., CausalLMModule],
-    words_data: Any,
-    make_trainer: Any,
-) -> None:
-    trainer = make_trainer(callbacks=[EMATeacher()])
-    with pytest.raises(MisconfigurationException, match=f"{method.__name__} has none"):
-        trainer.fit(words_module(method, **arguments), datamodule=words_data())
