@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import lightning_sdft
 from lightning_sdft import EMATeacher, LoRA, SDFTModule, StringSkillsDataModule
 from lightning_sdft.commands.fit import main
+from lightning_sdft.errors import SettingError
 from tests.cli_runs import DATA, MODEL, TRAINER, Losses, config, config_file, losses, trusted
 from tests.config_runs import in_folder
 
@@ -95,7 +96,7 @@ def test_bad_settings_are_refused_by_name(
 
 def test_optimizer_is_built_behind_the_model(config_file: Path) -> None:
     """Trap 1: LightningCLI's --optimizer would see a module without parameters; plain arguments do not."""
-    with pytest.raises(SystemExit):
+    with pytest.raises(SettingError, match="there is no option --optimizer"):
         main(["fit", "--config", str(config_file), "--optimizer=AdamW"])
     cli = main(["fit", "--config", str(config_file), "--model.init_args.weight_decay=0.1"])
     assert cli.trainer.optimizers[0].param_groups[0]["weight_decay"] == 0.1

@@ -169,7 +169,7 @@ def test_key_in_the_wrong_place_of_a_config_goes_nowhere(
     wrong = write(tmp_path / "wrong.yaml", model=model, data=data)
     for arguments, said in (
         ([config], "api_key_variable must be the name of an environment variable"),
-        ([wrong], "'api_key_variable': ***"),
+        ([wrong], "Endpoint has no setting nothing"),
         ([config, "--print_config"], "api_key_variable: '***'"),
     ):
         everything = written("fit", "--config", *arguments)

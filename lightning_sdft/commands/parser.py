@@ -39,6 +39,8 @@ class CommandParser(LightningArgumentParser):
     """Lightning's parser; see :mod:`lightning_sdft.trust` for what it refuses."""
 
     typed: Sequence[str] = ()
+    options: Sequence[str] = ()
+    """The options that come from signatures."""
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
         """Add an argument."""
@@ -48,6 +50,7 @@ class CommandParser(LightningArgumentParser):
 
     def _add_signature_parameter(self, container: Any, nested_key: str | None, param: Any, *rest: Any, **further: Any):  # type: ignore[no-untyped-def]
         """Add the argument of a class or function, with its range in its help."""
+        self.options = [*self.options, f"--{nested_key}.{param.name}" if nested_key else f"--{param.name}"]
         described = callable(param.component)  # else it is a parameter that is itself an object of a class
         allowed = ranges(param.component).get(param.name) if described else None
         if allowed is not None:
@@ -94,9 +97,7 @@ class CommandParser(LightningArgumentParser):
         """
         if not self.exit_on_error:
             super().error(message, ex)
-        raise import_refused(message, self.typed) or SettingError(
-            masked_text(complaint(message, self._option_string_actions))
-        ) from ex
+        raise import_refused(message, self.typed) or SettingError(masked_text(complaint(message, self.options))) from ex
 
 
 def _said(message: str) -> str:

@@ -58,7 +58,7 @@ def test_mistakes_are_said_before_anything_runs(refused: Refused, tmp_path: Path
     assert refused(jobs=0) == "error: compare: jobs=0 must be a whole number >= 1"
     assert refused(seeds=[]) == "error: seeds is empty; there is nothing to compare"
     assert refused(methods={"a": {"parts": ["nowhere/{domain}.yaml"]}}).startswith(
-        "error: nowhere/double.yaml: No such"
+        "error: nowhere/double.yaml does not exist, nor is it the name of a config"
     )
     assert "wait for each other" in refused(methods={"a": {"parts": [], "after": "a"}})
     assert not list(tmp_path.rglob("run.json"))

@@ -235,4 +235,4 @@ def test_sweep_without_a_good_trial_says_why_each_was_bad(refused: Refused, caps
     assert "max_prompt_tokens=2" in said
     printed = capsys.readouterr().out
     assert printed.count("FAILED: ") == 2
-    assert "Option 'no_such' is not accepted" in printed
+    assert "SFTModule has no setting no_such" in printed

@@ -1,7 +1,7 @@
 """A real model learns a real task: SmolLM2-135M routes messages, by SFT, by SDFT as in the paper and as preflight says.
 
 ``python -m tests.real.study`` takes the weights as :mod:`tests.real.smollm2` does, and rows from the real files. It
-asks ``preflight`` for a proposal, runs ``configs/compare/smollm2_routing.yaml``, and prints the curves: the share of
+asks ``preflight`` for a proposal, runs ``tests/real/routing.yaml``, and prints the curves: the share of
 test messages and of general questions that are answered correctly. The same command goes on where it stopped.
 """
 
@@ -79,7 +79,7 @@ def main() -> None:
     if not proposal.exists():
         config = ["--config", "configs/experiment/smollm2_routing_sdft.yaml", "--config", str(OUT / "study.yaml")]
         command("preflight", *config, "--proposal", str(proposal), "--output", str(OUT / "preflight.json"))
-    compare = ["--config", "configs/compare/smollm2_routing.yaml", "--out", str(OUT / "compare")]
+    compare = ["--config", "tests/real/routing.yaml", "--out", str(OUT / "compare")]
     command("compare", *compare, "--jobs", str(arguments.jobs))
     print(report())
 
