@@ -59,7 +59,7 @@ class TeacherWatch(Callback):
 
     def __init__(
         self,
-        examples: Count = 96,
+        examples: Count = 128,
         every_n_steps: Count = 16,
         tolerance: Share = 0.0,
         action: Literal["warn", "stop", "go_back"] = "warn",
