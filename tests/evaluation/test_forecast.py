@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from lightning_sdft.evaluation.forecast import LINE, QUANTILE
-from tests.forecast.__main__ import fitted
+from tests.forecast.study import fitted
 
 
 def test_line_and_interval_are_those_of_least_squares() -> None:
