@@ -85,13 +85,21 @@ def run(case: Case) -> dict[str, object]:
 
 def fitted(gaps: torch.Tensor, gains: torch.Tensor) -> Line:
     """The line through runs, by least squares."""
-    mean = gaps.mean()
-    squares = (gaps - mean).square().sum()
-    slope = ((gaps - mean) * (gains - gains.mean())).sum() / squares
+    mean, spread = gaps.mean(), gaps - gaps.mean()
+    slope = (spread * (gains - gains.mean())).sum() / spread.square().sum()
     intercept = gains.mean() - slope * mean
     scatter = ((gains - intercept - slope * gaps).square().sum() / (len(gaps) - 2)).sqrt()
-    low, high = gaps.aminmax()
-    low, high, mean, squares, slope, intercept, scatter = (
-        round(float(each), 4) for each in (low, high, mean, squares, slope, intercept, scatter)
+
+    def rounded(value: torch.Tensor) -> float:
+        return round(value.item(), 4)
+
+    return Line(
+        rounded(intercept),
+        rounded(slope),
+        rounded(scatter),
+        len(gaps),
+        rounded(mean),
+        rounded(spread.square().sum()),
+        rounded(gaps.min()),
+        rounded(gaps.max()),
     )
-    return Line(intercept, slope, scatter, len(gaps), mean, squares, low, high)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from lightning_sdft.callbacks import GatedTeacher, TeacherWatch
 from lightning_sdft.checkpoint import load_policy
 from lightning_sdft.data.groups import Group
 from lightning_sdft.data.splits import EvaluationSet
-from lightning_sdft.errors import CheckpointError, PolicyError
+from lightning_sdft.errors import CheckpointError, PolicyError, SettingError
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.losses import JensenShannon, TokenFocus
 from lightning_sdft.modules import DistillationModule, SDFTModule, SequenceDistillationModule, TeacherShare
@@ -151,7 +150,7 @@ def test_reference_cannot_be_made_to_follow(
 ) -> None:
     trainer = make_trainer(callbacks=[callback])
     data = words_data([question(index) for index in range(80)])
-    with pytest.raises(MisconfigurationException, match=r"leave the callback out .* a trust region around a frozen"):
+    with pytest.raises(SettingError, match=r"leave the callback out .* a trust region around a frozen"):
         trainer.fit(words_module(SDFTModule, teacher=CHOICE, lora=lora), datamodule=data)
 
 
