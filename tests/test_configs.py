@@ -52,7 +52,7 @@ def test_experiment_stands_on_the_base_and_is_its_methods(name: str, in_folder: 
     names = [each.class_path.rpartition(".")[2] for each in cli.config.trainer.callbacks]
     update = "EMATeacher" if name.startswith(DOMAINS) else "GatedTeacher"
     own = {update, "TeacherWatch"} if method == "sdft" else set()
-    own |= {"KLToBase"} if name.startswith("laptop") and method != "reinvoke" else set()
+    own |= {"KLToBase"} if name.startswith(("laptop", "smollm2_routing")) and method != "reinvoke" else set()
     assert names[: len(BASE)] == BASE
     assert set(names[len(BASE) :]) == own
     assert len(names) == len(set(names))

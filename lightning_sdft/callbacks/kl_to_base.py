@@ -38,11 +38,16 @@ class KLToBase(Callback):
     It is summed over the tokens of an answer and averaged over the answers of all processes, in nats. A copy of the
     base model in the policy's precision stays in memory, except with LoRA, where the base model is the policy without
     its adapter.
+
+    Args:
+        prior: Whether to log ``val/kl_to_base_prior`` too: the same on the policy's answers to prior tasks, such as
+            general questions, where moving away from the base model is nothing but forgetting.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prior: bool = False) -> None:
+        self.prior = prior
         self._base: Policy | None = None
-        self._values: list[float] = []
+        self._values: dict[bool, list[float]] = {False: [], True: []}
         self._gathered = ExitStack()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -63,22 +68,24 @@ class KLToBase(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Compute the KL of the answers of a batch of the new task."""
+        """Compute the KL of the answers of a batch."""
         module = cast(CausalLMModule, pl_module)
-        if self._base is None or module.graded.sets[dataloader_idx].prior:
+        prior = module.graded.sets[dataloader_idx].prior
+        if self._base is None or (prior and not self.prior):
             return
         rollouts: list[Rollout] = outputs["rollouts"]
-        self._values += sequence_kl(module.policy, self._base, rollouts)
+        self._values[prior] += sequence_kl(module.policy, self._base, rollouts)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the mean."""
+        """Log the means."""
         self._gathered.close()
-        own = torch.tensor([sum(self._values), len(self._values)], dtype=torch.float32, device=pl_module.device)
-        self._values = []
-        # Reduces sum and count, because processes have different numbers of responses.
-        total, count = trainer.strategy.reduce(own, reduce_op="sum").tolist()
-        if count:
-            pl_module.log("val/kl_to_base", total / count, batch_size=1)
+        for prior, name in ((False, "val/kl_to_base"), (True, "val/kl_to_base_prior")):
+            values, self._values[prior] = self._values[prior], []
+            own = torch.tensor([sum(values), len(values)], dtype=torch.float32, device=pl_module.device)
+            # Reduces sum and count, because processes have different numbers of responses.
+            total, count = trainer.strategy.reduce(own, reduce_op="sum").tolist()
+            if count:
+                pl_module.log(name, total / count, batch_size=1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Release the base model."""

@@ -75,30 +75,42 @@ def fit(
 
 
 class Answers(Callback):
-    """Keeps what the module answers to the new task in the last validation."""
+    """Keeps what the module answers to the new task, and to the prior one, in the last validation."""
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self.rollouts: list[Any] = []
+        self.prior: list[Any] = []
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if dataloader_idx < 2:
-            self.rollouts += outputs["rollouts"]
+        answers = self.rollouts if dataloader_idx < 2 else self.prior
+        answers += outputs["rollouts"]
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2, modules_to_save=["norm"])])
-@pytest.mark.parametrize("method", [SFTModule, SDFTModule])
-def test_fit_logs_the_mean_over_answers_to_the_new_task(
-    method: Any, lora: LoRA | None, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+@pytest.mark.parametrize(("method", "prior"), [(SFTModule, True), (SDFTModule, False)])
+def test_fit_logs_the_mean_over_answers(
+    method: Any,
+    prior: bool,
+    lora: LoRA | None,
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
 ) -> None:
-    answers, callback = Answers(), KLToBase()
+    answers, callback = Answers(), KLToBase(prior)
     trainer = fit([answers, callback], words_module, words_data, make_trainer, method=method, lora=lora)
     base = Policy.load(trainer.lightning_module.model)
     assert len(answers.rollouts) == 2
     expected = sum(dense_kl(trainer.lightning_module.policy, base, rollout) for rollout in answers.rollouts) / 2
     assert expected > 0.1
     assert trainer.callback_metrics["val/kl_to_base"].item() == pytest.approx(expected, rel=1e-3)
+    if prior:
+        (own,) = answers.prior
+        expected = dense_kl(trainer.lightning_module.policy, base, own)
+        assert trainer.callback_metrics["val/kl_to_base_prior"].item() == pytest.approx(expected, rel=1e-3)
+    else:
+        assert "val/kl_to_base_prior" not in trainer.callback_metrics
     assert callback._base is None  # its memory is free again
 
 

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 from pathlib import Path
-from statistics import mean
 
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -23,7 +22,8 @@ OUT = Path("runs/real_study")
 LEARNED = 0.9
 """New-task accuracy at which methods are compared."""
 
-CURVES = {"new task": "val/accuracy", "general": "prior/average"}
+CURVES = {"new task": "val/accuracy", "general": "prior/average", "KL": "val/kl_to_base_prior"}
+"""Shown of each run; the KL is from the base model on general questions, in nats an answer."""
 
 
 def prepare(data: Path, model: Path) -> None:
@@ -55,15 +55,15 @@ def report() -> str:
     lines, learned = [], []
     for run in sorted(path.parent for path in (OUT / "compare").rglob("outcome.json")):
         found = curves(run)
-        if "new task" not in found:
+        if len(found) < len(CURVES):  # the base model, which has no curve
             continue
-        new, general = found["new task"], found["general"]
+        new, general, kl = found.values()
         name = f"{run.parent.name} | {run.name}"
-        lines.append(f"| {name} | " + " | ".join(f"{new[step]:.2f} / {general[step]:.2f}" for step in sorted(new)))
+        steps = [f"{step}: {new[step]:.2f} / {general[step]:.2f} / {kl[step]:.2f}" for step in sorted(new)]
+        lines.append(f"| {name} | {' | '.join(steps)} |")
         first = next((step for step in sorted(new) if new[step] >= LEARNED), None)
-        kept = f"{first} | {general[first]:.3f}" if first is not None else "never | "
-        learned.append(f"| {name} | {kept} | {mean(new.values()):.3f}")
-    return "\n".join(["new task / general:", *lines, "", f"first at {LEARNED}: step, general", *learned])
+        learned.append(f"| {name} | {'never | ' if first is None else f'{first} | {general[first]:.3f}'} |")
+    return "\n".join(["step: new task / general / KL", *lines, "", f"first at {LEARNED}: step, general", *learned])
 
 
 def main() -> None:
