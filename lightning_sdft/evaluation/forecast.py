@@ -66,5 +66,6 @@ class Line:
         return Forecast(gain, gain - width, gain + width, not self.lowest <= gap <= self.highest)
 
 
-LINE = Line(0.0, 1.0, 0.1, 72, 0.5, 5.0, 0.0, 1.0)
-"""Through the runs of ``python -m tests.forecast``."""
+LINE = Line(-0.3312, 0.9894, 0.1836, 72, 0.531, 14.9807, -0.375, 1.0)
+"""Through the runs of ``python -m tests.forecast``: 96 steps, correlation 0.93. In a style that the model cannot read there
+is no gap, and it loses; among the others the gap says little more."""
