@@ -67,5 +67,5 @@ class Line:
 
 
 LINE = Line(-0.3312, 0.9894, 0.1836, 72, 0.531, 14.9807, -0.375, 1.0)
-"""Through the runs of ``python -m tests.forecast``: 96 steps, correlation 0.93. In a style that the model cannot read there
-is no gap, and it loses; among the others the gap says little more."""
+"""Through the runs of ``python -m tests.forecast``: 96 steps, correlation 0.93. In a style that the model cannot read
+there is no gap, and it loses; among the others the gap says little more."""
