@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class Allocated:
 def allocated() -> Iterator[Allocated]:
     """What tensors really take, by the word of the allocator."""
     found = Allocated()
+    gc.collect()  # what an earlier measurement has allocated would count as freed in this one
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield found
     events = profiler.profiler.kineto_results.events()

@@ -54,14 +54,11 @@ def fit(module: CausalLMModule, data: Any, make_trainer: Any, **arguments: Any) 
     """The most that there is in three steps, by the word of the allocator."""
     follows = isinstance(module, SDFTModule) and isinstance(module.teacher_choice, CopiedTeacher)
     callbacks = [EMATeacher(0.5)] if follows else []
-    options = {"max_steps": 3, "gradient_clip_val": 1.0, "callbacks": callbacks, **arguments}
-    with make_trainer(**options).precision_plugin.module_init_context():  # by threads that the profiler does not see
+    trainer = make_trainer(max_steps=3, gradient_clip_val=1.0, callbacks=callbacks, **arguments)
+    with trainer.precision_plugin.module_init_context():  # which threads do that the profiler does not see
         module.configure_model()
-    for _ in range(3):  # on a busy machine the profiler may see nothing at all
-        with allocated() as usage:
-            make_trainer(**options).fit(module, datamodule=data)
-        if usage.changes:
-            break
+    with allocated() as usage:
+        trainer.fit(module, datamodule=data)
     return usage.peak + sum(each.nbytes for each in module.parameters())
 
 
