@@ -177,13 +177,11 @@ class BrokenTeacher(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         (ema,) = (each for each in trainer.callbacks if isinstance(each, EMATeacher))  # type: ignore[attr-defined]
+        ema.update = self.update
 
-        def update(trainer: Trainer, module: Any) -> None:
-            if trainer.global_step == 4:
-                raise FaultError
-            EMATeacher.update(ema, trainer, module)
-
-        ema.update = update
+    def update(self, trainer: Trainer, module: Any) -> None:
+        if trainer.global_step == 4:
+            raise FaultError
 
 
 @pytest.mark.parametrize("fault", [BrokenOptimizer(), BrokenTeacher()], ids=["optimizer", "teacher"])
