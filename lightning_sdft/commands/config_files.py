@@ -53,7 +53,8 @@ def config_file(name: str, folder: Path = Path()) -> Path:
     if path.is_file():
         return path
     named = config_names()
-    wanted = name.removeprefix("configs/").removesuffix(".yaml")
+    # A file of one's own that is missing, such as base.yaml, is not taken for the package's.
+    wanted = name.removeprefix("configs/").removesuffix(".yaml") if name.startswith("configs/") else name
     for whole in (wanted, f"experiment/{wanted}"):
         if whole in named:
             return named[whole]

@@ -204,6 +204,7 @@ def test_a_path_wins_over_a_name(in_folder: Path) -> None:
         ("method/sdtf", "did you mean method/sdft?"),
         ("laptop", "several configs; give one of compare/laptop, continual/laptop, data/laptop"),
         ("zzz", "`lightning-sdft configs` lists them"),
+        ("base.yaml", "base.yaml does not exist, nor is it the name"),  # one's own, which is missing
     ],
 )
 def test_names_that_no_config_or_several_have(name: str, complaint: str, in_folder: Path) -> None:
