@@ -7,10 +7,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from lightning_sdft.data.conversations import conversation
 from lightning_sdft.data.questions import warn_of_overlap
 from lightning_sdft.data.row_module import RowDataModule
 from lightning_sdft.data.splits import EvaluationSet, Splits
-from lightning_sdft.data.tables import Row, conversation, take
+from lightning_sdft.data.tables import Row, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
