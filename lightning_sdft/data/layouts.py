@@ -15,7 +15,7 @@ from lightning_sdft.data.conversations import ends_with_response
 from lightning_sdft.data.json_files import BadRow, Row
 from lightning_sdft.errors import DataError
 
-__all__ = ["AUTO", "Layout", "find_layout"]
+__all__ = ["AUTO", "FIRST", "Layout", "find_layout"]
 
 AUTO = "auto"
 """Name that stands for a column to be found."""
@@ -95,6 +95,7 @@ def find_layout(
     prompt: str = AUTO,
     demonstration: str | None = AUTO,
     taken: Collection[str] = (),
+    graded: Collection[str] = (),
     needed: bool = True,
     setting: str = "data",
 ) -> Layout:
@@ -105,6 +106,7 @@ def find_layout(
         prompt: The column of prompts, if it is known.
         demonstration: The column of demonstrations, if it is known; ``None`` if there are to be none.
         taken: Columns that are known to hold something else.
+        graded: Columns that answers are compared with; they are read as demonstrations only if no others are there.
         needed: Whether there must be demonstrations.
         setting: The setting that has ``prompt_column`` and ``demonstration_column``, for errors.
 
@@ -113,39 +115,44 @@ def find_layout(
             what to set.
     """
     first = list(islice(_readable(rows), FIRST))
-    columns = list(
-        dict.fromkeys(name for row in (_readable(rows) if isinstance(rows, list) else first) for name in row)
-    )
+    all_read = _readable(rows) if isinstance(rows, list) else first  # a saved data set has the same columns throughout
+    columns = [name for name in dict.fromkeys(name for row in all_read for name in row) if name not in taken]
     filled = [name for name in columns if 2 * sum(row.get(name) is not None for row in first) >= len(first)]
-    known = _by_name([name for name in filled if name not in taken])
+    pairs = _candidates(first, [name for name in filled if name not in graded], prompt, demonstration)
+    if not pairs and needed:
+        pairs = _candidates(first, filled, prompt, demonstration)
+    if not pairs and not needed:
+        pairs = _candidates(first, filled, prompt, None)
+    if len(pairs) != 1:
+        raise DataError(_problem([*columns, *taken], pairs, prompt, demonstration, setting))
+
+    ((found, shown),) = pairs
+    optional = _by_name(columns) if prompt == AUTO else {}
+    extra = optional.get("input") if _plain(found) == "instruction" else None
+    system = next((optional[name] for name in SYSTEMS if name in optional), None)
+    layout = Layout(found, shown, extra, system)
+    unused = (name for name in columns if name not in (*layout.columns, *graded))
+    return replace(layout, unused=tuple(unused))
+
+
+def _candidates(first: Sequence[Row], columns: Sequence[str], prompt: str, demonstration: str | None) -> list[Pair]:
+    """All that the columns can be read as: a prompt and a demonstration, the same column twice for a conversation."""
+    known = _by_name(columns)
     prompts = [known[name] for name in PROMPTS if name in known] if prompt == AUTO else [prompt]
     conversations = [known[name] for name in CONVERSATIONS if name in known] if prompt == AUTO else []
     if prompt == AUTO and "instruction" in known and "input" in known:
         prompts.remove(known["input"])
-    if prompt != AUTO and demonstration == AUTO and ends_with_response(first, prompt):
-        conversations, prompts = [prompt], []
-
-    pairs: list[Pair] = []
+    if demonstration is None:
+        return [(each, None) for each in conversations or prompts]
     if demonstration == AUTO:
+        if prompt != AUTO and ends_with_response(first, prompt):
+            return [(prompt, prompt)]
         given = [known[name] for name in DEMONSTRATIONS if name in known and known[name] != prompt]
-        pairs = [*_pairs(prompts, given), *((each, each) for each in conversations)]
-    elif demonstration in conversations:
-        pairs = [(demonstration, demonstration)]
-    elif demonstration is not None:
-        either = [each for each in (*prompts, *conversations) if each != demonstration or each == prompt]
-        pairs = _pairs(either, [demonstration])
-    if not pairs and (demonstration is None or not needed):
-        pairs = [(each, None) for each in conversations or prompts]
-    if len(pairs) != 1:
-        raise DataError(_problem(columns, pairs, prompt == AUTO, bool(prompts), demonstration, setting))
-
-    ((found, shown),) = pairs
-    optional = _by_name([name for name in columns if name not in taken]) if prompt == AUTO else {}
-    extra = optional.get("input") if found.casefold() == "instruction" else None
-    system = next((optional[name] for name in SYSTEMS if name in optional), None)
-    layout = Layout(found, shown, extra, system)
-    unused = (name for name in columns if name not in (*layout.columns, *taken))
-    return replace(layout, unused=tuple(unused))
+        return [*_pairs(prompts, given), *((each, each) for each in conversations)]
+    if demonstration in conversations:
+        return [(demonstration, demonstration)]
+    others = [each for each in (*prompts, *conversations) if each != demonstration or each == prompt]
+    return _pairs(others, [demonstration])
 
 
 def _pairs(prompts: Sequence[str], demonstrations: Sequence[str]) -> list[Pair]:
@@ -172,14 +179,15 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _problem(
-    columns: Sequence[str], pairs: Sequence[Pair], searched: bool, found: bool, demonstration: str | None, setting: str
+    columns: Sequence[str], pairs: Sequence[Pair], prompt: str, demonstration: str | None, setting: str
 ) -> str:
     have = f"the columns are {_listed(columns)}"
     if pairs:
         ways = " or ".join(each if each == other or other is None else f"{each}/{other}" for each, other in pairs)
-        several = "prompt" if len({prompt for prompt, _ in pairs}) > 1 else "demonstration"
+        several = "prompt" if len({each for each, _ in pairs}) > 1 else "demonstration"
         return f"{have}, which can be read as {ways}; set {setting}.{several}_column"
-    if demonstration == AUTO and (found or not searched):
+    has_prompt = prompt != AUTO or any(_plain(name) in PROMPTS for name in columns)
+    if demonstration == AUTO and has_prompt:
         return (
             f"no column of demonstrations is known: {have}; looked for {_listed(DEMONSTRATIONS)}. Set "
             f"{setting}.demonstration_column, to null if there are none"
