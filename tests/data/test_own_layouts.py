@@ -61,14 +61,18 @@ def test_rows_are_read_as_people_have_them(write: Write, row: dict[str, Any], pr
 
 
 def test_what_is_taken_for_what_is_said_once(write: Write, caplog: pytest.LogCaptureFixture) -> None:
-    row = {"id": 7, "question": "?", "answer": "!"}
-    train, test = write(row), write({**row, "question": "??"}, name="test.jsonl")
-    columns = {"reference_column": "answer"}
+    row = {"id": 7, "question": "?", "answer": "!", "key": 1}
+    train, same = write(row), write({**row, "question": "??"}, name="test.jsonl")
+    asked = write({"question": "???", "key": 1}, name="validation.jsonl")
     with caplog.at_level(logging.INFO):
-        splits = JsonDataModule(train, test=test, **columns).splits  # type: ignore[arg-type]
+        JsonDataModule(train, validation=asked, test=same, reference_column="key").splits  # noqa: B018
     (record,) = caplog.records
     assert record.getMessage() == f"{train}: prompts are 'question', demonstrations are 'answer'; not used: 'id'"
-    assert splits.test[0].examples[0].demonstration == splits.test[0].examples[0].reference == "!"
+
+
+def test_what_is_learned_may_be_what_is_compared_with(write: Write) -> None:
+    (example,) = JsonDataModule(write({"question": "?", "answer": "!"}), reference_column="answer").splits.train
+    assert example.demonstration == example.reference == "!"
 
 
 def test_each_file_may_have_a_layout_of_its_own(write: Write, caplog: pytest.LogCaptureFixture) -> None:
