@@ -11,6 +11,7 @@ __all__ = [
     "Refusal",
     "RolloutError",
     "SettingError",
+    "placed",
 ]
 
 
@@ -44,3 +45,14 @@ class RolloutError(Refusal, RuntimeError):
 
 class SettingError(Refusal, ValueError):
     """A setting is not allowed; the message names it, and says what to do."""
+
+
+def placed(where: str, message: object) -> str:
+    """A message that begins with the place it is about, once.
+
+    Example:
+        >>> placed("a.jsonl, row 1", "no prompt"), placed("a.jsonl, row 1", "a.jsonl, row 1, turn 2: no role")
+        ('a.jsonl, row 1: no prompt', 'a.jsonl, row 1, turn 2: no role')
+    """
+    text = str(message)
+    return text if text.startswith((f"{where}:", f"{where},")) else f"{where}: {text}"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.conversations import conversation, up_to_last_user_turn
 from lightning_sdft.data.questions import first_of_each
 from lightning_sdft.data.row_module import OnBadRow, located, parse_rows
 from lightning_sdft.data.splits import Splits
-from lightning_sdft.data.tables import Row, conversation, open_rows
-from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example, Message
+from lightning_sdft.data.tables import Row, open_rows
+from lightning_sdft.records import Example
 from lightning_sdft.settings import Count, Seed, check_ranges
 
 __all__ = ["TULU", "GeneralDataModule", "read_prompts"]
@@ -103,7 +103,7 @@ def read_prompts(
 
     def parse(row: Row, where: str, number: int) -> Example:
         column = next((name for name in ("messages", "conversation") if name in row), "prompt")
-        prompt = _up_to_last_user_turn(conversation(row, column, where), where)
+        prompt = up_to_last_user_turn(conversation(row, column, where), where)
         return located(Example(f"{stem}-{number}", prompt), where)
 
     rows = open_rows(source, "train", argument)
@@ -117,13 +117,6 @@ def read_prompts(
     if repeated:
         log.info("%s: left out %d of %d prompts that occur before", source, repeated, len(examples))
     return different
-
-
-def _up_to_last_user_turn(messages: list[Message], where: str) -> list[Message]:
-    last = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=None)
-    if last is None:
-        raise DataError(f"{where}: no user turn; add one, or leave the row out")
-    return messages[: last + 1]
 
 
 def _without_spacing(example: Example) -> str:

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.errors import DataError, PolicyError, Refusal
+from lightning_sdft.errors import DataError, PolicyError, Refusal, placed
 from lightning_sdft.records import Example
 
 __all__ = [
@@ -106,9 +106,12 @@ def naming(read: Callable[[Example], T]) -> Callable[[Example], T]:
         try:
             return read(example)
         except DataError as error:
-            if not example.where:
-                raise DataError(f"example {example.id!r}: {error}") from error
-            raise DataError(f"{example.where}: {error} (data.on_bad_row=skip leaves such rows out)") from error
+            where = example.where or f"example {example.id!r}"
+            message = placed(where, error)
+            if message == str(error):
+                raise
+            hint = " (data.on_bad_row=skip leaves such rows out)" if example.where else ""
+            raise DataError(f"{message}{hint}") from error
 
     return named
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.splits import EvaluationSet
-from lightning_sdft.errors import DataError
+from lightning_sdft.errors import DataError, placed
 from lightning_sdft.modules.checks import OverBudget, Problem, check_budgets, check_complete, drop_or_refuse
 from lightning_sdft.policy import Tokenizer
 from lightning_sdft.records import Example
@@ -96,7 +96,7 @@ def leave_out_bad_rows(datamodule: DemonstrationDataModule, module: Reader, trai
             try:
                 problem(example)
             except DataError as error:
-                bad.append(f"{example.where or example.id}: {error}")
+                bad.append(placed(example.where or example.id, error))
                 return False
             return True
 

@@ -108,7 +108,7 @@ def test_reads_rows_to_evaluate_without_what_only_training_needs(write):
     graders = [each.graders["json"] for each in (*splits.validation, *splits.test)]
     assert all(isinstance(grader, StringAnswer) for grader in graders)
     assert graders[0] is not graders[1]
-    with pytest.raises(DataError, match=r"bare.json, row 1: no column 'response'"):
+    with pytest.raises(DataError, match=r"bare.json: no column of demonstrations is known: the columns are 'prompt', "):
         _ = JsonDataModule(write(bare, "bare.json")).splits
     with pytest.raises(DataError, match=r"bare.json, row 1: no column 'note'"):
         _ = JsonDataModule(write(bare, "bare.json"), demonstration_column=None, context_column="note").splits
@@ -145,7 +145,8 @@ def test_needs_a_reference_in_rows_that_may_be_graded_only(write):
         ({"response": "a"}, "row 2: no column 'prompt'; the columns are 'response'"),
         ({"prompt": "a"}, "row 2: no column 'response'"),
         ({"prompt": "a", "response": " "}, "row 2: column 'response' is empty"),
-        ({"prompt": "a", "response": ["b"]}, r"row 2: column 'response' holds list \(\['b'\]\), not str"),
+        ({"prompt": "a", "response": ["b"]}, "row 2, column 'response', turn 1: str instead of a message"),
+        ({"prompt": "a", "response": 7}, r"row 2: column 'response' holds int \(7\), not str"),
         ({"prompt": "", "response": "a"}, "row 2: example 'birds-2': the prompt is empty"),
         ({"prompt": [], "response": "a"}, "row 2: example 'birds-2': the prompt has no messages"),
         ({"prompt": 7, "response": "a"}, r"row 2: column 'prompt' holds int \(7\), not list"),
