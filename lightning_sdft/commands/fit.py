@@ -19,6 +19,7 @@ from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
 from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint
+from lightning_sdft.commands.before_fit import settle_micro_batches
 from lightning_sdft.commands.config_files import base_config
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
 from lightning_sdft.commands.parser import CommandParser
@@ -117,6 +118,10 @@ class SDFTCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except TypeError as error:  # such as that of a number of devices below 1
             raise SettingError(masked_text(f"Trainer: {error}")) from error
+
+    def before_fit(self) -> None:
+        """Settle the micro-batches; Lightning calls this before training, when all is built."""
+        settle_micro_batches(self.model, self.datamodule, self._trainer_settings(self.config_init))
 
     def validate(self, verbose: bool = True, **arguments: Any) -> None:
         """Evaluate on the validation sets, and print a table that is easier to read than Lightning's."""
