@@ -18,6 +18,7 @@ from lightning_sdft.commands.configs import configs
 from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
 from lightning_sdft.commands.fit import NOISE, SDFTCLI, main
+from lightning_sdft.commands.init import init
 from lightning_sdft.commands.judge import judge
 from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.prior import prior
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "continual": continual,
     "demonstrate": demonstrate,
     "export": export,
+    "init": init,
     "judge": judge,
     "prior": prior,
     "questions": questions,

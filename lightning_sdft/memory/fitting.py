@@ -52,10 +52,12 @@ class Fitting:
     Args:
         micro_batch_size: Prompts in a micro-batch.
         peak: Estimate of the largest memory of one process, in bytes.
+        weights: Memory of the student's weights, in bytes.
     """
 
     micro_batch_size: int
     peak: int
+    weights: int
 
 
 def room(accelerator: bool, processes: int) -> Room:
@@ -94,7 +96,7 @@ def fitting(module: CausalLMModule, datamodule: DemonstrationDataModule, plan: T
             lengths = _lengths(module, datamodule, plan)
             found = estimate(module, plan, lengths, process)
             if found.peak <= MARGIN * memory.free or (size == sizes[-1] and found.peak <= memory.total):
-                return Fitting(size, found.peak)
+                return Fitting(size, found.peak, found.held["student's weights"])
     with _micro_batches(datamodule, size):
         others = remedies(module, datamodule, plan, len(lengths.evaluated), found)
     ways = [f"{each.settings} ({in_gib(each.peak)})" for each in others if each.peak <= memory.total]
