@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_sdft.callbacks import BaseComparison as BaseComparison
+    from lightning_sdft.callbacks import BestCheckpoint as BestCheckpoint
     from lightning_sdft.callbacks import GatedTeacher as GatedTeacher
     from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
     from lightning_sdft.callbacks import KLToBase as KLToBase
@@ -81,6 +82,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "callbacks": (
         "BaseComparison",
+        "BestCheckpoint",
         "GatedTeacher",
         "HyperparameterSummary",
         "KLToBase",

@@ -44,7 +44,7 @@ def test_last_starts_a_run_goes_on_with_it_and_evaluates_it(
     capsys.readouterr()
     tested = main(["test", "--config", str(config_file), *logger, "--ckpt_path", "last"])
     assert Path(str(tested.trainer.ckpt_path)).parent == Path("runs/run/version_0/checkpoints")
-    assert f"Accuracy of {tested.trainer.ckpt_path}" in " ".join(capsys.readouterr().out.split())
+    assert f"Evaluation of {tested.trainer.ckpt_path}" in " ".join(capsys.readouterr().out.split())
     monkeypatch.chdir(config_file.parent.parent)
     with pytest.raises(CheckpointError, match="left no whole checkpoint"):
         main(["test", "--config", str(config_file), *logger, "--ckpt_path", "last"])

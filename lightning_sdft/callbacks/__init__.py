@@ -1,6 +1,7 @@
 """Callbacks: what happens beside the training step."""
 
 from lightning_sdft.callbacks.base_comparison import BaseComparison
+from lightning_sdft.callbacks.best_checkpoint import BestCheckpoint
 from lightning_sdft.callbacks.gated_teacher import GatedTeacher
 from lightning_sdft.callbacks.hyperparameters import HyperparameterSummary
 from lightning_sdft.callbacks.kl_to_base import KLToBase
@@ -14,6 +15,7 @@ from lightning_sdft.callbacks.teacher_watch import TeacherWatch
 
 __all__ = [
     "BaseComparison",
+    "BestCheckpoint",
     "GatedTeacher",
     "HyperparameterSummary",
     "KLToBase",

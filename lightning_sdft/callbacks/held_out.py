@@ -168,7 +168,7 @@ def held_out(trainer: Trainer, module: LightningModule, count: int, user: str) -
             f"{type(module).__name__}"
         )
     new = next((each for each in datamodule.splits.validation if not each.prior), None)
-    grader = None if new is None else next(iter(new.graders.values()))
+    grader = None if new is None else next(iter(new.graders.values()), None)
     if grader is not None and grader.asks_a_model:
         grader = None
     usable = _usable(module, graded=grader is not None)

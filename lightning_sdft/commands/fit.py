@@ -150,7 +150,7 @@ class SDFTCLI(LightningCLI):
     def _print_results(self, arguments: Mapping[str, Any]) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         if metrics and self.trainer.is_global_zero:
-            Console().print(results_table(metrics, f"Accuracy of {arguments.get('ckpt_path') or self.model.model}"))
+            Console().print(results_table(metrics, f"Evaluation of {arguments.get('ckpt_path') or self.model.model}"))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

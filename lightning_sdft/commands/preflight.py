@@ -115,10 +115,11 @@ def _graded(datamodule: DemonstrationDataModule) -> EvaluationSet:
     """The set of the new task, whose grader says what is correct."""
     splits = datamodule.splits
     for evaluation_set in (*splits.validation, *splits.test):
-        if not evaluation_set.prior:
+        if evaluation_set.graders and not evaluation_set.prior:
             return evaluation_set
     raise DataError(
-        f"{type(datamodule).__name__} evaluates nothing, so nothing says what is correct; give validation or test rows"
+        f"{type(datamodule).__name__} grades nothing, so nothing says what is correct; give validation or test rows "
+        "with references"
     )
 
 

@@ -54,18 +54,19 @@ class JsonDataModule(RowDataModule):
             last turn is the response; ``None`` if there are no demonstrations. By default (``auto``) it is found. Rows
             that are not trained on may lack it.
         reference_column: Column of the reference that the grader compares responses with: text, a number, a date, or a
-            list of alternatives (see :mod:`lightning_sdft.grading.references`). Evaluation needs one.
+            list of alternatives (see :mod:`lightning_sdft.grading.references`). Without one, validation and test show
+            the loss of the demonstrations instead of accuracies: ``val/loss``, and ``prior_loss/<name>`` of prior rows.
         context_column: Column of additional text that only the teacher sees. Rows that are not trained on may lack it.
         system_prompt: System turn added before every prompt.
         id_column: Column of unique ids; by default an id is made of the file's name and the row's number.
         limit: Train only on the first ``limit`` rows that are not held out; ``None`` uses all.
         grader: Decides which responses are correct; ``None`` means
-            :class:`~lightning_sdft.grading.exact_match.ExactMatch`.
+            :class:`~lightning_sdft.grading.exact_match.ExactMatch` if there are references.
         name: Name of the metric.
         **kwargs: See :class:`RowDataModule`.
 
     Raises:
-        DataError: If there is something to evaluate but no reference column, or prior rows are named ``average``.
+        DataError: If the grader needs a reference column, or prior rows are named ``average``.
     """
 
     def __init__(
@@ -88,12 +89,10 @@ class JsonDataModule(RowDataModule):
         check_ranges(JsonDataModule, locals())
         super().__init__(train=train, validation=validation, test=test, **kwargs)
         self.prior = {Path(prior).stem: prior} if isinstance(prior, str) else dict(prior or {})
-        for setting in ("validation", "test", "prior", "validation_share", "test_share"):
-            if getattr(self, setting) and reference_column is None:
-                raise DataError(
-                    f"data.{setting} asks for evaluation, but there is nothing to compare responses with; give "
-                    f"data.reference_column, or leave data.{setting} out"
-                )
+        if grader is not None and grader.needs_reference and reference_column is None:
+            raise DataError(
+                f"data.grader={type(grader).__name__} compares answers with references; give data.reference_column"
+            )
         if AVERAGE in self.prior:
             raise DataError(
                 f"data.prior: prior/{AVERAGE} is the mean over all prior rows; give {self.prior[AVERAGE]} another "
@@ -106,7 +105,7 @@ class JsonDataModule(RowDataModule):
         self.system_prompt = system_prompt
         self.id_column = id_column
         self.limit = limit
-        self.grader = grader or ExactMatch()
+        self.grader = ExactMatch() if grader is None and reference_column is not None else grader
         self.metric_name = name
         self._trained: Layout | None = None
         self._layout: Layout | None = None
@@ -165,7 +164,8 @@ class JsonDataModule(RowDataModule):
         return self._graded(examples, self.metric_name, prior=False)
 
     def _graded(self, examples: Sequence[Example], name: str, prior: bool) -> EvaluationSet:
-        return EvaluationSet(examples, {name: deepcopy(self.grader)}, prior)
+        graders = {} if self.grader is None else {name: deepcopy(self.grader)}
+        return EvaluationSet(examples, graders, prior, title=name)
 
     def _reference(self, row: Row, where: str, graded: bool) -> object:
         if self.reference_column is None:

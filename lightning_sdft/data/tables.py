@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lightning_sdft.data.csv_files import separated
 from lightning_sdft.data.json_files import BadRow, Row, json_lines, json_list, shortened
 from lightning_sdft.errors import DataError
 
@@ -14,7 +15,10 @@ __all__ = ["Row", "hold_out", "open_rows", "read_rows", "take"]
 
 T = TypeVar("T")
 
-SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".txt", ".arrow", ".gz")
+READABLE = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+"""Suffixes of the files that can be read."""
+
+SUFFIXES = (*READABLE, ".txt", ".arrow", ".gz")
 """Suffixes of file names. A full stop alone does not make a file: hub ids may contain one too."""
 
 
@@ -23,8 +27,8 @@ def read_rows(source: str, split: str | None = None, argument: str | None = None
 
     Args:
         source: A folder written by ``datasets.save_to_disk``, a ``.json`` file (a list of objects, or one object per
-            line), a ``.jsonl`` or ``.parquet`` file, or otherwise the id of a data set on the Hugging Face hub, if
-            needed with a configuration and a revision: ``owner/name:configuration@revision``.
+            line), a ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` file, or otherwise the id of a data set on the
+            Hugging Face hub, if needed with a configuration and a revision: ``owner/name:configuration@revision``.
         split: Split to read if the source has several; a source without splits is read completely.
         argument: Name of the setting that gave the source, for error messages.
 
@@ -119,14 +123,17 @@ def _looks_like_path(source: str) -> bool:
 
 
 def _read_file(path: Path) -> list[Row]:
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix not in READABLE:
+        raise DataError(f"{path}: cannot read {suffix or 'files without suffix'}; give {', '.join(READABLE)}")
+    if suffix == ".parquet":
         return _read_parquet(path)
-    if path.suffix not in (".json", ".jsonl"):
-        raise DataError(f"{path}: cannot read {path.suffix or 'files without suffix'}; give .json, .jsonl or .parquet")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    if suffix in (".csv", ".tsv"):
+        return separated(str(path), text, tabs=suffix == ".tsv")
     return (json_list if text.lstrip().startswith("[") else json_lines)(str(path), text)
 
 

@@ -11,6 +11,7 @@ from pyarrow import parquet
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.errors import DataError
+from lightning_sdft.grading.answer_tag import AnswerFormat
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.grading.string_answer import StringAnswer
 
@@ -123,11 +124,29 @@ def test_grades_exactly_by_default(write):
 
 
 @pytest.mark.parametrize(
-    "split", [{"validation_share": 0.2}, {"test_share": 0.2}, {"validation": "dev.json"}, {"prior": "fish.json"}]
+    ("split", "sets"),
+    [
+        ({"validation_share": 0.2}, [("birds", False, 4), None]),
+        ({"test_share": 0.2}, [None, ("birds", False, 4)]),
+        ({"validation": "dev.json"}, [("birds", False, 20), None]),
+        ({"prior": "fish.json"}, [("fish", True, 20), ("fish", True, 20)]),
+    ],
 )
-def test_does_not_evaluate_without_references(split):
-    with pytest.raises(DataError, match=f"data.{next(iter(split))} asks for evaluation.*give data.reference_column"):
-        JsonDataModule("birds.json", **split)
+def test_without_references_there_is_no_grader(write, split, sets):
+    file = write(ROWS)
+    others = {name: write(ROWS, value) if isinstance(value, str) else value for name, value in split.items()}
+    splits = JsonDataModule(file, name="birds", **others).splits
+    for found, expected in zip((splits.validation, splits.test), sets, strict=True):
+        assert [(each.name, each.prior, len(each.examples)) for each in found] == [expected] * (expected is not None)
+        assert not any(each.graders for each in found)
+        assert all(example.demonstration and example.reference is None for each in found for example in each.examples)
+
+
+def test_a_grader_needs_references_if_it_compares(write):
+    with pytest.raises(DataError, match=r"data.grader=StringAnswer compares answers with references; give data.ref"):
+        JsonDataModule(write(ROWS), test_share=0.2, grader=StringAnswer())
+    (tested,) = JsonDataModule(write(ROWS), test_share=0.2, grader=AnswerFormat()).splits.test
+    assert isinstance(tested.graders["json"], AnswerFormat)
 
 
 def test_needs_a_reference_in_rows_that_may_be_graded_only(write):
