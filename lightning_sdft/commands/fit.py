@@ -24,9 +24,10 @@ from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
 from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.distributed.strategy import check_strategy_name
 from lightning_sdft.errors import SettingError
 from lightning_sdft.modules import CausalLMModule
-from lightning_sdft.settings.trainer import check_seed
+from lightning_sdft.settings.trainer import check_hardware, check_seed
 from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import split_trust, trusting
 
@@ -92,7 +93,9 @@ class SDFTCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, MisconfigurationException) as error:
+        except SettingError:
+            raise
+        except ValueError as error:
             raise SettingError(masked_text(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -113,9 +116,13 @@ class SDFTCLI(LightningCLI):
         callbacks = [each for each in config["callbacks"] if not isinstance(each, idle)]
         # LastCheckpoints saves last, so that its checkpoint knows the best checkpoint of the same validation.
         config["callbacks"] = sorted(callbacks, key=lambda each: isinstance(each, LastCheckpoints))
+        check_hardware(config.get("accelerator"), config.get("devices"))
+        if isinstance(strategy := config.get("strategy"), str):
+            check_strategy_name(strategy)
         try:
             return super().instantiate_trainer(**kwargs)
-        except TypeError as error:  # such as that of a number of devices below 1
+        # Such as a number of devices below 1, a package for a precision that is not installed, or an unknown profiler.
+        except (TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise SettingError(masked_text(f"Trainer: {error}")) from error
 
     def validate(self, verbose: bool = True, **arguments: Any) -> None:

@@ -27,7 +27,7 @@ from lightning_sdft.modules.step_log import StepLog
 from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, load_tokenizer
-from lightning_sdft.policy.lora import add_adapter, check_installed
+from lightning_sdft.policy.lora import add_adapter
 from lightning_sdft.records import Example, Rollout, Sampling
 from lightning_sdft.rollout import generate, own_seeds
 from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
@@ -64,7 +64,7 @@ class CausalLMModule(LightningModule):
             started from.
 
     Raises:
-        ValueError: If ``lora`` is given without ``pretrained``: checkpoints would not hold the random weights under it.
+        SettingError: If ``lora`` is given without ``pretrained``: checkpoints would lack the random weights under it.
     """
 
     conversational = True  # whether training reads conversations as the chat template writes them
@@ -91,9 +91,7 @@ class CausalLMModule(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         if lora is not None:
-            check_installed()
-            if not pretrained:
-                raise ValueError("lora needs pretrained=true: checkpoints hold the adapter, not the weights under it")
+            checks.check_adapter(pretrained)
         self.model = model
         self.pretrained = pretrained
         self.lora = lora
