@@ -58,5 +58,5 @@ def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
         names: What there is.
         otherwise: What to say if none is close.
     """
-    close = get_close_matches(name, list(names), n=1)
+    close = get_close_matches(name, [each for each in names if each != name], n=1)
     return f"; did you mean {close[0]}?" if close else otherwise

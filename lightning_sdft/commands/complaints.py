@@ -24,18 +24,18 @@ CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 UNKNOWN = re.compile(r"(?:Option|Key) '([\w.+]+)' is not (?:accepted|expected)|does not accept option '([\w.+]+)'")
 UNRECOGNIZED = re.compile(r"unrecognized arguments: (.*)", re.DOTALL)
 NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
-NOT_OF_CLASS = re.compile(r"Not a valid subclass of (\w+)\..*?Got value: (\S+)", re.DOTALL)
 REQUIRED = re.compile(r"the following arguments are required: (.*)")
 NO_COMMAND = re.compile(r'expected "subcommand" to be one of')
 NO_VALUE = re.compile(r"argument (?:-\w/)?(\S+): expected one argument")
 VALUE = re.compile(r"Expected a (.+?)\. Got value: (.*)")
 GIVEN = re.compile(r"Given value: (.*)")
-KINDS = re.compile(r"^ *- Expected a (.+)$", re.MULTILINE)
+KINDS = re.compile(r"^ *- (?:Expected a|Not a valid (subclass) of) (.+?)(?:\. Got value: .*)?$", re.MULTILINE)
 SUBTYPES = re.compile(r"Subtypes: \[<class '([\w.]+)'>")
 LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]")
 AROUND = re.compile(
-    r"^ *(Given value|Does not validate against|Subtypes: |Errors:|Parser key |Problem with given class)"
+    r"^[ -]*(Given value|Does not validate|Subtypes: |Errors:|Parser key |Problem with given|Expected a <class 'None)"
 )
+NOTHING = "null"
 TYPES = {
     "float": "a number",
     "int": "a whole number",
@@ -43,13 +43,18 @@ TYPES = {
     "str": "a text",
     "list": "a list, such as [a, b]",
     "dict": "settings, such as {name: value}",
+    "Iterable": "a list, such as [a, b]",
+    "NoneType": NOTHING,
     "timedelta": "a time, such as 00:12:00:00 for twelve hours",
 }
 
-NAMED = 12
-"""How many classes an error lists."""
+LIGHTNINGS: tuple[type, ...] = (Callback, Logger, Profiler, Strategy)
+"""What configs take from Lightning."""
 
-TOP = ("model", "data", "trainer", "seed_everything", "ckpt_path", "config", "optimizer", "lr_scheduler")
+NAMED = 12
+"""How many classes or settings an error lists."""
+
+TOP = ("model", "data", "trainer", "seed_everything", "ckpt_path", "config")
 """The settings of a run, in which all others are nested."""
 
 
@@ -67,8 +72,6 @@ def complaint(message: str, options: Iterable[str] = ()) -> str:
         return _unrecognized(found[1].split()[0].split("=")[0], list(options))
     if found := NO_CLASS.search(message):
         return f"{key}: {found[1]} is no class that fits here{_classes(found[1], message)}"
-    if found := NOT_OF_CLASS.search(message):
-        return f"{key}: {found[2]} is no {found[1]}, which belongs here"
     if found := REQUIRED.search(message):
         owner = _class_name(message)
         if owner:
@@ -80,15 +83,17 @@ def complaint(message: str, options: Iterable[str] = ()) -> str:
         return "no command is given, such as fit; write it first (`lightning-sdft --help` lists them)"
     if found := NO_VALUE.search(message):
         return f"{found[1]} needs a value: {found[1]}=VALUE"
-    given = GIVEN.search(message)
     if choices := [each.strip(" '\"") for text in LITERAL.findall(message) for each in text.split(",")]:
-        value = given[1] if given else (VALUE.findall(message) or [("", "")])[-1][1]
+        values = [found for _, found in VALUE.findall(message)] or GIVEN.findall(message) or [""]
+        value = values[0]
         return f"{key}={value} must be one of {', '.join(choices)}{did_you_mean(value, choices)}"
     if found := VALUE.search(message):
         return f"{key}={found[2]} must be {_kind(found[1])}"
-    kinds = [_kind(each) for each in KINDS.findall(message[: given.start()] if given else message)]
-    if given and key and (kinds := [each for each in kinds if each != "null"]):
-        return f"{key}={given[1]} must be {' or '.join(kinds)}"
+    if given := GIVEN.search(message):
+        found_kinds = KINDS.findall(message[: given.start()])
+        kinds = [f"a {name} (class_path: NAME)" if subclass else _kind(name) for subclass, name in found_kinds]
+        if kinds := list(dict.fromkeys(each for each in kinds if each != NOTHING)):
+            return f"{key}={given[1]} must be {' or '.join(kinds)}"
     return _telling(key, message)
 
 
@@ -103,7 +108,7 @@ def _telling(key: str, message: str) -> str:
 def _kind(name: str) -> str:
     """A type as a user would call it."""
     plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name)
-    return "null" if plain == "NoneType" else TYPES.get(plain.partition("[")[0].rpartition(".")[2], plain)
+    return TYPES.get(plain.partition("[")[0].rpartition(".")[2], plain)
 
 
 def _unrecognized(name: str, options: list[str]) -> str:
@@ -118,20 +123,27 @@ def _unrecognized(name: str, options: list[str]) -> str:
 
 def _classes(name: str, message: str) -> str:
     """Which class was meant, or else which ones there are."""
-    fitting: list[str] = []
+    fitting: set[str] = set()
     if found := SUBTYPES.findall(message):
         module, _, base = found[-1].rpartition(".")
-        fitting = sorted(_names(getattr(import_module(module), base)))
+        fitting = _names(getattr(import_module(module), base))
     ours = {*lightning_sdft.__all__, *grading.__all__}
-    lightnings = {each for base in (Callback, Logger, Profiler, Strategy) for each in _names(base)}
-    few = f"; there are {', '.join(fitting)}" if 0 < len(fitting) <= NAMED else ""
-    return did_you_mean(name, fitting) or did_you_mean(name, ours | lightnings, few)
+    lightnings = {each for base in LIGHTNINGS for each in _names(base)}
+    return did_you_mean(name, fitting) or did_you_mean(name, ours | lightnings, _few(fitting))
+
+
+def _few(names: Iterable[str], otherwise: str = "") -> str:
+    """What there is, if it is not too much to be read."""
+    listed = sorted(names)
+    return f"; there are {', '.join(listed)}" if 0 < len(listed) <= NAMED else otherwise
 
 
 def _names(base: type) -> set[str]:
     """The names of the public classes that are made from a class, itself included if it can be built."""
     own = set() if inspect.isabstract(base) or base.__name__.startswith("_") else {base.__name__}
-    return own.union(*(_names(each) for each in base.__subclasses__()))
+    for each in base.__subclasses__():
+        own |= _names(each)
+    return own
 
 
 def _unknown(key: str, name: str, message: str) -> str:
@@ -145,7 +157,7 @@ def _unknown(key: str, name: str, message: str) -> str:
     else:
         last, where, names = (path or [last])[0], f"a run has no setting {name}", set(TOP)
     prefix = f"{key}: " if key else ""
-    return f"{prefix}{where}{did_you_mean(last, names)}"
+    return f"{prefix}{where}{did_you_mean(last, names, _few(names, '; `lightning-sdft fit --help` lists all'))}"
 
 
 def _class_name(message: str) -> str:

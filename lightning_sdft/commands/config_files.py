@@ -92,6 +92,9 @@ def check_yaml(file: Path) -> None:
         raise SettingError(f"{file}{where}: {error.problem}; this is no YAML") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingError(f"{file} cannot be read as YAML: {error}; save it as UTF-8") from error
+    trainer = content.get("trainer") if isinstance(content, dict) else None
+    if not isinstance(trainer, dict | type(None)):  # which jsonargparse would pass over
+        raise SettingError(f"{file}: trainer={trainer} must be settings, such as {{max_steps: 3}}")
     if not isinstance(content, dict):
         raise SettingError(
             f"{file} is empty or holds something other than settings; write them as `trainer: {{max_steps: 3}}`, say"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from glob import escape
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
+from lightning_sdft.checkpoint import check_whole
 from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint
 from lightning_sdft.commands.config_files import base_config
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
@@ -82,6 +84,8 @@ class SDFTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Train for one epoch if no setting says how long; Lightning would train for 1,000."""
         trainer = self._trainer_settings(self.config)
+        if trainer.max_steps is None:  # as max_epochs may be, for no limit
+            trainer.max_steps = -1
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
             trainer.max_epochs = 1
 
@@ -138,11 +142,16 @@ class SDFTCLI(LightningCLI):
             self._print_results(arguments)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Let ``last`` be the newest whole checkpoint; Lightning would look for it in the folder of the new run."""
+        """Let ``last`` be the newest whole checkpoint, and refuse one that is broken before models are loaded.
+
+        Lightning would look for ``last`` in the folder of the new run.
+        """
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         if arguments.get("ckpt_path") == "last":
             find = continue_run if subcommand == "fit" else last_checkpoint
             arguments["ckpt_path"] = find(self.trainer)
+        elif not re.match("(best|hpc|registry.*)?$|.*://", arguments.get("ckpt_path") or ""):
+            check_whole(arguments["ckpt_path"])
         return arguments
 
     def _trainer_settings(self, config: Namespace) -> Any:

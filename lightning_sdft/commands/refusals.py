@@ -18,6 +18,7 @@ __all__ = ["one_line", "refusal"]
 NOT_WRITTEN = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 """Why the operating system does not let a file be written, whatever a program does."""
 
+NO_SUCH_CHECKPOINT = re.compile(r'ckpt_path="(best|hpc)"\)` is set but')
 VALIDATION = re.compile(r"`val_check_interval` \((\d+)\) must be less than or equal to the number .* batches \((\d+)\)")
 
 
@@ -46,6 +47,8 @@ def refusal(error: Exception) -> Refusal | None:
             f"Trainer: val_check_interval={found[1]}, but an epoch has {found[2]} batches; set a smaller one, or "
             "trainer.check_val_every_n_epoch=null to count batches through epochs"
         )
+    if isinstance(error, ValueError) and (found := NO_SUCH_CHECKPOINT.search(str(error))):
+        return SettingError(f"ckpt_path={found[1]}, but there is none of that kind here; give the path of a checkpoint")
     return None
 
 

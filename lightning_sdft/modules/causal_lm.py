@@ -290,9 +290,10 @@ class CausalLMModule(LightningModule):
         """Load a state; with an adapter, it must hold all the adapter's weights and no others.
 
         Raises:
-            CheckpointError: If it lacks adapter weights, or holds other weights.
+            CheckpointError: If it lacks weights, or holds others.
         """
-        if self.lora is None or not hasattr(self, "policy"):  # no models, as in a launching process
-            return super().load_state_dict(state_dict, strict, assign)
-        checkpoints.check_adapters(state_dict, self.policy)
-        return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])
+        with checkpoints.fitting(state_dict, self, getattr(self._trainer, "ckpt_path", None)):
+            if self.lora is None or not hasattr(self, "policy"):  # no models, as in a launching process
+                return super().load_state_dict(state_dict, strict, assign)
+            checkpoints.check_adapters(state_dict, self.policy)
+            return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])

@@ -135,10 +135,9 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
         try:
             inject_adapter_in_model(config, model, name)
         except ValueError as error:  # there is no such layer, or PEFT does not support its type
-            wrong = f"{type(model).__name__} cannot have an adapter in target_modules={lora.target_modules!r}: {error}"
-            linear = [name for name, each in model.named_modules() if type(each).__name__ in ("Linear", "Conv1D")]
-            names = sorted({name.rpartition(".")[2] for name in linear})
-            raise PolicyError(f"{wrong}; name some of {', '.join(names)}") from error
+            wrong = f"target_modules={lora.target_modules!r}: {str(error).partition('. ')[0]}"
+            linear = {name for name, each in model.named_modules() if type(each).__name__ in ("Linear", "Conv1D")}
+            raise PolicyError(f"{wrong}; name some of {sorted({name.split('.')[-1] for name in linear})}") from error
     _check_adapter(model, lora)
     for weight in adapter_weights(model, name).values():
         weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
