@@ -27,7 +27,7 @@ NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 REQUIRED = re.compile(r"the following arguments are required: (.*)")
 NO_COMMAND = re.compile(r'expected "subcommand" to be one of')
 NO_VALUE = re.compile(r"argument (?:-\w/)?(\S+): expected one argument")
-VALUE = re.compile(r"Expected a (.+?)\. Got value: (.*)")
+VALUE = re.compile(r"Expected a (?!<class 'NoneType)(.+?)\. Got value: (.*)")
 GIVEN = re.compile(r"Given value: (.*)")
 KINDS = re.compile(r"^ *- (?:Expected a|Not a valid (subclass) of) (.+?)(?:\. Got value: .*)?$", re.MULTILINE)
 SUBTYPES = re.compile(r"Subtypes: \[<class '([\w.]+)'>")
@@ -141,9 +141,8 @@ def _few(names: Iterable[str], otherwise: str = "") -> str:
 def _names(base: type) -> set[str]:
     """The names of the public classes that are made from a class, itself included if it can be built."""
     own = set() if inspect.isabstract(base) or base.__name__.startswith("_") else {base.__name__}
-    for each in base.__subclasses__():
-        own |= _names(each)
-    return own
+    made: list[type] = base.__subclasses__()
+    return own.union(*map(_names, made))
 
 
 def _unknown(key: str, name: str, message: str) -> str:
@@ -151,7 +150,8 @@ def _unknown(key: str, name: str, message: str) -> str:
     owner = CLASS.findall(message)
     *path, last = name.rstrip("+").split(".")
     if owner:
-        where, names = f"{_class_name(message)} has no setting {name}", _settings(owner[-1])
+        last, where = (path or [last])[0], f"{_class_name(message)} has no setting {name}"
+        names = _settings(owner[-1]) | ({"init_args"} if path else set())
     elif path and path[0] == "trainer":
         where, names = f"the trainer has no setting {last}", set(inspect.signature(Trainer.__init__).parameters)
     else:
@@ -169,4 +169,8 @@ def _settings(path: str) -> set[str]:
     """The arguments of a class, and of the classes that it passes others on to."""
     module, _, name = path.rpartition(".")
     owner = getattr(import_module(module), name)
-    return {each for base in owner.__mro__ for each in inspect.signature(base.__init__).parameters} - {"self", "kwargs"}
+    return {each for base in owner.__mro__ for each in inspect.signature(base.__init__).parameters} - {
+        "self",
+        "args",
+        "kwargs",
+    }

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -217,12 +218,14 @@ def pretrained_source(name: str) -> dict[str, Any]:
     """Arguments for ``from_pretrained`` that say where the model is.
 
     Raises:
-        PolicyError: If there is no such folder or file, and the name is none of the hub's.
+        PolicyError: If there is no such folder or file and the name is none of the hub's, or if packages are missing.
     """
     path = zoo.folder(name) if name.startswith(zoo.PREFIX) else Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise PolicyError(f"there is no GGUF file {name!r}{_beside(path)}; give the path of one")
+        if None in (find_spec("gguf"), find_spec("accelerate")):
+            raise PolicyError(f"reading {name!r} needs more packages: pip install 'lightning-sdft[gguf]'")
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if path.is_dir():
         return {"pretrained_model_name_or_path": str(path)}
