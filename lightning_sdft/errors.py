@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 __all__ = [
     "ChatError",
     "CheckpointError",
@@ -11,6 +14,7 @@ __all__ = [
     "Refusal",
     "RolloutError",
     "SettingError",
+    "did_you_mean",
     "placed",
 ]
 
@@ -56,3 +60,15 @@ def placed(where: str, message: object) -> str:
     """
     text = str(message)
     return text if text.startswith((f"{where}:", f"{where},")) else f"{where}: {text}"
+
+
+def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
+    """`; did you mean X?` if one of the names is close to a name.
+
+    Args:
+        name: What was given.
+        names: What there is.
+        otherwise: What to say if none is close.
+    """
+    close = get_close_matches(name, [each for each in names if each != name], n=1)
+    return f"; did you mean {close[0]}?" if close else otherwise

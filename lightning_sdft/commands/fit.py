@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from glob import escape
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
+from lightning_sdft.checkpoint import check_whole
 from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint
 from lightning_sdft.commands.before_fit import settle_micro_batches
 from lightning_sdft.commands.config_files import base_config
@@ -25,9 +27,10 @@ from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
 from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.distributed.strategy import check_strategy_name
 from lightning_sdft.errors import SettingError
 from lightning_sdft.modules import CausalLMModule
-from lightning_sdft.settings.trainer import check_seed
+from lightning_sdft.settings.trainer import check_hardware, check_seed
 from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import split_trust, trusting
 
@@ -82,6 +85,8 @@ class SDFTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Train for one epoch if no setting says how long; Lightning would train for 1,000."""
         trainer = self._trainer_settings(self.config)
+        if trainer.max_steps is None:  # as max_epochs may be, for no limit
+            trainer.max_steps = -1
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
             trainer.max_epochs = 1
 
@@ -93,7 +98,9 @@ class SDFTCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, MisconfigurationException) as error:
+        except SettingError:
+            raise
+        except ValueError as error:
             raise SettingError(masked_text(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -114,9 +121,13 @@ class SDFTCLI(LightningCLI):
         callbacks = [each for each in config["callbacks"] if not isinstance(each, idle)]
         # LastCheckpoints saves last, so that its checkpoint knows the best checkpoint of the same validation.
         config["callbacks"] = sorted(callbacks, key=lambda each: isinstance(each, LastCheckpoints))
+        check_hardware(config.get("accelerator"), config.get("devices"))
+        if isinstance(strategy := config.get("strategy"), str):
+            check_strategy_name(strategy)
         try:
             return super().instantiate_trainer(**kwargs)
-        except TypeError as error:  # such as that of a number of devices below 1
+        # Such as a number of devices below 1, a package for a precision that is not installed, or an unknown profiler.
+        except (TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise SettingError(masked_text(f"Trainer: {error}")) from error
 
     def before_fit(self) -> None:
@@ -136,11 +147,16 @@ class SDFTCLI(LightningCLI):
             self._print_results(arguments)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Let ``last`` be the newest whole checkpoint; Lightning would look for it in the folder of the new run."""
+        """Let ``last`` be the newest whole checkpoint, and refuse one that is broken before models are loaded.
+
+        Lightning would look for ``last`` in the folder of the new run.
+        """
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         if arguments.get("ckpt_path") == "last":
             find = continue_run if subcommand == "fit" else last_checkpoint
             arguments["ckpt_path"] = find(self.trainer)
+        elif not re.match("(best|hpc|registry.*)?$|.*://", arguments.get("ckpt_path") or ""):
+            check_whole(arguments["ckpt_path"])
         return arguments
 
     def _trainer_settings(self, config: Namespace) -> Any:

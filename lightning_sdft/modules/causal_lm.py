@@ -28,7 +28,7 @@ from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.modules.surprise import token_losses
 from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, load_tokenizer
-from lightning_sdft.policy.lora import add_adapter, check_installed
+from lightning_sdft.policy.lora import add_adapter
 from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import generate, own_seeds
 from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
@@ -65,7 +65,7 @@ class CausalLMModule(LightningModule):
             started from.
 
     Raises:
-        ValueError: If ``lora`` is given without ``pretrained``: checkpoints would not hold the random weights under it.
+        SettingError: If ``lora`` is given without ``pretrained``: checkpoints would lack the random weights under it.
     """
 
     conversational = True  # whether training reads conversations as the chat template writes them
@@ -92,9 +92,7 @@ class CausalLMModule(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         if lora is not None:
-            check_installed()
-            if not pretrained:
-                raise ValueError("lora needs pretrained=true: checkpoints hold the adapter, not the weights under it")
+            checks.check_adapter(pretrained)
         self.model = model
         self.pretrained = pretrained
         self.lora = lora
@@ -304,9 +302,10 @@ class CausalLMModule(LightningModule):
         """Load a state; with an adapter, it must hold all the adapter's weights and no others.
 
         Raises:
-            CheckpointError: If it lacks adapter weights, or holds other weights.
+            CheckpointError: If it lacks weights, or holds others.
         """
-        if self.lora is None or not hasattr(self, "policy"):  # no models, as in a launching process
-            return super().load_state_dict(state_dict, strict, assign)
-        checkpoints.check_adapters(state_dict, self.policy)
-        return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])
+        with checkpoints.fitting(state_dict, self, getattr(self._trainer, "ckpt_path", None)):
+            if self.lora is None or not hasattr(self, "policy"):  # no models, as in a launching process
+                return super().load_state_dict(state_dict, strict, assign)
+            checkpoints.check_adapters(state_dict, self.policy)
+            return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])

@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.errors import DataError, PolicyError, Refusal, placed
+from lightning_sdft.errors import DataError, PolicyError, Refusal, SettingError, placed
+from lightning_sdft.policy.lora import check_installed
 from lightning_sdft.records import Example
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "OverBudget",
     "Problem",
     "batch_examples",
+    "check_adapter",
     "check_budgets",
     "check_complete",
     "check_finite",
@@ -68,6 +70,18 @@ def batch_examples(batch: object) -> Sequence[Example]:
             "collate_fn=MicroBatch.of (from lightning_sdft.data), or use a data module of lightning_sdft"
         )
     return batch.examples
+
+
+def check_adapter(pretrained: bool) -> None:
+    """Refuse to train an adapter without PEFT, or on random weights.
+
+    Raises:
+        PolicyError: If PEFT is not installed.
+        SettingError: If the weights under the adapter are random.
+    """
+    check_installed()
+    if not pretrained:
+        raise SettingError("lora needs pretrained=true: checkpoints hold the adapter, not the weights under it")
 
 
 def check_group_ends(batch: MicroBatch) -> None:
