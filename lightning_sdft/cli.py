@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -17,8 +16,9 @@ from lightning_sdft.commands.complaints import did_you_mean
 from lightning_sdft.commands.configs import configs
 from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
-from lightning_sdft.commands.fit import NOISE, SDFTCLI, main
+from lightning_sdft.commands.fit import SDFTCLI, main
 from lightning_sdft.commands.judge import judge
+from lightning_sdft.commands.noise import keep_quiet
 from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
@@ -85,8 +85,7 @@ def check_command(first: Sequence[str]) -> None:
 
 def entry_point() -> None:
     """The console script."""
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message=message)
+    keep_quiet()
     try:
         trust, arguments = split_trust([each for each in sys.argv[1:] if each != DEBUG])
         check_command(arguments[:1])

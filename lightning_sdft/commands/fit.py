@@ -11,7 +11,13 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    ProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -30,7 +36,7 @@ from lightning_sdft.settings.trainer import check_seed
 from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import split_trust, trusting
 
-__all__ = ["NOISE", "SDFTCLI", "main"]
+__all__ = ["SDFTCLI", "main"]
 
 DESCRIPTION = (
     "Fine-tune language models on demonstrations without making them forget. Beside the subcommands below there are: "
@@ -108,6 +114,8 @@ class SDFTCLI(LightningCLI):
             idle += (LearningRateMonitor, DeviceStatsMonitor)
         if config.get("enable_progress_bar") is False:
             idle += (ProgressBar,)
+        if config.get("enable_model_summary") is False:
+            idle += (ModelSummary,)
         if config.get("enable_checkpointing") is False:
             idle += (ModelCheckpoint,)
         callbacks = [each for each in config["callbacks"] if not isinstance(each, idle)]
@@ -220,15 +228,3 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = (), com
             args=args,
             run=run,
         )
-
-
-NOISE = [
-    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning calls it
-    "Found .* module\\(s\\) in eval mode",  # the teacher, which is meant to be
-    ".* does not have many workers",  # text is read in no time
-    "It is recommended to use `self.log\\(.*sync_dist=True",  # accuracies, which are the same in all processes
-    "Total length of `list` across ranks is zero",  # a run without evaluation
-    "`ModelCheckpoint\\(monitor='val/accuracy'\\)` could not find",  # a run without evaluation
-    "Checkpoint directory .* exists and is not empty",  # a run that is resumed
-]
-"""Warnings of other packages that do not concern our users."""
