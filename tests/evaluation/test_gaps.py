@@ -96,4 +96,4 @@ def test_answers_of_a_survey_are_counted_and_those_that_were_cut_too(llama: Poli
         prompts = llama.tokenizer.encode_all(messages)
         rollouts = generate(llama, prompts, 6, Sampling(temperature=0.9), [3 * 12 + index for index in range(12)])
         cut += [not rollout.finished for rollout in rollouts]
-    assert gaps[0].truncated == pytest.approx(sum(cut) / 24) > 0
+    assert gaps[0].truncated == sum(cut) / 24 > 0

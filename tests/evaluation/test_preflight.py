@@ -193,7 +193,8 @@ def test_what_was_cut_is_said_first_and_settings_that_would_help_second() -> Non
 
 def test_answers_are_counted_and_those_that_were_cut_too(llama: Policy) -> None:
     llama.eval()
-    examples, answered = [replace(question(index), reference="") for index in range(5)], []
+    examples = [replace(question(index), reference="") for index in range(5)]
+    answered: list[int] = []
     result = preflight(llama, examples, ExactMatch(), shown, 2, batch_size=2, answered=answered.append)
     assert answered == [2, 2, 1] * ANSWERS
     prompts = [llama.tokenizer.encode(example.prompt) for example in examples]

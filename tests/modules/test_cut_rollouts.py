@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from typing import Any
+from warnings import simplefilter
 
 import pytest
 
@@ -26,6 +27,7 @@ def warnings(recwarn: pytest.WarningsRecorder) -> list[str]:
 def test_one_warning_when_most_rollouts_of_eight_steps_were_cut(
     shares: list[float], count: int, recwarn: pytest.WarningsRecorder
 ) -> None:
+    simplefilter("always")
     cut = CutRollouts()
     for share in shares:
         cut.add(share, 32)
