@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from glob import escape
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -24,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
-from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint
+from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint, write_beside
 from lightning_sdft.commands.config_files import base_config
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
 from lightning_sdft.commands.parser import CommandParser
@@ -48,12 +49,15 @@ DESCRIPTION = (
 class LogConfig(SaveConfigCallback):
     """Saves the config in the folder of the logger, and shows it in TensorBoard.
 
+    An evaluation that writes into the folder of a run leaves the config of the run there.
+
     Without a logger it is not saved: Lightning would write it to the current folder, over a config of that name.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save the config."""
-        if trainer.loggers:
+        theirs = trainer.log_dir is not None and stage != "fit" and Path(trainer.log_dir, self.config_filename).exists()
+        if trainer.loggers and not theirs:
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -127,23 +131,54 @@ class SDFTCLI(LightningCLI):
             raise SettingError(masked_text(f"Trainer: {error}")) from error
 
     def validate(self, verbose: bool = True, **arguments: Any) -> None:
-        """Evaluate on the validation sets, and print a table that is easier to read than Lightning's."""
+        """Evaluate on the validation sets, and print a table that is easier to read than Lightning's.
+
+        Raises:
+            SettingError: If there is none.
+        """
+        self._check_any("validate", "validation", self.datamodule.splits.validation)
         self.trainer.validate(verbose=False, **arguments)
         if verbose:
             self._print_results(arguments)
 
     def test(self, verbose: bool = True, **arguments: Any) -> None:
-        """Evaluate on the test sets, and print a table."""
+        """Evaluate on the test sets, and print a table.
+
+        Raises:
+            SettingError: If there is none.
+        """
+        self._check_any("test", "test", self.datamodule.splits.test)
         self.trainer.test(verbose=False, **arguments)
         if verbose:
             self._print_results(arguments)
 
+    def predict(self, **arguments: Any) -> None:
+        """Answer the prompts of the test sets.
+
+        Raises:
+            SettingError: If there is none.
+        """
+        self._check_any("predict", "test", self.datamodule.splits.test)
+        self.trainer.predict(**arguments)
+
+    def _check_any(self, command: str, split: str, sets: Sequence[object]) -> None:
+        if not sets:
+            raise SettingError(
+                f"there is nothing to {command}: {type(self.datamodule).__name__} has no {split} set here; give it "
+                f"rows with data.{split}, or hold out a part of the training rows with data.{split}_share"
+            )
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Let ``last`` be the newest whole checkpoint; Lightning would look for it in the folder of the new run."""
+        """Let ``last`` be the newest whole checkpoint, and evaluations write beside the checkpoint.
+
+        Lightning would look for it in the folder of the new run, and write there.
+        """
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         if arguments.get("ckpt_path") == "last":
             find = continue_run if subcommand == "fit" else last_checkpoint
             arguments["ckpt_path"] = find(self.trainer)
+        if subcommand != "fit" and arguments.get("ckpt_path"):
+            write_beside(self.trainer, arguments["ckpt_path"])
         return arguments
 
     def _trainer_settings(self, config: Namespace) -> Any:
