@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_sdft.callbacks import PredictionWriter as PredictionWriter
     from lightning_sdft.callbacks import PriorTasks as PriorTasks
     from lightning_sdft.callbacks import RolloutTable as RolloutTable
+    from lightning_sdft.callbacks import RunSize as RunSize
     from lightning_sdft.callbacks import TeacherWatch as TeacherWatch
     from lightning_sdft.chat import ChatModel as ChatModel
     from lightning_sdft.chat import Endpoint as Endpoint
@@ -92,6 +93,7 @@ _HOMES = {
         "PredictionWriter",
         "PriorTasks",
         "RolloutTable",
+        "RunSize",
         "TeacherWatch",
     ),
     "checkpoint": ("ExactResume", "Preemption"),

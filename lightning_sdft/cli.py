@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -16,9 +15,10 @@ from lightning_sdft.checkpoint import exit_code
 from lightning_sdft.commands.configs import configs
 from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
-from lightning_sdft.commands.fit import NOISE, SDFTCLI, main
+from lightning_sdft.commands.fit import SDFTCLI, main
 from lightning_sdft.commands.init import init
 from lightning_sdft.commands.judge import judge
+from lightning_sdft.commands.noise import keep_quiet
 from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
@@ -82,8 +82,7 @@ def check_command(first: Sequence[str]) -> None:
 
 def entry_point() -> None:
     """The console script: what users can mend is one line and exit code 2, and anything else a traceback."""
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message=message)
+    keep_quiet()
     try:
         _run([each for each in sys.argv[1:] if each != DEBUG])
     except SIGTERMException as error:

@@ -11,6 +11,7 @@ from lightning_sdft.callbacks.prediction_writer import PredictionWriter
 from lightning_sdft.callbacks.prior_tasks import PriorTasks
 from lightning_sdft.callbacks.progress_bar import PhaseProgressBar
 from lightning_sdft.callbacks.rollout_table import RolloutTable
+from lightning_sdft.callbacks.run_size import RunSize
 from lightning_sdft.callbacks.teacher_watch import TeacherWatch
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "PredictionWriter",
     "PriorTasks",
     "RolloutTable",
+    "RunSize",
     "TeacherWatch",
 ]
