@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from lightning_sdft.grading import Judge as Judge
     from lightning_sdft.grading import JudgedAnswer as JudgedAnswer
     from lightning_sdft.grading import LocalJudge as LocalJudge
+    from lightning_sdft.inspection import Inspection as Inspection
+    from lightning_sdft.inspection import inspect_rollouts as inspect_rollouts
     from lightning_sdft.losses import AgreementProduct as AgreementProduct
     from lightning_sdft.losses import Clipped as Clipped
     from lightning_sdft.losses import DisagreementMixture as DisagreementMixture
@@ -108,6 +110,7 @@ _HOMES = {
     ),
     "errors": ("DataError",),
     "grading": ("Grader", "Judge", "JudgedAnswer", "LocalJudge"),
+    "inspection": ("Inspection", "inspect_rollouts"),
     "losses": (
         "AgreementProduct",
         "Clipped",

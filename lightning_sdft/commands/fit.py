@@ -149,9 +149,9 @@ class SDFTCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, without the option to run code from a checkpoint, and ``preflight`` and ``memory``."""
+        """Lightning's, without the option to run code from a checkpoint, and our own that take the config of a run."""
         skipped = {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
-        return {**skipped, "preflight": {"model", "datamodule"}, "memory": {"model", "datamodule"}}
+        return {**skipped, **{name: {"model", "datamodule"} for name in ("preflight", "memory", "inspect")}}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         """The parser of a subcommand, which is empty if another is chosen."""
