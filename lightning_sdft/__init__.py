@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_sdft.callbacks import AnswerTable as AnswerTable
     from lightning_sdft.callbacks import BaseComparison as BaseComparison
+    from lightning_sdft.callbacks import Dashboard as Dashboard
     from lightning_sdft.callbacks import GatedTeacher as GatedTeacher
     from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
     from lightning_sdft.callbacks import KLToBase as KLToBase
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from lightning_sdft.callbacks import PredictionWriter as PredictionWriter
     from lightning_sdft.callbacks import PriorTasks as PriorTasks
     from lightning_sdft.callbacks import RolloutTable as RolloutTable
+    from lightning_sdft.callbacks import RunLogger as RunLogger
     from lightning_sdft.callbacks import TeacherWatch as TeacherWatch
+    from lightning_sdft.callbacks import TradeOffPicture as TradeOffPicture
     from lightning_sdft.chat import ChatModel as ChatModel
     from lightning_sdft.chat import Endpoint as Endpoint
     from lightning_sdft.chat import LocalChat as LocalChat
@@ -82,7 +86,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "callbacks": (
+        "AnswerTable",
         "BaseComparison",
+        "Dashboard",
         "GatedTeacher",
         "HyperparameterSummary",
         "KLToBase",
@@ -92,7 +98,9 @@ _HOMES = {
         "PredictionWriter",
         "PriorTasks",
         "RolloutTable",
+        "RunLogger",
         "TeacherWatch",
+        "TradeOffPicture",
     ),
     "checkpoint": ("ExactResume", "Preemption"),
     "chat": ("ChatModel", "Endpoint", "LocalChat"),

@@ -25,7 +25,7 @@ __all__ = ["config_file", "trusted"]
 def test_config_is_shown_in_tensorboard(config_file: Path) -> None:
     main(["fit", "--config", str(config_file)])
     events = EventAccumulator("runs/run").Reload()
-    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    text = events.Tensors("~details/config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "SDFTModule" in text
     assert "teacher_rate: 0.1" in text
 

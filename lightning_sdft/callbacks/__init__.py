@@ -1,6 +1,8 @@
 """Callbacks: what happens beside the training step."""
 
+from lightning_sdft.callbacks.answer_table import AnswerTable
 from lightning_sdft.callbacks.base_comparison import BaseComparison
+from lightning_sdft.callbacks.dashboard import Dashboard
 from lightning_sdft.callbacks.gated_teacher import GatedTeacher
 from lightning_sdft.callbacks.hyperparameters import HyperparameterSummary
 from lightning_sdft.callbacks.kl_to_base import KLToBase
@@ -10,10 +12,14 @@ from lightning_sdft.callbacks.prediction_writer import PredictionWriter
 from lightning_sdft.callbacks.prior_tasks import PriorTasks
 from lightning_sdft.callbacks.progress_bar import PhaseProgressBar
 from lightning_sdft.callbacks.rollout_table import RolloutTable
+from lightning_sdft.callbacks.run_logger import RunLogger
 from lightning_sdft.callbacks.teacher_watch import TeacherWatch
+from lightning_sdft.callbacks.trade_off import TradeOffPicture
 
 __all__ = [
+    "AnswerTable",
     "BaseComparison",
+    "Dashboard",
     "GatedTeacher",
     "HyperparameterSummary",
     "KLToBase",
@@ -23,5 +29,7 @@ __all__ = [
     "PredictionWriter",
     "PriorTasks",
     "RolloutTable",
+    "RunLogger",
     "TeacherWatch",
+    "TradeOffPicture",
 ]

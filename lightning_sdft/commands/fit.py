@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
+from lightning_sdft.callbacks.run_logger import LAST
 from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint
 from lightning_sdft.commands.config_files import base_config
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
@@ -51,11 +52,11 @@ class LogConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Log the config as text."""
+        """Log the config as text, which TensorBoard shows below all others; it can fold none of it."""
         text = self.parser.dump(self.config, skip_none=False)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+                logger.experiment.add_text(f"{LAST}config", f"```yaml\n{text}\n```")
 
 
 class SDFTCLI(LightningCLI):

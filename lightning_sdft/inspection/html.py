@@ -58,7 +58,7 @@ def _look(look: RolloutLook) -> str:
         f'<div style="{TEXT}">{_conversation(look.shown)}</div></details>'
         f"<table>{rows}</table>"
         f"<div>{about}</div>"
-        f'<div style="{TEXT};font-family:monospace">{tokens}</div>'
+        f'<div style="{TEXT};font:1em monospace">{tokens}</div>'
         f"<details><summary>all tokens</summary><table><tr>{heads}</tr>{table}</table></details></div>"
     )
 
