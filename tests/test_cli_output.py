@@ -58,7 +58,7 @@ def test_help_names_every_subcommand_and_a_mistyped_one_is_answered_with_them(
         assert [name for name in names if not re.search(rf"\b{name}\b", printed.out + printed.err)] == []
 
 
-@pytest.mark.parametrize(("before", "built"), [([], 1), (["--config", "settings.yaml"], 6)])
+@pytest.mark.parametrize(("before", "built"), [([], 1), (["--config", "settings.yaml"], 7)])
 def test_only_the_arguments_of_the_chosen_subcommand_are_built(
     before: list[str], built: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

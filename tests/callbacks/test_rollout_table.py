@@ -14,11 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_sdft.callbacks import RolloutTable
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.inspection import token_looks
-from lightning_sdft.modules import CausalLMModule, ReinvokeModule, SDFTModule, SequenceDistillationModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule, SequenceDistillationModule, SFTModule
 from lightning_sdft.records import GREEDY
 from lightning_sdft.rollout import generate
 from lightning_sdft.teacher import CopiedTeacher
-from tests.modules.conftest import EXAMPLES, ready
+from tests.modules.conftest import EXAMPLES, SHOWN, ready
 
 TAG = "rollouts/text_summary"
 
@@ -84,16 +84,20 @@ def test_rollout_stands_beside_what_the_teacher_says(memory: Any, words_module: 
         assert row[7].text.endswith("cut") is not item.rollout.finished
 
 
-@pytest.mark.parametrize("method", [ReinvokeModule, SequenceDistillationModule])
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [(DistillationModule, {**SHOWN, "rollout_source": "teacher"}), (SequenceDistillationModule, SHOWN)],
+)
 def test_other_distillations_have_tables_too(
     method: Any,
+    arguments: Any,
     words_module: Callable[..., Any],
     words_data: Any,
     make_trainer: Any,
     tensorboard: TensorBoardLogger,
 ) -> None:
     trainer = make_trainer(callbacks=[RolloutTable()], logger=tensorboard, max_steps=1)
-    trainer.fit(words_module(method), datamodule=words_data())
+    trainer.fit(words_module(method, **arguments), datamodule=words_data())
     assert len(logged_tables(tensorboard.log_dir)) == 1
 
 
