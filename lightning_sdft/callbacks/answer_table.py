@@ -18,7 +18,7 @@ __all__ = ["AnswerTable"]
 Graded = dict[str, tuple[str, bool | None]]
 """An answer and its verdict, by the id of the example; ``None`` if it was not graded."""
 
-COLUMNS = ("example", "verdict", "prompt", "answer", "base model", "verdict on the base model", "reference")
+COLUMNS = ("example", "verdict", "prompt", "answer", "base model", "base's verdict", "reference")
 
 VERDICTS = {True: "right", False: "wrong", None: "not graded"}
 

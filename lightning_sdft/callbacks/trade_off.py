@@ -13,7 +13,7 @@ from lightning_sdft.callbacks.run_logger import FIRST
 
 __all__ = ["TradeOffPicture"]
 
-TITLE = f"{FIRST}new task against prior tasks"
+TITLE = f"{FIRST}trade-off, new task against prior tasks"
 
 NEW, PRIOR = "val/accuracy", "prior/average"
 

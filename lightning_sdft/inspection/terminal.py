@@ -29,6 +29,9 @@ SHADES = (
 NEWLINE = "\\n"
 """A newline in a cell."""
 
+SPACE = "\u2423"
+"""A space in a cell."""
+
 LEAST = 0.005
 """Probability of a candidate that is worth its place; the others would be 0.00."""
 
@@ -40,7 +43,8 @@ def rendered(looks: Sequence[RolloutLook], temperature: float) -> Iterator[Rende
     """What to print, block by block. Texts are printed as they are: neither control characters nor markup act."""
     yield Text(
         f"KL(teacher || student) in nats a token; probabilities are at the temperature of the loss, {temperature:g}; "
-        "tokens in brackets are left out of the loss, and likely tokens of less than 0.005 are not shown"
+        f"tokens in brackets are left out of the loss, {SPACE} is a space, and likely tokens of less than {LEAST} are "
+        "not shown"
     )
     for look in looks:
         yield Rule(Text(visible(look.id, newline=" ")), align="left")
@@ -91,9 +95,9 @@ def _table(tokens: Sequence[TokenLook]) -> Table:
 
 def _candidates(candidates: Sequence[Candidate]) -> Text:
     shown = [each for each in candidates if each.probability >= LEAST]
-    return Text("  ".join(f"{_quoted(each.text)} {each.probability:.2f}" for each in shown))
+    return Text(" ".join(f"{_quoted(each.text)}={each.probability:.2f}" for each in shown))
 
 
 def _quoted(text: str) -> str:
-    """A token in a cell."""
-    return f"'{visible(text, newline=NEWLINE)}'"
+    """A token in a cell, which is not broken at its spaces."""
+    return f"'{visible(text, newline=NEWLINE).replace(' ', SPACE)}'"

@@ -38,4 +38,4 @@ class Inspection:
     def __str__(self) -> str:
         text = StringIO()
         Console(file=text, width=WIDTH, color_system=None).print(self)
-        return text.getvalue()
+        return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())

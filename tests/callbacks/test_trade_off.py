@@ -14,7 +14,7 @@ from lightning_sdft.modules import CausalLMModule, SFTModule
 from tests.modules.test_answering import evaluation_sets
 
 OPTIONS = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_steps": -1}
-TAG = "at a glance/new task against prior tasks"
+TAG = "at a glance/trade-off, new task against prior tasks"
 
 
 class Collecting(CSVLogger):

@@ -25,14 +25,14 @@ def test_control_characters_and_markup_do_nothing() -> None:
 
 
 def test_tokens_are_coloured_in_a_terminal_and_plain_elsewhere() -> None:
-    look = rollout_look(tokens=[token_look("calm", 0.01), token_look("wild", 3.0), token_look("early", 0, False)])
+    look = rollout_look(tokens=[token_look("calm", 0.01), token_look("wild", 3.0), token_look(" early", 0, False)])
     plain, coloured = printed([look]), printed([look], "truecolor")
     assert "\x1b" not in plain
     assert "48;2;176;48;74mwild\x1b" in coloured
     assert "mcalm\x1b" not in coloured
     rows = [line.split() for line in plain.splitlines() if line[:1].isdigit()]
-    assert rows[0] == ["1", "'calm'", "0.010", "0.25", "0.75", "'ours'", "0.50", "'theirs'", "0.50"]
-    assert rows[2][1] == "['early']"
+    assert rows[0] == ["1", "'calm'", "0.010", "0.25", "0.75", "'ours'=0.50", "'theirs'=0.50"]
+    assert rows[2][1] == "['␣early']"
     assert "student, sampled (cut):" in plain
 
 
