@@ -6,8 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_sdft.callbacks import AnswerTable as AnswerTable
     from lightning_sdft.callbacks import BaseComparison as BaseComparison
     from lightning_sdft.callbacks import BestCheckpoint as BestCheckpoint
+    from lightning_sdft.callbacks import Dashboard as Dashboard
     from lightning_sdft.callbacks import GatedTeacher as GatedTeacher
     from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
     from lightning_sdft.callbacks import KLToBase as KLToBase
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     from lightning_sdft.callbacks import PredictionWriter as PredictionWriter
     from lightning_sdft.callbacks import PriorTasks as PriorTasks
     from lightning_sdft.callbacks import RolloutTable as RolloutTable
+    from lightning_sdft.callbacks import RunLogger as RunLogger
     from lightning_sdft.callbacks import RunSize as RunSize
     from lightning_sdft.callbacks import TeacherWatch as TeacherWatch
+    from lightning_sdft.callbacks import TradeOffPicture as TradeOffPicture
     from lightning_sdft.chat import ChatModel as ChatModel
     from lightning_sdft.chat import Endpoint as Endpoint
     from lightning_sdft.chat import LocalChat as LocalChat
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     from lightning_sdft.grading import Judge as Judge
     from lightning_sdft.grading import JudgedAnswer as JudgedAnswer
     from lightning_sdft.grading import LocalJudge as LocalJudge
+    from lightning_sdft.inspection import Inspection as Inspection
+    from lightning_sdft.inspection import inspect_rollouts as inspect_rollouts
     from lightning_sdft.losses import AgreementProduct as AgreementProduct
     from lightning_sdft.losses import Clipped as Clipped
     from lightning_sdft.losses import DisagreementMixture as DisagreementMixture
@@ -82,8 +88,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "callbacks": (
+        "AnswerTable",
         "BaseComparison",
         "BestCheckpoint",
+        "Dashboard",
         "GatedTeacher",
         "HyperparameterSummary",
         "KLToBase",
@@ -94,7 +102,9 @@ _HOMES = {
         "PriorTasks",
         "RolloutTable",
         "RunSize",
+        "RunLogger",
         "TeacherWatch",
+        "TradeOffPicture",
     ),
     "checkpoint": ("ExactResume", "Preemption"),
     "chat": ("ChatModel", "Endpoint", "LocalChat"),
@@ -112,6 +122,7 @@ _HOMES = {
     ),
     "errors": ("DataError",),
     "grading": ("Grader", "Judge", "JudgedAnswer", "LocalJudge"),
+    "inspection": ("Inspection", "inspect_rollouts"),
     "losses": (
         "AgreementProduct",
         "Clipped",

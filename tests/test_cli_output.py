@@ -25,7 +25,7 @@ __all__ = ["config_file", "trusted"]
 def test_config_is_shown_in_tensorboard(config_file: Path) -> None:
     main(["fit", "--config", str(config_file)])
     events = EventAccumulator("runs/run").Reload()
-    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    text = events.Tensors("~details/config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "SDFTModule" in text
     assert "teacher_rate: 0.1" in text
 
@@ -58,7 +58,7 @@ def test_help_names_every_subcommand_and_a_mistyped_one_is_answered_with_them(
         assert [name for name in names if not re.search(rf"\b{name}\b", printed.out + printed.err)] == []
 
 
-@pytest.mark.parametrize(("before", "built"), [([], 1), (["--config", "settings.yaml"], 6)])
+@pytest.mark.parametrize(("before", "built"), [([], 1), (["--config", "settings.yaml"], 7)])
 def test_only_the_arguments_of_the_chosen_subcommand_are_built(
     before: list[str], built: int, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

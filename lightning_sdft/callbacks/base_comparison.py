@@ -32,7 +32,8 @@ class BaseComparison(Callback):
 
     Where answers are not graded, it is the losses of the demonstrations. Lightning's sanity check evaluates the base
     model, so let it evaluate everything: ``num_sanity_val_steps: -1``. The base model's accuracies become the first
-    point of the curves. The trained model's are those of the last validation.
+    point of the curves, and its average on the new task a line of its own, ``val/base_accuracy``. The trained model's
+    are those of the last validation.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,17 @@ class BaseComparison(Callback):
         self.base = _accuracies(trainer)
         for logger in trainer.loggers:
             logger.log_metrics(self.base, step=0)
+        self._log_line(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the line of the base model on."""
+        if not trainer.sanity_checking:
+            self._log_line(trainer)
+
+    def _log_line(self, trainer: Trainer) -> None:
+        if "val/accuracy" in self.base:
+            for logger in trainer.loggers:
+                logger.log_metrics({"val/base_accuracy": self.base["val/accuracy"]}, step=trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what other callbacks, such as PriorTasks, have measured of the base model when training starts."""

@@ -11,12 +11,24 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_sdft.storage.masking import masked
+from lightning_sdft.teacher import EMATeacher
 
 __all__ = ["HyperparameterSummary"]
 
+FIRST = {
+    "method": "1 method",
+    "learning_rate": "2 learning_rate",
+    "data.batch_size": "3 batch_size",
+    "teacher_rate": "4 teacher_rate",
+}
+"""Names in TensorBoard, which lists them by name, of what tells most runs apart."""
+
 
 class HyperparameterSummary(Callback):
-    """Logs the arguments of the module and the data module to TensorBoard's tab HParams, without secrets.
+    """Logs the arguments of the module and the data module, without secrets: in TensorBoard to the tab HParams.
+
+    There the method, the learning rate, the batch size and the rate of :class:`EMATeacher` come first, numbered,
+    because TensorBoard sorts by name. Other loggers get all arguments by their own names.
 
     Args:
         metrics: Names of the metrics to show beside them, each with its last value.
@@ -31,9 +43,14 @@ class HyperparameterSummary(Callback):
         datamodule = getattr(trainer, "datamodule", None)
         if datamodule is not None:
             arguments |= {"data": type(datamodule).__name__, **flatten(masked(datamodule.hparams), "data.")}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set outside of __init__
+            if isinstance(callback, EMATeacher):
+                arguments["teacher_rate"] = callback.teacher_rate
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and not _goes_on(trainer, logger):
-                logger.log_hyperparams(arguments, dict.fromkeys(self.metrics, math.nan))
+            if not isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(arguments)
+            elif not _goes_on(trainer, logger):
+                logger.log_hyperparams(first_ones_first(arguments), dict.fromkeys(self.metrics, math.nan))
 
 
 def _goes_on(trainer: Trainer, logger: TensorBoardLogger) -> bool:
@@ -41,6 +58,16 @@ def _goes_on(trainer: Trainer, logger: TensorBoardLogger) -> bool:
     return (
         trainer.ckpt_path is not None and Path(logger.log_dir).absolute() in Path(trainer.ckpt_path).absolute().parents
     )
+
+
+def first_ones_first(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, those of :data:`FIRST` under names that TensorBoard lists first.
+
+    Example:
+        >>> first_ones_first({"attention": "sdpa", "learning_rate": 0.1, "data.batch_size": 8})
+        {'attention': 'sdpa', '2 learning_rate': 0.1, '3 batch_size': 8}
+    """
+    return {FIRST.get(name, name): value for name, value in arguments.items()}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

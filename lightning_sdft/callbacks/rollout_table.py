@@ -1,4 +1,4 @@
-"""Shows what the student writes."""
+"""Shows what the student writes, where the teacher disagrees, and what the teacher would have said."""
 
 from __future__ import annotations
 
@@ -6,17 +6,44 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_sdft.callbacks.tables import Cell, log_table, shaded, shortened
 from lightning_sdft.data.groups import Item
-from lightning_sdft.modules.causal_lm import CausalLMModule
+from lightning_sdft.inspection import TokenLook, token_looks
+from lightning_sdft.inspection.visible import visible
+from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.records import GREEDY
+from lightning_sdft.rollout import generate
 from lightning_sdft.settings import Count, check_ranges
+from lightning_sdft.teacher import OffloadedTeacher
 
 __all__ = ["RolloutTable"]
 
+COLUMNS = (
+    "example",
+    "prompt",
+    "student's rollout",
+    "KL a token",
+    "where they differ most",
+    "the teacher would have said",
+    "demonstration",
+    "tokens",
+)
+
+NOTE = "KL(teacher || student): *from 0.1 nats*, **from 0.5 nats a token**."
+
+WORST = 3
+"""Most tokens of a rollout whose disagreement is spelled out."""
+
+NOTABLE = 0.1
+"""KL in nats from which a token is one of them."""
+
 
 class RolloutTable(Callback):
-    """Shows rollouts in TensorBoard as a table (tab Text), beside the prompt and the demonstration.
+    """Shows rollouts as a table (in TensorBoard: tab Text), with the KL of teacher and student at each token.
+
+    Beside them are what the teacher would have said, greedily, and the tokens at which the two differ most. An
+    offloaded teacher is not asked, because each token would send it to the device as a whole.
 
     Args:
         every_n_steps: Optimizer steps between two tables.
@@ -38,38 +65,62 @@ class RolloutTable(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log a table after the first and every n-th optimizer step."""
+        """Log a table after the first and every n-th optimizer step. All processes compare, and the first one logs."""
         step = trainer.global_step
-        items = [item for item in batch.group.items if item.rollout is not None]
+        items = [item for item in batch.group.items if item.rollout is not None and item.teacher is not None]
         if not items or step == self._last_step or (step != 1 and step % self.every_n_steps):
             return
         self._last_step = step
-        module = cast(CausalLMModule, pl_module)
-        table = self.table(items, [module.tokenizer.decode(item.student.completion) for item in items])
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.add_text("rollouts", table, step)
+        count = min(self.rows, len(items))
+        items = [items[index * len(items) // count] for index in range(count)]
+        with trainer.precision_plugin.val_step_context():
+            rows = self.table(cast(DistillationModule, pl_module), items)
+        log_table(trainer, "rollouts", COLUMNS, rows, NOTE)
 
-    def table(self, items: Sequence[Item], responses: Sequence[str]) -> str:
-        """A Markdown table, one row per rollout shown.
+    def table(self, module: DistillationModule, items: Sequence[Item]) -> list[list[Cell]]:
+        """One row per rollout.
 
         Args:
+            module: The module with student and teacher.
             items: Examples with their rollouts.
-            responses: The rollouts as text.
         """
-        lines = ["| example | prompt | demonstration | rollout | tokens | finished |", "|---|---|---|---|---|---|"]
-        every = list(zip(items, responses, strict=True))
-        count = min(self.rows, len(every))
-        for item, response in (every[index * len(every) // count] for index in range(count)):
-            example, finished = item.example, item.rollout is not None and item.rollout.finished
-            texts = (example.id, example.prompt[-1]["content"], example.demonstration or "", response)
-            cells = [*map(self._cell, texts), str(len(item.student.completion)), "yes" if finished else "no"]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines)
+        looks = token_looks(module, [item.student for item in items], [cast(Any, item.teacher) for item in items], 1)
+        taught = self._taught(module, items)
+        return [self._row(*each) for each in zip(items, looks, taught, strict=True)]
 
-    def _cell(self, text: str) -> str:
-        half = self.max_characters // 2
-        if len(text) > self.max_characters:
-            text = f"{text[:half]} [...] {text[-half:]}"
-        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
-        return escaped.replace("\n", "<br>")
+    def _taught(self, module: DistillationModule, items: Sequence[Item]) -> list[str]:
+        """What the teacher would have said."""
+        if isinstance(module.teacher, OffloadedTeacher):
+            return [""] * len(items)
+        prompts = [item.teacher.prompt for item in items if item.teacher is not None]
+        answers = generate(module.teacher.policy, prompts, module.max_completion_tokens, GREEDY)
+        return [module.tokenizer.decode(each.completion) for each in answers]
+
+    def _row(self, item: Item, tokens: Sequence[TokenLook], taught: str) -> list[Cell]:
+        example, cut = item.example, item.rollout is not None and not item.rollout.finished
+        trained = [token for token in tokens if token.trained]
+        mean = sum(token.kl for token in trained) / len(trained) if trained else float("nan")
+        return [
+            self._cell(example.id),
+            self._cell(example.prompt[-1]["content"]),
+            shaded(tokens, self.max_characters),
+            Cell.of(f"{mean:.3f}"),
+            Cell.of("\n".join(map(_difference, _worst(tokens)))),
+            self._cell(taught),
+            self._cell(example.demonstration or ""),
+            Cell.of(f"{len(tokens)}, cut" if cut else str(len(tokens))),
+        ]
+
+    def _cell(self, text: str) -> Cell:
+        return Cell.of(shortened(text, self.max_characters))
+
+
+def _worst(tokens: Sequence[TokenLook]) -> list[TokenLook]:
+    return sorted((token for token in tokens if token.kl >= NOTABLE), key=lambda token: -token.kl)[:WORST]
+
+
+def _difference(token: TokenLook) -> str:
+    """What the student wrote, and what the teacher finds likeliest there."""
+    (teacher,) = token.teacher
+    ours, theirs = (visible(each, newline="\u21b5") for each in (token.text, teacher.text))
+    return f"'{ours}', teacher '{theirs}' {teacher.probability:.2f}: KL {token.kl:.2f}"

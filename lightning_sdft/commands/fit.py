@@ -26,6 +26,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
+from lightning_sdft.callbacks.run_logger import LAST
 from lightning_sdft.checkpoint import check_whole
 from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint, write_beside
 from lightning_sdft.commands.before_fit import settle_micro_batches
@@ -65,11 +66,11 @@ class LogConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Log the config as text."""
+        """Log the config as text, which TensorBoard shows below all others; it can fold none of it."""
         text = self.parser.dump(self.config, skip_none=False)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+                logger.experiment.add_text(f"{LAST}config", f"```yaml\n{text}\n```")
 
 
 class SDFTCLI(LightningCLI):
@@ -210,9 +211,9 @@ class SDFTCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, without the option to run code from a checkpoint, and ``preflight`` and ``memory``."""
+        """Lightning's, without the option to run code from a checkpoint, and our own that take the config of a run."""
         skipped = {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
-        return {**skipped, "preflight": {"model", "datamodule"}, "memory": {"model", "datamodule"}}
+        return {**skipped, **{name: {"model", "datamodule"} for name in ("preflight", "memory", "inspect")}}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         """The parser of a subcommand, which is empty if another is chosen."""

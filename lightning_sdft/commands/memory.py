@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lightning_sdft.commands.inspect import InspectTrainer
 from lightning_sdft.commands.preflight import PreflightTrainer
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.errors import DataError
@@ -42,8 +43,8 @@ By default glibc starts with half of this size and raises it up to 32 MiB; it ke
 """
 
 
-class MemoryTrainer(PreflightTrainer):
-    """A trainer that can also check a run before training, and estimate its memory."""
+class MemoryTrainer(PreflightTrainer, InspectTrainer):
+    """A trainer that can also check a run before training, look inside it, and estimate its memory."""
 
     asked: Mapping[str, Any]
     """Arguments of the trainer that ``fit`` would use."""

@@ -18,6 +18,7 @@ from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.losses import HeadLoss
 from lightning_sdft.modules import checks
 from lightning_sdft.modules.answering import Answering
+from lightning_sdft.modules.asking import answer
 from lightning_sdft.modules.base_model import base_model
 from lightning_sdft.modules.examples import check_examples
 from lightning_sdft.modules.graded_sets import GradedSets
@@ -46,8 +47,8 @@ class CausalLMModule(LightningModule):
         lora: Train an adapter instead of the model (extra ``lora``), at about ten times the learning rate. Checkpoints
             hold only the adapter.
         learning_rate: Peak learning rate of AdamW. Under ``bf16-true`` the weights are bfloat16, and an update below
-            1/512 of a weight rounds to nothing: 50 steps at 1e-5 change only 6% of the laptop model's weights. Under
-            ``bf16-mixed``, which keeps the weights in float32, they change all.
+            1/512 of a weight rounds to nothing: 50 steps at 1e-5 change 6% of the laptop model's weights, and all under
+            ``bf16-mixed``, which keeps them in float32.
         weight_decay: Weight decay of AdamW.
         warmup_steps: Optimizer steps of linear warm-up, after which the rate falls to 0 along a cosine.
         max_prompt_tokens: Token budget of a prompt. Prompts are never truncated.
@@ -61,14 +62,14 @@ class CausalLMModule(LightningModule):
             logits, alone and beside other sequences; a model for which they differ is refused.
         template_arguments: Values of variables that the chat template reads, such as ``{enable_thinking: false}``.
             They are its defaults wherever a conversation is rendered, and exported tokenizers keep them.
-        retention: Keep what the model could do before: on general prompts, hold it near the model that training
-            started from.
+        retention: On general prompts, hold the model near the one that training started from: what it can do, it keeps.
 
     Raises:
         SettingError: If ``lora`` is given without ``pretrained``: checkpoints would lack the random weights under it.
     """
 
     conversational = True  # whether training reads conversations as the chat template writes them
+    answer = answer
 
     def __init__(
         self,
@@ -132,9 +133,8 @@ class CausalLMModule(LightningModule):
         """Load the models in the precision that Lightning asks for."""
         if not hasattr(self, "policy"):
             self.load_models()
-            strategy = self.trainer.strategy if self._trainer is not None else None
-            if isinstance(strategy, FSDP2Strategy):
-                self.shard_models(strategy.sharding_mesh)
+            if self._trainer is not None and isinstance(self.trainer.strategy, FSDP2Strategy):
+                self.shard_models(self.trainer.strategy.sharding_mesh)
 
     def load_models(self) -> None:
         """Load the policy."""
@@ -278,8 +278,8 @@ class CausalLMModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record which method the checkpoint is from, and the date in its prompts, unless weights are not finite."""
         checkpoints.check_finite_weights(self)
-        method = checkpoints.describe_method(type(self).__name__, self.model, self.lora, self.tokenizer.date)
-        checkpoint["lightning_sdft"] = method
+        about = (type(self).__name__, self.model, self.lora, self.tokenizer.date)
+        checkpoint["lightning_sdft"] = checkpoints.describe_method(*about)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or adapter, or one that training cannot resume from."""

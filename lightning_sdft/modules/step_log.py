@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.distributed.processes import process_count
 from lightning_sdft.modules.checks import (
     batch_examples,
     check_budgets,
@@ -19,7 +20,7 @@ from lightning_sdft.modules.checks import (
     gradient_norm,
 )
 from lightning_sdft.modules.cut_rollouts import CutRollouts
-from lightning_sdft.modules.timing import PhaseClock, peak_memory
+from lightning_sdft.modules.timing import PhaseClock, now, peak_memory
 from lightning_sdft.records import Example
 
 __all__ = ["StepLog"]
@@ -39,7 +40,10 @@ class Trained(Protocol):
 
 
 class StepLog(Callback):
-    """Logs ``train/gradient_norm``, ``time/<phase>`` and ``memory/peak``, and stops a step that would destroy weights.
+    """Logs the gradient norm, time and memory of steps, and stops a step that would destroy weights.
+
+    The names are ``train/gradient_norm``, ``time/<phase>`` in seconds, ``speed/prompts_per_second`` (of all processes),
+    ``speed/share_<phase>`` of the time from a step's first micro-batch to its end, and ``memory/peak``.
 
     The modules of this package add it to the trainer's callbacks.
     """
@@ -47,6 +51,7 @@ class StepLog(Callback):
     def __init__(self) -> None:
         self._examples: Sequence[Example] = ()
         self._cut = CutRollouts()
+        self._began = 0.0
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: MicroBatch, batch_idx: int
@@ -60,6 +65,8 @@ class StepLog(Callback):
             module = cast(Trained, pl_module)
             check_complete(examples, module.missing, type(module).__name__)
             check_budgets(examples, module.training_problem)
+        if batch.index == 0:
+            self._began = now()
         self._examples = batch.group.examples
         self._batch = batch
 
@@ -95,6 +102,10 @@ class StepLog(Callback):
             self._cut.add(float(trainer.callback_metrics["rollout/truncated"]), module.max_completion_tokens)
         phases = module.clock.read()
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set outside of __init__
+            step = now() - self._began
+            prompts = len(batch.group.examples) * process_count()
+            pl_module.log("speed/prompts_per_second", prompts / step, batch_size=1)
             for phase, seconds in phases.items():
                 pl_module.log(f"time/{phase}", seconds, batch_size=1)
+                pl_module.log(f"speed/share_{phase}", seconds / step, batch_size=1)
             pl_module.log("memory/peak", peak_memory(), batch_size=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["PhaseClock", "peak_memory", "resident_memory"]
+__all__ = ["PhaseClock", "now", "peak_memory", "resident_memory"]
 
 
 class PhaseClock:
@@ -25,13 +25,13 @@ class PhaseClock:
 
     def start(self, phase: str) -> None:
         """Begin a phase."""
-        self._started[phase] = _now()
+        self._started[phase] = now()
         if self.listener is not None:
             self.listener(phase)
 
     def stop(self, phase: str) -> None:
         """End a phase."""
-        self.seconds[phase] += _now() - self._started.pop(phase)
+        self.seconds[phase] += now() - self._started.pop(phase)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -68,7 +68,8 @@ def _peak_of_process() -> float:
     return kilobytes / 2**20 if sys.platform == "darwin" else kilobytes / 2**10
 
 
-def _now() -> float:
+def now() -> float:
+    """Seconds of a clock, once the accelerator has done what it was told."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()  # kernels run asynchronously: their time would count for a later phase
     return time.perf_counter()

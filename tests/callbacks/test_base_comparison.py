@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_sdft.callbacks import BaseComparison
 from lightning_sdft.callbacks.base_comparison import comparison_table
@@ -170,3 +171,14 @@ def test_without_validation_it_says_nothing(
 ) -> None:
     make_trainer(callbacks=[BaseComparison()], max_steps=1).fit(words_module(SFTModule), datamodule=words_data())
     assert "accuracy" not in capsys.readouterr().out
+
+
+def test_base_is_a_line_of_its_own(
+    sets: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    logger = TensorBoardLogger(tmp_path, name="run", version="")
+    options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 2, "max_steps": -1}
+    trainer = make_trainer(callbacks=[BaseComparison(), Spoil()], logger=logger, **options)
+    trainer.fit(words_module(SFTModule), datamodule=words_data(validation=sets))
+    points = EventAccumulator(logger.log_dir).Reload().Scalars("val/base_accuracy")
+    assert [(point.step, point.value) for point in points] == [(0, 0.75), (4, 0.75), (8, 0.75)]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
+import yaml
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -14,6 +15,7 @@ from lightning_sdft.callbacks import HyperparameterSummary, LastCheckpoints
 from lightning_sdft.callbacks.hyperparameters import flatten
 from lightning_sdft.losses import JensenShannon
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from lightning_sdft.teacher import EMATeacher
 
 
 def test_flattens_to_what_tensorboard_shows() -> None:
@@ -27,8 +29,12 @@ def test_arguments_and_metrics_are_in_tensorboard(
 ) -> None:
     logger = TensorBoardLogger(tmp_path, name="run", version="", default_hp_metric=False)
     module = words_module(SDFTModule, divergence=JensenShannon(0.3), learning_rate=0.004)
-    trainer = make_trainer(callbacks=[HyperparameterSummary()], logger=logger, max_steps=1, log_every_n_steps=1)
+    other = CSVLogger(tmp_path, name="csv", version="")
+    callbacks = [HyperparameterSummary(), EMATeacher(0.125)]
+    trainer = make_trainer(callbacks=callbacks, logger=[logger, other], max_steps=1, log_every_n_steps=1)
     trainer.fit(module, datamodule=words_data())
+    given = yaml.safe_load(Path(other.log_dir, "hparams.yaml").read_text())
+    assert (given["method"], given["data.batch_size"], given["teacher_rate"]) == ("SDFTModule", 4, 0.125)
 
     events = EventAccumulator(logger.log_dir).Reload()
     content = plugin_data_pb2.HParamsPluginData.FromString(
@@ -38,14 +44,17 @@ def test_arguments_and_metrics_are_in_tensorboard(
         name: getattr(value, value.WhichOneof("kind")) for name, value in content.session_start_info.hparams.items()
     }
     expected = {
-        "method": "SDFTModule",
-        "learning_rate": 0.004,
+        "1 method": "SDFTModule",
+        "2 learning_rate": 0.004,
+        "3 batch_size": 4,
+        "4 teacher_rate": 0.125,
         "skip_tokens": 0,
         "divergence": "JensenShannon(beta=0.3)",
         "data": "WordsDataModule",
-        "data.batch_size": 4,
+        "data.micro_batch_size": 2,
     }
     assert {name: shown[name] for name in expected} == expected
+    assert sorted(shown)[:4] == list(expected)[:4]  # TensorBoard sorts them
     experiment = plugin_data_pb2.HParamsPluginData.FromString(
         events.summary_metadata["_hparams_/experiment"].plugin_data.content
     ).experiment

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_sdft.callbacks import RolloutTable
-from lightning_sdft.data.groups import Item
-from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
-from lightning_sdft.records import Example, Rollout
+from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.inspection import token_looks
+from lightning_sdft.modules import CausalLMModule, DistillationModule, SDFTModule, SequenceDistillationModule, SFTModule
+from lightning_sdft.records import GREEDY
+from lightning_sdft.rollout import generate
+from lightning_sdft.teacher import CopiedTeacher
+from tests.modules.conftest import EXAMPLES, SHOWN, ready
 
 TAG = "rollouts/text_summary"
 
@@ -22,12 +29,6 @@ def logged_tables(folder: str) -> list[tuple[int, str]]:
     if TAG not in events.Tags()["tensors"]:
         return []
     return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events.Tensors(TAG)]
-
-
-def item(example: Example, completion: list[int], finished: bool = True) -> Item:
-    """An example with its rollout."""
-    rollout = Rollout([], completion, [0.0] * len(completion), finished)
-    return Item(example, rollout, rollout=rollout)
 
 
 @pytest.fixture
@@ -43,24 +44,101 @@ def test_tables_are_logged_after_the_first_and_every_nth_step(
     trainer.fit(module, datamodule=words_data())
     tables = logged_tables(tensorboard.log_dir)
     assert [step for step, _ in tables] == [1, 3, 6]
-    header, rule, *rows = tables[0][1].splitlines()
-    assert header == "| example | prompt | demonstration | rollout | tokens | finished |"
-    assert rule.count("|") == 7
-    assert len(rows) == 2
+    *_, header, rule, first, second = tables[0][1].splitlines()
+    assert header.count("|") == rule.count("|") == 9
     examples = {example.id: example for example in words_data().splits.train}
-    for row in rows:
-        name, prompt, demonstration, rollout, tokens, finished = (cell.strip() for cell in row.strip("|").split("|"))
+    for row in (first, second):
+        cells = [unescape(re.sub("<[^>]*>", "", cell)).strip() for cell in row.strip("|").split("|")]
+        name, prompt, rollout, kl, _, _, demonstration, tokens = cells
         assert prompt == examples[name].prompt[-1]["content"]
         assert demonstration == examples[name].demonstration
-        assert len(rollout.split()) in (int(tokens), int(tokens) - 1)  # the end token is not shown
-        assert finished in ("yes", "no")
+        assert len(rollout.split()) == int(tokens.removesuffix(", cut"))
+        assert float(kl) >= 0
 
 
-@pytest.mark.parametrize(("rows", "shown"), [(1, "a"), (3, "ace"), (4, "abde"), (9, "abcdef")])
-def test_rows_are_spread_over_the_step(rows: int, shown: str) -> None:
-    examples = [Example(name, [{"role": "user", "content": "x"}]) for name in "abcdef"]
-    table = RolloutTable(rows=rows).table([item(example, [7]) for example in examples], ["1"] * 6)
-    assert [line.split(" ")[1] for line in table.splitlines()[2:]] == list(shown)
+def rows(module: Any, **arguments: Any) -> tuple[Any, list[Any]]:
+    """The items of a step, and their rows."""
+    (batch,) = MicroBatch.cut(EXAMPLES, len(EXAMPLES))
+    torch.manual_seed(0)
+    module.training_step(batch, 0)
+    items = batch.group.items
+    return items, RolloutTable(**arguments).table(module, items)
+
+
+@pytest.mark.parametrize("memory", ["float32", "offload"])
+def test_rollout_stands_beside_what_the_teacher_says(memory: Any, words_module: Callable[..., Any]) -> None:
+    module = ready(words_module(SDFTModule, teacher=CopiedTeacher(memory=memory), skip_tokens=1))
+    items, found = rows(module)
+    looks = token_looks(module, [item.student for item in items], [item.teacher for item in items], 1)
+    assert len({row[0].text for row in found}) == len(EXAMPLES)
+    for item, row, tokens in zip(items, found, looks, strict=True):
+        assert row[2].text == "".join(token.text for token in tokens)
+        assert float(row[3].text) == pytest.approx(
+            sum(token.kl for token in tokens[1:]) / len(tokens[1:]) if tokens[1:] else float("nan"), 1e-2, nan_ok=True
+        )
+        worst = max(tokens, key=lambda token: token.kl)
+        assert row[4].text.splitlines()[0].endswith(f"KL {worst.kl:.2f}")
+        assert f"teacher '{worst.teacher[0].text}'" in row[4].text.splitlines()[0]
+        (answer,) = generate(module.teacher.policy, [item.teacher.prompt], module.max_completion_tokens, GREEDY)
+        assert row[5].text == ("" if memory == "offload" else module.tokenizer.decode(answer.completion))
+        assert row[7].text.endswith("cut") is not item.rollout.finished
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [(DistillationModule, {**SHOWN, "rollout_source": "teacher"}), (SequenceDistillationModule, SHOWN)],
+)
+def test_other_distillations_have_tables_too(
+    method: Any,
+    arguments: Any,
+    words_module: Callable[..., Any],
+    words_data: Any,
+    make_trainer: Any,
+    tensorboard: TensorBoardLogger,
+) -> None:
+    trainer = make_trainer(callbacks=[RolloutTable()], logger=tensorboard, max_steps=1)
+    trainer.fit(words_module(method, **arguments), datamodule=words_data())
+    assert len(logged_tables(tensorboard.log_dir)) == 1
+
+
+def test_training_is_the_same_with_tables(
+    words_module: Callable[..., Any], words_data: Any, make_trainer: Any, tensorboard: TensorBoardLogger
+) -> None:
+    weights = []
+    for callbacks in ([], [RolloutTable(every_n_steps=1)]):
+        torch.manual_seed(3)
+        module = words_module(SDFTModule)
+        make_trainer(callbacks=callbacks, logger=tensorboard, max_steps=3).fit(module, datamodule=words_data())
+        weights.append([weight.clone() for weight in module.policy.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize(("count", "shown"), [(1, [0]), (2, [0, 2]), (3, [0, 1, 2]), (9, [0, 1, 2, 3])])
+def test_rows_are_spread_over_the_step(
+    count: int,
+    shown: list[int],
+    words_module: Callable[..., Any],
+    words_data: Any,
+    make_trainer: Any,
+    tensorboard: TensorBoardLogger,
+) -> None:
+    data = words_data(train=EXAMPLES, micro_batch_size=4)
+    trainer = make_trainer(
+        callbacks=[RolloutTable(rows=count)], logger=tensorboard, max_steps=1, accumulate_grad_batches=1
+    )
+    group: list[str] = []
+    module = words_module(SDFTModule)
+    step = module.training_step
+
+    def noted(batch: Any, batch_idx: int) -> Any:
+        loss = step(batch, batch_idx)
+        group.extend(item.example.id for item in batch.group.items)
+        return loss
+
+    module.training_step = noted
+    trainer.fit(module, datamodule=data)
+    ((_, text),) = logged_tables(tensorboard.log_dir)
+    assert [line.split(" ")[1] for line in text.splitlines()[4:]] == [group[index] for index in shown]
 
 
 def test_resumed_run_goes_on_with_the_tables(
@@ -89,17 +167,3 @@ def test_method_without_rollouts_and_other_loggers_are_left_alone(
         trainer = make_trainer(callbacks=[RolloutTable()], logger=logger, max_steps=1)
         trainer.fit(words_module(method), datamodule=words_data())
     assert logged_tables(tensorboard.log_dir) == []
-
-
-def test_text_cannot_break_the_table() -> None:
-    example = Example("a|b", [{"role": "user", "content": "x\ny"}], "<b> & c")
-    table = RolloutTable(max_characters=20).table([item(example, [7], finished=False)], ["1\n\n2|" + 30 * "z"])
-    _, _, row = table.splitlines()
-    expected = "1<br><br>2&#124;zzzzz [...] zzzzzzzzzz"
-    assert row == f"| a&#124;b | x<br>y | &lt;b&gt; &amp; c | {expected} | 1 | no |"
-
-
-def test_example_without_demonstration_has_an_empty_cell() -> None:
-    example = Example("a", [{"role": "user", "content": "x"}])
-    table = RolloutTable().table([item(example, [7, 8])] * 3, ["1"] * 3)
-    assert table.splitlines()[2:] == ["| a | x |  | 1 | 2 | yes |"] * 3

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -32,6 +33,11 @@ TRAINING = [
     "time/student",
     "time/backward",
     "memory/peak",
+    "speed/prompts_per_second",
+    "speed/share_rollout",
+    "speed/share_teacher",
+    "speed/share_student",
+    "speed/share_backward",
 ]
 EVALUATION = ["val/accuracy/new", "val/accuracy", "prior/old", "prior/average", "val/kl_to_base"]
 
@@ -68,3 +74,11 @@ def test_all_metrics_are_logged_at_the_right_steps(
     assert events.Scalars("teacher/drift")[-1].value > 0
     assert events.Scalars("memory/peak")[-1].value > 100
     assert all(events.Scalars(f"time/{phase}")[-1].value > 0 for phase in ("rollout", "teacher", "student", "backward"))
+    shares = [events.Scalars(f"speed/share_{phase}") for phase in ("rollout", "teacher", "student", "backward")]
+    for points in zip(*shares, strict=True):
+        assert 0 < sum(point.value for point in points) <= 1
+    for rate, share, seconds in zip(
+        *(events.Scalars(name) for name in ("speed/prompts_per_second", "speed/share_rollout", "time/rollout")),
+        strict=True,
+    ):
+        assert rate.value == pytest.approx(4 * share.value / seconds.value, rel=1e-4)  # 4 prompts a step

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lightning_sdft.callbacks import KLToBase
+from lightning_sdft.callbacks import KLToBase, RolloutTable
 from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.distributed.strategy import FSDP2Strategy
 from lightning_sdft.grading import ExactMatch
@@ -69,6 +69,7 @@ class Run:
             callbacks=[
                 *callbacks,
                 KLToBase(),
+                RolloutTable(every_n_steps=2),  # which changes nothing
                 ModelCheckpoint(folder, filename="{step}", every_n_train_steps=CHECKPOINT_STEP, save_top_k=-1),
                 ModelCheckpoint(folder / "best", monitor="val/accuracy"),  # which saves at the end of an evaluation
                 *([EMATeacher(teacher_rate=0.1)] if issubclass(self.method, SDFTModule) else []),

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from lightning_sdft.callbacks import BaseComparison, Dashboard, KLToBase, RunLogger, TeacherWatch
+from lightning_sdft.data.splits import EvaluationSet
+from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from lightning_sdft.records import Example
+from tests.modules.test_answering import evaluation_sets
+
+MODES = {SDFTModule: "negative log-likelihood (SFT, DFT, CPT)", SFTModule: "KL to the teacher (distillation)"}
+
+
+def charts(folder: str) -> tuple[dict[str, Any], set[str]]:
+    """The charts of a run by title, and the names of its scalars."""
+    events = EventAccumulator(folder, size_guidance={"tensors": 0}).Reload()
+    (event,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    return {chart.title: chart for part in layout.category for chart in part.chart}, set(events.Tags()["scalars"])
+
+
+def asked(sets: list[EvaluationSet]) -> list[EvaluationSet]:
+    """The same sets, with demonstrations for the teacher."""
+    return [
+        EvaluationSet(
+            [Example(one.id, one.prompt, "w26 w27", reference=one.reference) for one in each.examples],
+            each.graders,
+            prior=each.prior,
+        )
+        for each in sets
+    ]
+
+
+@pytest.mark.parametrize("kind", [RunLogger, TensorBoardLogger])
+@pytest.mark.parametrize("method", [SDFTModule, SFTModule])
+def test_every_chart_finds_what_the_run_has_logged(
+    method: Any,
+    kind: type[TensorBoardLogger],
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+    tmp_path: Path,
+) -> None:
+    sets = asked(evaluation_sets(words_module(SFTModule), {"new": 3, "old": 4}))
+    logger = kind(tmp_path, name="run", version="")
+    callbacks = [Dashboard(), BaseComparison(), KLToBase(), *([TeacherWatch(examples=4)] * (method is SDFTModule))]
+    options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 1, "max_steps": -1}
+    trainer = make_trainer(callbacks=callbacks, logger=[logger, CSVLogger(tmp_path)], log_every_n_steps=1, **options)
+    trainer.fit(words_module(method), datamodule=words_data(validation=sets))
+
+    shown, scalars = charts(logger.log_dir)
+    empty = {title for title, chart in shown.items() if not found(chart, scalars)}
+    other = {"accuracy", "teacher minus student", "tokens", "share that was cut"} if method is SFTModule else set()
+    assert empty == {MODES[method], *other}
+    for chart in shown.values():
+        for series in chart.margin.series:
+            assert {series.value, series.lower, series.upper} <= scalars
+    retention = next(chart for title, chart in shown.items() if title.startswith("each prior task"))
+    assert found(retention, scalars) == {"prior/old", "prior/average"}
+
+
+def found(chart: Any, scalars: set[str]) -> set[str]:
+    """The scalars that a chart shows, by TensorBoard's rules."""
+    lines = {name for name in scalars for pattern in chart.multiline.tag if re.match(pattern, name)}
+    return lines | {name for series in chart.margin.series for name in (series.value, series.lower)} & scalars
