@@ -42,7 +42,7 @@ reproduce: .venv/installed-dev ## Reproduce the paper's main table and figures o
 
 ablations: .venv/installed-dev ## Run Fig. 5, Fig. 6 and the ablations on the laptop model (about an hour on two cores).
 	mkdir -p runs/ablations
-	for name in rollouts pass_at_k size style divergence rate skip; do \
+	for name in rollouts pass_at_k size style divergence rate skip emphasis; do \
 		$(BIN)/lightning-sdft compare --config configs/compare/laptop_$$name.yaml --out runs/ablations/$$name \
 			--reuse '[runs/ablations]' --jobs $(JOBS) || exit 1; \
 	done
