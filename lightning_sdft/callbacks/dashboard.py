@@ -54,7 +54,7 @@ class Dashboard(Callback):
                 shown = shown_as if isinstance(logger, RunLogger) else str
                 writer = logger.experiment.file_writer
                 assert writer is not None  # it is open
-                summary = custom_scalars({})  # type: ignore[no-untyped-call]
+                summary = custom_scalars({})
                 summary.value[0].tensor.string_val[0] = layout(shown).SerializeToString()  # which has two margins
                 writer.add_summary(summary)
 
