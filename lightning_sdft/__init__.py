@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_sdft.callbacks import AnswerTable as AnswerTable
     from lightning_sdft.callbacks import BaseComparison as BaseComparison
+    from lightning_sdft.callbacks import BestCheckpoint as BestCheckpoint
     from lightning_sdft.callbacks import Dashboard as Dashboard
     from lightning_sdft.callbacks import GatedTeacher as GatedTeacher
     from lightning_sdft.callbacks import HyperparameterSummary as HyperparameterSummary
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lightning_sdft.callbacks import PriorTasks as PriorTasks
     from lightning_sdft.callbacks import RolloutTable as RolloutTable
     from lightning_sdft.callbacks import RunLogger as RunLogger
+    from lightning_sdft.callbacks import RunSize as RunSize
     from lightning_sdft.callbacks import TeacherWatch as TeacherWatch
     from lightning_sdft.callbacks import TradeOffPicture as TradeOffPicture
     from lightning_sdft.chat import ChatModel as ChatModel
@@ -88,6 +90,7 @@ _HOMES = {
     "callbacks": (
         "AnswerTable",
         "BaseComparison",
+        "BestCheckpoint",
         "Dashboard",
         "GatedTeacher",
         "HyperparameterSummary",
@@ -98,6 +101,7 @@ _HOMES = {
         "PredictionWriter",
         "PriorTasks",
         "RolloutTable",
+        "RunSize",
         "RunLogger",
         "TeacherWatch",
         "TradeOffPicture",

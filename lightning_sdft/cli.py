@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -13,16 +12,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sdft.checkpoint import exit_code
-from lightning_sdft.commands.complaints import did_you_mean
 from lightning_sdft.commands.configs import configs
 from lightning_sdft.commands.demonstrate import demonstrate
 from lightning_sdft.commands.export import export
-from lightning_sdft.commands.fit import NOISE, SDFTCLI, main
+from lightning_sdft.commands.fit import SDFTCLI, main
+from lightning_sdft.commands.init import init
 from lightning_sdft.commands.judge import judge
+from lightning_sdft.commands.noise import keep_quiet
 from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
-from lightning_sdft.errors import Refusal, SettingError
+from lightning_sdft.commands.refusals import one_line, refusal
+from lightning_sdft.errors import SettingError, did_you_mean
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.continual import continual
 from lightning_sdft.experiments.sweep import sweep
@@ -37,12 +38,16 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "continual": continual,
     "demonstrate": demonstrate,
     "export": export,
+    "init": init,
     "judge": judge,
     "prior": prior,
     "questions": questions,
     "sweep": sweep,
 }
 """Subcommands that are plain functions, by name; the arguments of a function are the options of its command."""
+
+ELSEWHERE = {"train": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict", "merge": "export"}
+"""Our commands by the names that other programs have for them."""
 
 DEBUG = "--debug"
 """Shows where an error comes from."""
@@ -52,12 +57,11 @@ SIGTERM_EXIT, SIGINT_EXIT = 128 + signal.SIGTERM, 128 + signal.SIGINT
 
 
 class RefusedExit(SystemExit):
-    """The end of a command that is refused: the text goes to stderr, and the exit code is 2, as argparse has it."""
+    """The end of a command that is refused, with the exit code that argparse has for it; as text, what was printed."""
 
     def __init__(self, text: str) -> None:
         super().__init__(2)
         self.text = text
-        print(text, file=sys.stderr)
 
     def __str__(self) -> str:
         return self.text
@@ -80,25 +84,15 @@ def check_command(first: Sequence[str]) -> None:
     names = [*SDFTCLI.subcommands(), *COMMANDS]
     for name in first:
         if not name.startswith("-") and name not in names:
-            raise SettingError(f"there is no command {name}{did_you_mean(name, names)}; there are {', '.join(names)}")
+            hint = f"; did you mean {ELSEWHERE[name]}?" if name in ELSEWHERE else did_you_mean(name, names)
+            raise SettingError(f"there is no command {name}{hint}; there are {', '.join(names)}")
 
 
 def entry_point() -> None:
-    """The console script."""
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message=message)
+    """The console script: what users can mend is one line and exit code 2, and anything else a traceback."""
+    keep_quiet()
     try:
-        trust, arguments = split_trust([each for each in sys.argv[1:] if each != DEBUG])
-        check_command(arguments[:1])
-        if arguments and arguments[0] in COMMANDS:
-            with trusting(*trust):
-                run_command(COMMANDS[arguments[0]], arguments[1:])
-        else:
-            main(arguments, trust=trust, commands=COMMANDS)
-    except Refusal as error:
-        if DEBUG in sys.argv:
-            raise
-        raise RefusedExit(masked_text(f"error: {error}")) from error
+        _run([each for each in sys.argv[1:] if each != DEBUG])
     except SIGTERMException as error:
         _end(exit_code(error))
     except KeyboardInterrupt:
@@ -107,6 +101,26 @@ def entry_point() -> None:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning has shut down, and exits with 1
             _end(SIGINT_EXIT)
         raise
+    except Exception as error:
+        refused = refusal(error)
+        if refused is None or DEBUG in sys.argv:
+            raise
+        text = masked_text(f"error: {one_line(str(refused))}")
+        print(text, file=sys.stderr)
+        raise RefusedExit(text) from error
+
+
+def _run(typed: list[str]) -> None:
+    """Run the command that the arguments name."""
+    trust, arguments = split_trust(typed)
+    if not arguments:
+        raise SettingError("no command is given, such as fit; `lightning-sdft --help` lists them")
+    check_command(arguments[:1])
+    if arguments[0] in COMMANDS:
+        with trusting(*trust):
+            run_command(COMMANDS[arguments[0]], arguments[1:])
+    else:
+        main(arguments, trust=trust, commands=COMMANDS)
 
 
 def _end(code: int) -> NoReturn:

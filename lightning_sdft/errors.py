@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 __all__ = [
     "ChatError",
     "CheckpointError",
@@ -11,6 +14,8 @@ __all__ = [
     "Refusal",
     "RolloutError",
     "SettingError",
+    "did_you_mean",
+    "placed",
 ]
 
 
@@ -44,3 +49,26 @@ class RolloutError(Refusal, RuntimeError):
 
 class SettingError(Refusal, ValueError):
     """A setting is not allowed; the message names it, and says what to do."""
+
+
+def placed(where: str, message: object) -> str:
+    """A message that begins with the place it is about, once.
+
+    Example:
+        >>> placed("a.jsonl, row 1", "no prompt"), placed("a.jsonl, row 1", "a.jsonl, row 1, turn 2: no role")
+        ('a.jsonl, row 1: no prompt', 'a.jsonl, row 1, turn 2: no role')
+    """
+    text = str(message)
+    return text if text.startswith((f"{where}:", f"{where},")) else f"{where}: {text}"
+
+
+def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
+    """`; did you mean X?` if one of the names is close to a name.
+
+    Args:
+        name: What was given.
+        names: What there is.
+        otherwise: What to say if none is close.
+    """
+    close = get_close_matches(name, [each for each in names if each != name], n=1)
+    return f"; did you mean {close[0]}?" if close else otherwise

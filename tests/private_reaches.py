@@ -22,6 +22,9 @@ REACHES: dict[str, dict[str, str]] = {
         "lightning.pytorch.callbacks:ModelCheckpoint._should_save_on_exception(trainer)": "save on an exception",
     },
     "callbacks/progress_bar.py": {
+        "lightning.pytorch.callbacks:RichProgressBar._get_train_description(current_epoch)": (
+            "name the epoch of a run whose epochs are not limited"
+        ),
         "rich.progress:ProgressColumn._renderable_cache": "forget bars that were removed, or memory grows",
     },
     "checkpoint/builders.py": {

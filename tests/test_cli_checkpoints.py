@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ import lightning_sdft
 from lightning_sdft import SDFTModule
 from lightning_sdft.cli import entry_point
 from lightning_sdft.commands.fit import main
-from lightning_sdft.errors import CheckpointError
+from lightning_sdft.commands.noise import keep_quiet
+from lightning_sdft.errors import CheckpointError, SettingError
 from tests.cli_runs import MODEL, config, config_file, trusted
 
 __all__ = ["config_file", "trusted"]
@@ -44,7 +47,7 @@ def test_last_starts_a_run_goes_on_with_it_and_evaluates_it(
     capsys.readouterr()
     tested = main(["test", "--config", str(config_file), *logger, "--ckpt_path", "last"])
     assert Path(str(tested.trainer.ckpt_path)).parent == Path("runs/run/version_0/checkpoints")
-    assert f"Accuracy of {tested.trainer.ckpt_path}" in " ".join(capsys.readouterr().out.split())
+    assert f"Evaluation of {tested.trainer.ckpt_path}" in " ".join(capsys.readouterr().out.split())
     monkeypatch.chdir(config_file.parent.parent)
     with pytest.raises(CheckpointError, match="left no whole checkpoint"):
         main(["test", "--config", str(config_file), *logger, "--ckpt_path", "last"])
@@ -95,3 +98,36 @@ def test_what_a_run_goes_on_from_knows_of_the_best_of_the_same_validation(config
     states = torch.load(last, weights_only=True)["callbacks"]
     (found,) = [state for name, state in states.items() if "val/accuracy" in name]
     assert found["best_model_path"].endswith("step=4.ckpt")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_an_evaluation_writes_beside_the_run_whose_checkpoint_it_evaluates(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "runs", "name": "mine"}}
+    Path("run.yaml").write_text(yaml.safe_dump(config(logger=logger, max_steps=1)))
+    main(["fit", "--config", "run.yaml"])
+    (run,) = Path("runs/mine").iterdir()
+    before, events = (run / "config.yaml").read_text(), set(run.glob("events*"))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        keep_quiet()
+        main([command, "--config", "run.yaml", "--ckpt_path", str((run / "checkpoints" / "last.ckpt").absolute())])
+    assert not [each for each in found if "dirpath" in str(each.message)]
+    assert list(Path("runs/mine").iterdir()) == [run]
+    assert (run / "config.yaml").read_text() == before
+    if command == "predict":
+        assert (run / "predictions.jsonl").is_file()
+    else:
+        assert len(set(run.glob("events*")) - events) == 1
+
+
+@pytest.mark.parametrize(("command", "split"), [("validate", "validation"), ("test", "test"), ("predict", "test")])
+def test_nothing_to_evaluate_is_said(command: str, split: str, config_file: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "copy a b", "response": "a b"}) + "\n")
+    settings = config() | {"data": {"class_path": "JsonDataModule", "init_args": {"train": str(rows)}}}
+    config_file.write_text(yaml.safe_dump(settings))
+    with pytest.raises(SettingError, match=f"nothing to {command}: JsonDataModule has no {split} set"):
+        main([command, "--config", str(config_file)])

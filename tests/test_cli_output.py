@@ -83,7 +83,7 @@ def test_evaluation_prints_a_table_that_can_be_read(
 ) -> None:
     main([subcommand, "--config", str(config_file)])
     printed = capsys.readouterr().out
-    assert "Accuracy of zoo/laptop" in printed
+    assert "Evaluation of zoo/laptop" in printed
     assert "DataLoader" not in printed
     lines = [" ".join(line.replace("│", " ").split()) for line in printed.splitlines()]
     assert f"{metric}/swap-ends 0.000 0.000 to 0.000" in lines

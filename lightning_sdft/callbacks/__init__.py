@@ -2,6 +2,7 @@
 
 from lightning_sdft.callbacks.answer_table import AnswerTable
 from lightning_sdft.callbacks.base_comparison import BaseComparison
+from lightning_sdft.callbacks.best_checkpoint import BestCheckpoint
 from lightning_sdft.callbacks.dashboard import Dashboard
 from lightning_sdft.callbacks.gated_teacher import GatedTeacher
 from lightning_sdft.callbacks.hyperparameters import HyperparameterSummary
@@ -13,12 +14,14 @@ from lightning_sdft.callbacks.prior_tasks import PriorTasks
 from lightning_sdft.callbacks.progress_bar import PhaseProgressBar
 from lightning_sdft.callbacks.rollout_table import RolloutTable
 from lightning_sdft.callbacks.run_logger import RunLogger
+from lightning_sdft.callbacks.run_size import RunSize
 from lightning_sdft.callbacks.teacher_watch import TeacherWatch
 from lightning_sdft.callbacks.trade_off import TradeOffPicture
 
 __all__ = [
     "AnswerTable",
     "BaseComparison",
+    "BestCheckpoint",
     "Dashboard",
     "GatedTeacher",
     "HyperparameterSummary",
@@ -30,6 +33,7 @@ __all__ = [
     "PriorTasks",
     "RolloutTable",
     "RunLogger",
+    "RunSize",
     "TeacherWatch",
     "TradeOffPicture",
 ]

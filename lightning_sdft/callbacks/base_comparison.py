@@ -10,13 +10,30 @@ from rich.table import Table
 
 __all__ = ["BaseComparison"]
 
+MEASURED = ("val/accuracy", "val/loss", "prior")
+"""Beginnings of the names of all metrics in the table."""
+
+ACCURACIES = ("val/accuracy", "prior/")
+
+LABELS = {"val/accuracy/": "new: ", "prior/": "prior: ", "val/loss/": "loss, new: ", "prior_loss/": "loss, prior: "}
+"""How the rows of sets are called, by the beginning of their metric's name."""
+
+MEANS = {
+    "val/accuracy": "new task",
+    "prior/average": "average of prior skills",
+    "val/loss": "loss on the new task",
+    "prior_loss/average": "average loss on prior skills",
+}
+"""How the rows of averages are called."""
+
 
 class BaseComparison(Callback):
     """Prints accuracies before and after training: what was learned, and what was forgotten.
 
-    Lightning's sanity check evaluates the base model, so let it evaluate everything: ``num_sanity_val_steps: -1``. The
-    base model's accuracies become the first point of the curves, and its average on the new task a line of its own,
-    ``val/base_accuracy``. The trained model's are those of the last validation.
+    Where answers are not graded, it is the losses of the demonstrations. Lightning's sanity check evaluates the base
+    model, so let it evaluate everything: ``num_sanity_val_steps: -1``. The base model's accuracies become the first
+    point of the curves, and its average on the new task a line of its own, ``val/base_accuracy``. The trained model's
+    are those of the last validation.
     """
 
     def __init__(self) -> None:
@@ -70,7 +87,7 @@ class BaseComparison(Callback):
 
 def _accuracies(trainer: Trainer) -> dict[str, float]:
     metrics = trainer.callback_metrics.items()
-    return {name: value.item() for name, value in metrics if name.startswith(("val/accuracy", "prior"))}
+    return {name: value.item() for name, value in metrics if name.startswith(MEASURED)}
 
 
 def comparison_table(base: dict[str, float], trained: dict[str, float], method: str, steps: int) -> Table:
@@ -83,16 +100,14 @@ def comparison_table(base: dict[str, float], trained: dict[str, float], method: 
         steps: Optimizer steps taken, for the title.
     """
     table = Table(title=f"{method} after {steps} steps")
-    table.add_column("accuracy")
+    table.add_column("accuracy" if any(name.startswith(ACCURACIES) for name in trained) else "loss, nats per token")
     for column in ("base", "trained", "95%", "change"):
         table.add_column(column, justify="right")
-    labels = {"val/accuracy/": "new: ", "prior/": "prior: "}
-    means = {"val/accuracy": "new task", "prior/average": "average of prior skills"}
-    for prefix, label in labels.items():
-        for name in (each for each in trained if each.startswith(prefix) and each not in means):
+    for prefix, label in LABELS.items():
+        for name in (each for each in trained if each.startswith(prefix) and each not in MEANS):
             _add_row(table, label + name.removeprefix(prefix), name, base, trained)
     table.add_section()
-    for name, label in means.items():
+    for name, label in MEANS.items():
         if name in trained:
             _add_row(table, label, name, base, trained, style="bold")
     return table
@@ -108,6 +123,6 @@ def _add_row(
 
 def _interval(metrics: dict[str, float], name: str) -> str:
     """The interval of a metric, from its ends, which are logged beside it."""
-    prefix = next(each for each in ("val/accuracy", "prior") if name.startswith(each))
+    prefix = next(each for each in MEASURED if name.startswith(each))
     low, high = (metrics.get(f"{prefix}_{end}{name.removeprefix(prefix)}") for end in ("low", "high"))
     return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"

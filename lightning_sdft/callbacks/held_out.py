@@ -22,11 +22,14 @@ from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import generate_ways
 
-__all__ = ["HeldOut", "held_out"]
+__all__ = ["HeldOut", "Way", "held_out"]
 
 T = TypeVar("T")
+
+Way = tuple[Sampling, int]
+"""Settings of sampling, and the number of questions, from the first one on, that are answered so."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,22 @@ class HeldOut:
 
     def answers(self, policy: Policy, shown: bool, sampling: Sampling) -> list[Rollout]:
         """The answers of a policy; the seed of each depends only on its example."""
+        return self.answers_each(policy, shown, [(sampling, len(self.examples))])[0]
+
+    def answers_each(self, policy: Policy, shown: bool, ways: Sequence[Way]) -> list[list[Rollout]]:
+        """The answers of a policy in several ways, for which each prompt is read once; see :meth:`answers`."""
         seeds = [int.from_bytes(hashlib.sha256(each.id.encode()).digest()[:7]) for each in self.examples]
         limit = self.module.max_completion_tokens
+        answers: list[list[Rollout]] = [[] for _ in ways]
+        begun = 0
         with unsharded(policy):
-            return [
-                rollout
-                for prompts, part in zip(self._cut(self._prompts(shown)), self._cut(seeds), strict=True)
-                for rollout in generate(policy, prompts, limit, sampling, part)
-            ]
+            for prompts, part in zip(self._cut(self._prompts(shown)), self._cut(seeds), strict=True):
+                asked = {place: count - begun for place, (_, count) in enumerate(ways) if count > begun}
+                own = [(ways[place][0], min(count, len(prompts))) for place, count in asked.items()]
+                for place, rollouts in zip(asked, generate_ways(policy, prompts, limit, own, part), strict=True):
+                    answers[place] += rollouts
+                begun += len(prompts)
+        return answers
 
     def scores(self, policy: Policy, shown: bool, sampling: Sampling) -> tuple[list[float], list[Rollout]]:
         """Scores in [0, 1] of a policy, and its answers.
@@ -81,12 +92,20 @@ class HeldOut:
         Without a grader it is the probability of the demonstration, as the geometric mean over its tokens, and nothing
         is answered.
         """
+        return self.scores_each(policy, shown, [(sampling, len(self.examples))])[0]
+
+    def scores_each(self, policy: Policy, shown: bool, ways: Sequence[Way]) -> list[tuple[list[float], list[Rollout]]]:
+        """The scores and answers of a policy in several ways; see :meth:`scores`."""
         if self.grader is None:
-            return self._likelihoods(policy, shown), []
-        rollouts = self.answers(policy, shown, sampling)
-        texts = [self.module.tokenizer.decode(rollout.completion) for rollout in rollouts]
-        verdicts = self.grader.grade_all(texts, [example.reference for example in self.examples])
-        return [float("nan") if verdict is None else float(verdict) for verdict in verdicts], rollouts
+            likelihoods = self._likelihoods(policy, shown)
+            return [(likelihoods[:count], []) for _, count in ways]
+        return [(self._grade(answers), answers) for answers in self.answers_each(policy, shown, ways)]
+
+    def _grade(self, answers: Sequence[Rollout]) -> list[float]:
+        assert self.grader is not None  # else there are likelihoods
+        texts = [self.module.tokenizer.decode(answer.completion) for answer in answers]
+        verdicts = self.grader.grade_all(texts, [example.reference for example in self.examples[: len(answers)]])
+        return [float("nan") if verdict is None else float(verdict) for verdict in verdicts]
 
     @torch.no_grad()
     def effect(self, policy: Policy, rollouts: Sequence[Rollout]) -> list[float]:
@@ -149,7 +168,7 @@ def held_out(trainer: Trainer, module: LightningModule, count: int, user: str) -
             f"{type(module).__name__}"
         )
     new = next((each for each in datamodule.splits.validation if not each.prior), None)
-    grader = None if new is None else next(iter(new.graders.values()))
+    grader = None if new is None else next(iter(new.graders.values()), None)
     if grader is not None and grader.asks_a_model:
         grader = None
     usable = _usable(module, graded=grader is not None)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.losses import ReverseKL, distillation_loss
 from lightning_sdft.modules.causal_lm import CausalLMModule
@@ -73,7 +74,9 @@ class KLToBase(Callback):
         prior = module.graded.sets[dataloader_idx].prior
         if self._base is None or (prior and not self.prior):
             return
-        rollouts: list[Rollout] = outputs["rollouts"]
+        rollouts: list[Rollout] | None = outputs.get("rollouts")
+        if rollouts is None:  # answers are not graded
+            rollouts = module.answering.respond(module.policy, MicroBatch.of(batch).examples)
         self._values[prior] += sequence_kl(module.policy, self._base, rollouts)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,15 +14,18 @@ from torch import distributed
 
 from lightning_sdft.callbacks.held_out import HeldOut
 from lightning_sdft.distributed.processes import process_count
-from lightning_sdft.records import GREEDY
+from lightning_sdft.records import GREEDY, Sampling
 
-__all__ = ["Measures", "mean_score", "measure", "measure_under_stress", "repetition"]
+__all__ = ["STRESSED", "Measures", "mean_score", "measure", "measure_under_stress", "repetition"]
 
 Measures = dict[str, float]
 """Values by metric name; also the optimizer step as ``step``, the number of ``questions``, and of those ``sampled``."""
 
 STRESS = 1.5
 """Factor on the temperature at which the student is asked what it knows well."""
+
+STRESSED = "student/in_context_stressed"
+"""The metric of the student that is asked so."""
 
 PART = 4
 """One question of so many is also asked in other ways, which together would take more time than the rest."""
@@ -42,11 +45,10 @@ def measure(held_out: HeldOut, step: int) -> Measures:
     """
     module, sampling = held_out.module, held_out.module.sampling
     student, teacher, part = module.policy, module.teacher.policy, held_out.part(PART)
-    shown, _ = held_out.scores(student, True, GREEDY)
-    taught, answers = held_out.scores(teacher, True, GREEDY)
-    alone, _ = part.scores(student, False, GREEDY)
-    sampled, rollouts = part.scores(student, False, sampling)
-    taught_sampled, _ = part.scores(teacher, True, sampling)
+    whole, few = len(held_out.examples), len(part.examples)
+    (shown, _), (stressed, _) = held_out.scores_each(student, True, [(GREEDY, whole), (_stressed(sampling), whole)])
+    (taught, answers), (taught_sampled, _) = held_out.scores_each(teacher, True, [(GREEDY, whole), (sampling, few)])
+    (alone, _), (sampled, rollouts) = part.scores_each(student, False, [(GREEDY, few), (sampling, few)])
     if held_out.grader is None:
         answers, rollouts = part.answers(teacher, True, GREEDY), part.answers(student, False, sampling)
     lengths = _all([float(len(rollout.completion)) for rollout in rollouts])
@@ -64,7 +66,7 @@ def measure(held_out: HeldOut, step: int) -> Measures:
         "rollout/repetition": [repetition(module.tokenizer.decode(each.completion)) for each in rollouts],
     }
     return {
-        **measure_under_stress(held_out, step),
+        **_under_stress(stressed, step),
         "sampled": len(lengths),
         **{name: mean_score(values) for name, values in means.items()},
         "rollout/length_p50": _quantile(lengths, 0.5),
@@ -74,10 +76,8 @@ def measure(held_out: HeldOut, step: int) -> Measures:
 
 def measure_under_stress(held_out: HeldOut, step: int) -> Measures:
     """Ask only the student that is shown the demonstrations, at the higher temperature; see :func:`measure`."""
-    sampling = held_out.module.sampling
-    stressed = replace(sampling, temperature=min(STRESS * sampling.temperature, 100.0))
-    scores, _ = held_out.scores(held_out.module.policy, True, stressed)
-    return {"step": step, "questions": len(_all(scores)), "student/in_context_stressed": mean_score(scores)}
+    scores, _ = held_out.scores(held_out.module.policy, True, _stressed(held_out.module.sampling))
+    return _under_stress(scores, step)
 
 
 def mean_score(scores: Sequence[float]) -> float:
@@ -89,6 +89,14 @@ def repetition(text: str) -> float:
     """How many times shorter zlib makes a text; up to 1 for short or varied text, 10 and more for one that repeats."""
     content = text.encode()
     return len(content) / len(zlib.compress(content)) if content else 0.0
+
+
+def _stressed(sampling: Sampling) -> Sampling:
+    return replace(sampling, temperature=min(STRESS * sampling.temperature, 100.0))
+
+
+def _under_stress(scores: Sequence[float], step: int) -> Measures:
+    return {"step": step, "questions": len(_all(scores)), STRESSED: mean_score(scores)}
 
 
 def _all(values: Sequence[float]) -> list[float]:

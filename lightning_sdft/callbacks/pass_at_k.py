@@ -76,12 +76,14 @@ class PassAtK(Callback):
     ) -> None:
         """Sample and grade the prompts of a batch."""
         module = cast(CausalLMModule, pl_module)
+        if not (graders := module.graded.of(dataloader_idx)):
+            return
         asked = MicroBatch.of(batch).examples
         for start in range(0, len(asked), self.batch_size):
             examples = asked[start : start + self.batch_size]
             repeated = [example for example in examples for _ in range(self.samples)]
             responses = self._respond(module, examples)
-            for name, grader in module.graded.of(dataloader_idx).items():
+            for name, grader in graders.items():
                 verdicts = grader.grade_all(responses, [example.reference for example in repeated])
                 for index in range(len(examples)):
                     given = verdicts[index * self.samples : (index + 1) * self.samples]

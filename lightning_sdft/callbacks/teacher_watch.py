@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sdft.callbacks.good_states import GoodStates
 from lightning_sdft.callbacks.held_out import HeldOut, held_out
-from lightning_sdft.callbacks.measures import Measures, measure, measure_under_stress
-from lightning_sdft.callbacks.wear import worn
+from lightning_sdft.callbacks.measures import STRESSED, Measures, measure, measure_under_stress
+from lightning_sdft.callbacks.wear import below_best, worn
 from lightning_sdft.checkpoint.typed_settings import reschedule
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.modules.distillation import DistillationModule
@@ -43,8 +43,9 @@ class TeacherWatch(Callback):
     Args:
         examples: Number of examples held out: validation examples that have demonstrations, otherwise training
             examples, which are then not trained on if an epoch has ten steps or more.
-        every_n_steps: Optimizer steps between two questions under stress, for a teacher that follows the student. Once
-            wear begins, accuracy falls within a hundred steps or two.
+        every_n_steps: Optimizer steps between two questions under stress, for a teacher that follows the student; half
+            as many while the last answers were worse than earlier ones. Once wear begins, accuracy falls within a
+            hundred steps or two.
         tolerance: How much worse than before a share of right answers may be, beyond what chance explains (two standard
             errors).
         action: What to do when something wears out: ``warn`` once, also ``stop`` training, or ``go_back``: student,
@@ -60,7 +61,7 @@ class TeacherWatch(Callback):
     def __init__(
         self,
         examples: Count = 128,
-        every_n_steps: Count = 16,
+        every_n_steps: Count = 32,
         tolerance: Share = 0.0,
         action: Literal["warn", "stop", "go_back"] = "warn",
         returns: Natural = 3,
@@ -123,7 +124,10 @@ class TeacherWatch(Callback):
 
     def _look_between(self, trainer: Trainer, module: DistillationModule) -> None:
         step = trainer.global_step
-        if step % self.every_n_steps or not _follows(trainer, module) or self.history[-1]["step"] >= step:
+        if not _follows(trainer, module) or self.history[-1]["step"] >= step:
+            return
+        closer = max(self.every_n_steps // 2, 1) if below_best(self.history, STRESSED) else self.every_n_steps
+        if step % closer:
             return
         assert self._held_out is not None  # setup comes first
         with trainer.precision_plugin.val_step_context():

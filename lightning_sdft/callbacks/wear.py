@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lightning_sdft.callbacks.measures import Measures
+from lightning_sdft.callbacks.measures import STRESSED, Measures
 
-__all__ = ["SIGNS", "Sign", "worn"]
+__all__ = ["SIGNS", "Sign", "below_best", "worn"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ LESS = "lower the learning rate, stop earlier, or let GatedTeacher take the plac
 FOLLOWED = f"the student, shown demonstrations, answers worse than it did, and the teacher follows it; {LESS}"
 
 SIGNS = (
-    Sign("student/in_context_stressed", fallen, FOLLOWED, if_followed=True),
+    Sign(STRESSED, fallen, FOLLOWED, if_followed=True),
     Sign("student/in_context", fallen, FOLLOWED, if_followed=True),
     Sign("teacher/accuracy", fallen, f"the teacher, shown demonstrations, answers worse than it did; {LESS}"),
     Sign(
@@ -102,3 +102,9 @@ def worn(history: Sequence[Measures], follows: bool, tolerance: float) -> dict[s
                 f"{best['step']:.0f}: {sign.meaning}"
             )
     return found
+
+
+def below_best(history: Sequence[Measures], metric: str) -> bool:
+    """Whether the last value of a metric is lower than one before it, be it by chance."""
+    values = [each[metric] for each in history if not math.isnan(each.get(metric, math.nan))]
+    return bool(values) and values[-1] < max(values)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lightning_sdft.chat.base import ChatModel
-from lightning_sdft.errors import ChatError
+from lightning_sdft.errors import ChatError, SettingError
 from lightning_sdft.records import Message
 from lightning_sdft.settings import Count, Natural, NonNegative, Positive, check_ranges
 from lightning_sdft.storage.masking import is_like_a_key
@@ -64,7 +64,7 @@ class Endpoint(ChatModel):
         retries: Maximum number of retries of a failed request.
 
     Raises:
-        ValueError: If a number is out of range, or if a setting contains a secret.
+        SettingError: If a number is out of range, or if a setting contains a secret.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class Endpoint(ChatModel):
         # Settings end up in configs, checkpoints and logs, so they must not contain secrets. The errors do not repeat
         # the values, because they may be secrets.
         if not api_key_variable.isidentifier() or is_like_a_key(api_key_variable):
-            raise ValueError("api_key_variable must be the name of an environment variable, and not the key itself")
+            raise SettingError("api_key_variable must be the name of an environment variable, and not the key itself")
         address = urlsplit(base_url or "")
         if "@" in address.netloc or address.query:
-            raise ValueError(
+            raise SettingError(
                 "base_url must not hold a password or a key, because settings are logged and saved; put the key into "
                 f"the environment variable {api_key_variable}"
             )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lightning_sdft.chat.base import ChatModel
-from lightning_sdft.errors import ChatError, DataError, PolicyError
+from lightning_sdft.errors import ChatError, DataError, PolicyError, SettingError
 from lightning_sdft.policy import Policy, load_tokenizer
 from lightning_sdft.records import Message, Sampling
 from lightning_sdft.rollout.in_process import generate
@@ -43,7 +43,7 @@ class LocalChat(ChatModel):
             ``{enable_thinking: false}``; only for a model given by name.
 
     Raises:
-        ValueError: If a number is out of range, or if a policy is given with template arguments.
+        SettingError: If a number is out of range, or if a policy is given with template arguments.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LocalChat(ChatModel):
     ) -> None:
         check_ranges(LocalChat, locals())
         if template_arguments and not isinstance(model, str):
-            raise ValueError("template_arguments are for a model given by name; give them to the policy's tokenizer")
+            raise SettingError("template_arguments are for a model given by name; give them to the policy's tokenizer")
         self.name = model if isinstance(model, str) else str(model.tokenizer.hugging_face.name_or_path)
         self.max_tokens = max_tokens
         self.sampling = Sampling(temperature, top_p)

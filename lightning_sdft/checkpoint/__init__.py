@@ -11,6 +11,7 @@ from lightning_sdft.checkpoint.policies import load_policy
 from lightning_sdft.checkpoint.preemption import Preemption, exit_code
 from lightning_sdft.checkpoint.safeguards import safeguards
 from lightning_sdft.checkpoint.typed_settings import TypedSettings
+from lightning_sdft.checkpoint.weights import fitting
 
 __all__ = [
     "CheckedCheckpointIO",
@@ -26,6 +27,7 @@ __all__ = [
     "check_whole",
     "describe_method",
     "exit_code",
+    "fitting",
     "load_checkpoint",
     "load_policy",
     "safeguards",

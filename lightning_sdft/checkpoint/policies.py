@@ -10,6 +10,7 @@ from lightning_sdft.checkpoint.adapters import check_adapters
 from lightning_sdft.checkpoint.builders import check_builders
 from lightning_sdft.checkpoint.files import load_checkpoint
 from lightning_sdft.checkpoint.method import KEY, described_lora
+from lightning_sdft.checkpoint.weights import fitting
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy import Policy, load_tokenizer
 from lightning_sdft.policy.loading import tie_as_in
@@ -54,7 +55,9 @@ def load_policy(
     else:
         state = adapter_state(content["state_dict"], weights)
     if not state:
-        raise CheckpointError(f"{checkpoint!r}, of {content[KEY]['method']}, has no weights of a {weights}")
+        raise CheckpointError(
+            f"{checkpoint!r}, of {content[KEY]['method']}, has no weights of a {weights}; ask for the other weights"
+        )
     arguments = content.get("hyper_parameters", {}).get("template_arguments")
     tokenizer = load_tokenizer(source, trust_remote_code, arguments)
     policy = Policy.load(source, lora is not None, None, trust_remote_code, tokenizer)
@@ -64,7 +67,8 @@ def load_policy(
         state = _below(state, "policy.")
     else:
         tie_as_in(policy.model, _below(state, "model."))
-    policy.load_state_dict(state, strict=lora is None)
+    with fitting(state, policy, checkpoint):
+        policy.load_state_dict(state, strict=lora is None)
     return policy
 
 

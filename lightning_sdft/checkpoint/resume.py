@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_sdft.checkpoint import check_whole, load_checkpoint
 from lightning_sdft.errors import CheckpointError
 
-__all__ = ["checkpoints", "continue_run", "last_checkpoint", "newest_whole"]
+__all__ = ["checkpoints", "continue_run", "last_checkpoint", "newest_whole", "run_folder", "write_beside"]
 
 
 def checkpoints(trainer: Trainer) -> list[Path]:
@@ -78,6 +78,20 @@ def continue_run(trainer: Trainer) -> Path | None:
     if isinstance(logger, TensorBoardLogger) and version is not None:
         logger._version = int(number) if (number := version.removeprefix("version_")).isdigit() else version
     return path
+
+
+def run_folder(checkpoint: str | Path) -> Path | None:
+    """The folder of the run that a checkpoint belongs to: the one with its config, if there is one."""
+    parents = Path(checkpoint).absolute().parents
+    return next((each for each in parents[:2] if (each / "config.yaml").is_file()), None)
+
+
+def write_beside(trainer: Trainer, checkpoint: str | Path) -> None:
+    """Let an evaluation write into the folder of the run whose checkpoint it evaluates, not into a run of its own."""
+    folder = run_folder(checkpoint)
+    if folder is not None:
+        beside = TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
+        trainer.loggers = [beside if isinstance(each, TensorBoardLogger) else each for each in trainer.loggers]
 
 
 def _has_weights_alone(path: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from lightning_sdft.errors import SettingError
+from lightning_sdft.errors import SettingError, did_you_mean
 
 __all__ = ["base_config", "check_yaml", "config_file", "config_names", "included_files"]
 
@@ -67,25 +67,38 @@ def config_file(name: str, folder: Path = Path()) -> Path:
         return named[found[0]]
     if found:
         raise SettingError(f"{name} is the name of several configs; give one of {', '.join(found)}")
-    close = get_close_matches(wanted, [*named, *ends], n=1)
-    hint = f"did you mean {close[0]}?" if close else "`lightning-sdft configs` lists them"
-    raise SettingError(f"{path} does not exist, nor is it the name of a config of this package; {hint}")
+    if path.is_dir():
+        raise SettingError(f"{path} is a folder; name a config file in it")
+    beside = {each.stem: each for each in sorted(path.parent.glob("*.y*ml"))}
+    close = get_close_matches(path.stem, beside, n=1)
+    hint = f"; did you mean {beside[close[0]]}?" if close else did_you_mean(wanted, [*named, *ends])
+    raise SettingError(
+        f"{path} does not exist, nor is it the name of a config of this package"
+        f"{hint or '; `lightning-sdft configs` lists them'}"
+    )
 
 
 def check_yaml(file: Path) -> None:
     """Refuse a file that is no YAML; jsonargparse would not name it.
 
     Raises:
-        SettingError: If it is none, with the place where reading ended.
+        SettingError: If it is none, with the place where reading ended, or if it holds no settings.
     """
     try:
-        yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
         raise SettingError(f"{file}{where}: {error.problem}; this is no YAML") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingError(f"{file} cannot be read as YAML: {error}") from error
+        raise SettingError(f"{file} cannot be read as YAML: {error}; save it as UTF-8") from error
+    trainer = content.get("trainer") if isinstance(content, dict) else None
+    if not isinstance(trainer, dict | type(None)):  # which jsonargparse would pass over
+        raise SettingError(f"{file}: trainer={trainer} must be settings, such as {{max_steps: 3}}")
+    if not isinstance(content, dict):
+        raise SettingError(
+            f"{file} is empty or holds something other than settings; write them as `trainer: {{max_steps: 3}}`, say"
+        )
 
 
 def included_files(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from lightning_sdft.commands.config_files import config_names
+from lightning_sdft.errors import SettingError, did_you_mean
 
 __all__ = ["configs"]
 
@@ -20,10 +22,17 @@ def configs(about: str = "", parts: bool = False) -> dict[str, str]:
 
     Returns:
         The sentences, by name.
+
+    Raises:
+        SettingError: If there are none about that.
     """
-    found = {name: first_sentence(path) for name, path in config_names().items() if parts or "parts/" not in name}
-    found = {name: line for name, line in found.items() if about.lower() in f"{name} {line}".lower()}
-    width = max(map(len, found), default=0)
+    named = {name: first_sentence(path) for name, path in config_names().items() if parts or "parts/" not in name}
+    found = {name: line for name, line in named.items() if about.lower() in f"{name} {line}".lower()}
+    if not found:
+        words = {word for name in named for word in re.split(r"[/_]", name)}
+        hint = did_you_mean(about, [*named, *words], "; `lightning-sdft configs` lists them all")
+        raise SettingError(f"no config has {about!r} in its name or its first sentence{hint}")
+    width = max(map(len, found))
     for name, line in found.items():
         print(f"{name:{width}}  {line}")
     return found

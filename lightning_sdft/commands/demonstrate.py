@@ -87,10 +87,11 @@ def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, sam
 
 def _graders(sets: Sequence[EvaluationSet]) -> list[Grader]:
     for each in sets:
-        if not each.prior:
+        if each.graders and not each.prior:
             return list(each.graders.values())
     raise DataError(
-        "the data module has no evaluation set, so nothing says how to grade; hold out a share, or give a file"
+        "the data module has no evaluation set with references, so nothing says how to grade; hold out "
+        "a share, or give a file, and say which column has the references"
     )
 
 

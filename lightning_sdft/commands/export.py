@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from lightning_sdft.checkpoint import load_policy
-from lightning_sdft.errors import CheckpointError
+from lightning_sdft.errors import CheckpointError, SettingError
 from lightning_sdft.policy.adapter_export import merge_adapter, save_adapter
 from lightning_sdft.policy.lora import adapter_weights
 from lightning_sdft.policy.written import check_written_adapter, check_written_model
@@ -16,6 +16,9 @@ from lightning_sdft.policy.written import check_written_adapter, check_written_m
 __all__ = ["export", "write_model"]
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json")
+"""Files that decide which weights are read from a folder."""
 
 
 def export(
@@ -25,6 +28,7 @@ def export(
     weights: Literal["student", "teacher"] = "student",
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     adapter: bool = False,
+    overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder, which AutoModelForCausalLM.from_pretrained loads.
@@ -32,7 +36,7 @@ def export(
     The folder is read back, and must give the logits of what was written.
 
     Args:
-        output: Folder to write.
+        output: Folder to write, which must be empty or not exist.
         checkpoint: The checkpoint file; without one, the model is written as it is (this converts a ``.gguf`` file).
         model: Model with the architecture and tokenizer; by default the one that the checkpoint was trained from.
         weights: Whose weights to write.
@@ -40,16 +44,35 @@ def export(
         adapter: Write only the adapter (LoRA), as a folder that peft.PeftModel.from_pretrained loads on top of the
             model; by default it is merged into the model's weights. Only a merged model has a generation config that
             names all ends of a response; beside an adapter it is the model's own.
+        overwrite: Replace the model in a folder that is not empty; its other files stay.
         trust_remote_code: Whether code that comes with the model may be run.
 
     Raises:
+        SettingError: If the folder is not empty.
         CheckpointError: If there is nothing to write, or if the file is truncated, is not a checkpoint of this package,
             or lacks the weights asked for.
         PolicyError: If what is read back computes other logits.
     """
-    write_model(output, checkpoint, model, weights, dtype, adapter, trust_remote_code)
+    folder = Path(output)
+    taken = folder.is_dir() and any(folder.iterdir())
+    if taken and not overwrite:
+        raise SettingError(f"output={output} is not empty; give another folder, or --overwrite=true to replace it")
+    unfinished = folder.absolute().with_name(f".{folder.absolute().name}.unfinished") if taken else folder
+    write_model(str(unfinished), checkpoint, model, weights, dtype, adapter, trust_remote_code)
+    if taken:
+        _replace(folder, unfinished)
     what = "model" if checkpoint is None else f"{weights}'s adapter" if adapter else weights
     print(f"{what} written to {output} in {dtype}")
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Replace the model in a folder by a new one, of which no old file must be a part."""
+    for pattern in WEIGHTS:
+        for file in folder.glob(pattern):
+            file.unlink()
+    for file in new.iterdir():
+        file.replace(folder / file.name)
+    new.rmdir()
 
 
 def write_model(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from glob import escape
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    ProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -19,19 +27,22 @@ from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
 from lightning_sdft.callbacks.run_logger import LAST
-from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint
+from lightning_sdft.checkpoint import check_whole
+from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint, write_beside
+from lightning_sdft.commands.before_fit import settle_micro_batches
 from lightning_sdft.commands.config_files import base_config
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
 from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.distributed.strategy import check_strategy_name
 from lightning_sdft.errors import SettingError
 from lightning_sdft.modules import CausalLMModule
-from lightning_sdft.settings.trainer import check_seed
+from lightning_sdft.settings.trainer import check_hardware, check_seed
 from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import split_trust, trusting
 
-__all__ = ["NOISE", "SDFTCLI", "main"]
+__all__ = ["SDFTCLI", "main"]
 
 DESCRIPTION = (
     "Fine-tune language models on demonstrations without making them forget. Beside the subcommands below there are: "
@@ -43,12 +54,15 @@ DESCRIPTION = (
 class LogConfig(SaveConfigCallback):
     """Saves the config in the folder of the logger, and shows it in TensorBoard.
 
+    An evaluation that writes into the folder of a run leaves the config of the run there.
+
     Without a logger it is not saved: Lightning would write it to the current folder, over a config of that name.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save the config."""
-        if trainer.loggers:
+        theirs = trainer.log_dir is not None and stage != "fit" and Path(trainer.log_dir, self.config_filename).exists()
+        if trainer.loggers and not theirs:
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -82,6 +96,8 @@ class SDFTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Train for one epoch if no setting says how long; Lightning would train for 1,000."""
         trainer = self._trainer_settings(self.config)
+        if trainer.max_steps is None:  # as max_epochs may be, for no limit
+            trainer.max_steps = -1
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
             trainer.max_epochs = 1
 
@@ -93,7 +109,9 @@ class SDFTCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, MisconfigurationException) as error:
+        except SettingError:
+            raise
+        except ValueError as error:
             raise SettingError(masked_text(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -109,34 +127,77 @@ class SDFTCLI(LightningCLI):
             idle += (LearningRateMonitor, DeviceStatsMonitor)
         if config.get("enable_progress_bar") is False:
             idle += (ProgressBar,)
+        if config.get("enable_model_summary") is False:
+            idle += (ModelSummary,)
         if config.get("enable_checkpointing") is False:
             idle += (ModelCheckpoint,)
         callbacks = [each for each in config["callbacks"] if not isinstance(each, idle)]
         # LastCheckpoints saves last, so that its checkpoint knows the best checkpoint of the same validation.
         config["callbacks"] = sorted(callbacks, key=lambda each: isinstance(each, LastCheckpoints))
+        check_hardware(config.get("accelerator"), config.get("devices"))
+        if isinstance(strategy := config.get("strategy"), str):
+            check_strategy_name(strategy)
         try:
             return super().instantiate_trainer(**kwargs)
-        except TypeError as error:  # such as that of a number of devices below 1
+        # Such as a number of devices below 1, a package for a precision that is not installed, or an unknown profiler.
+        except (TypeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise SettingError(masked_text(f"Trainer: {error}")) from error
 
+    def before_fit(self) -> None:
+        """Settle the micro-batches; Lightning calls this before training, when all is built."""
+        settle_micro_batches(self.model, self.datamodule, self._trainer_settings(self.config_init))
+
     def validate(self, verbose: bool = True, **arguments: Any) -> None:
-        """Evaluate on the validation sets, and print a table that is easier to read than Lightning's."""
+        """Evaluate on the validation sets, and print a table that is easier to read than Lightning's.
+
+        Raises:
+            SettingError: If there is none.
+        """
+        self._check_any("validate", "validation", self.datamodule.splits.validation)
         self.trainer.validate(verbose=False, **arguments)
         if verbose:
             self._print_results(arguments)
 
     def test(self, verbose: bool = True, **arguments: Any) -> None:
-        """Evaluate on the test sets, and print a table."""
+        """Evaluate on the test sets, and print a table.
+
+        Raises:
+            SettingError: If there is none.
+        """
+        self._check_any("test", "test", self.datamodule.splits.test)
         self.trainer.test(verbose=False, **arguments)
         if verbose:
             self._print_results(arguments)
 
+    def predict(self, **arguments: Any) -> None:
+        """Answer the prompts of the test sets.
+
+        Raises:
+            SettingError: If there is none.
+        """
+        self._check_any("predict", "test", self.datamodule.splits.test)
+        self.trainer.predict(**arguments)
+
+    def _check_any(self, command: str, split: str, sets: Sequence[object]) -> None:
+        if not sets:
+            raise SettingError(
+                f"there is nothing to {command}: {type(self.datamodule).__name__} has no {split} set here; give it "
+                f"rows with data.{split}, or hold out a part of the training rows with data.{split}_share"
+            )
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Let ``last`` be the newest whole checkpoint; Lightning would look for it in the folder of the new run."""
+        """Let ``last`` be the newest whole checkpoint, refuse one that is broken, and let evaluations write beside it.
+
+        Lightning would look for ``last`` in the folder of the new run, and write there.
+        """
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         if arguments.get("ckpt_path") == "last":
             find = continue_run if subcommand == "fit" else last_checkpoint
             arguments["ckpt_path"] = find(self.trainer)
+        elif not re.match("(best|hpc|registry.*)?$|.*://", arguments.get("ckpt_path") or ""):
+            check_whole(arguments["ckpt_path"])
+        if subcommand != "fit" and arguments.get("ckpt_path"):
+            write_beside(self.trainer, arguments["ckpt_path"])
         return arguments
 
     def _trainer_settings(self, config: Namespace) -> Any:
@@ -146,7 +207,7 @@ class SDFTCLI(LightningCLI):
     def _print_results(self, arguments: Mapping[str, Any]) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         if metrics and self.trainer.is_global_zero:
-            Console().print(results_table(metrics, f"Accuracy of {arguments.get('ckpt_path') or self.model.model}"))
+            Console().print(results_table(metrics, f"Evaluation of {arguments.get('ckpt_path') or self.model.model}"))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -221,15 +282,3 @@ def main(args: ArgsType = None, run: bool = True, trust: Sequence[str] = (), com
             args=args,
             run=run,
         )
-
-
-NOISE = [
-    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning calls it
-    "Found .* module\\(s\\) in eval mode",  # the teacher, which is meant to be
-    ".* does not have many workers",  # text is read in no time
-    "It is recommended to use `self.log\\(.*sync_dist=True",  # accuracies, which are the same in all processes
-    "Total length of `list` across ranks is zero",  # a run without evaluation
-    "`ModelCheckpoint\\(monitor='val/accuracy'\\)` could not find",  # a run without evaluation
-    "Checkpoint directory .* exists and is not empty",  # a run that is resumed
-]
-"""Warnings of other packages that do not concern our users."""

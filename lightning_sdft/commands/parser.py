@@ -42,6 +42,10 @@ class CommandParser(LightningArgumentParser):
     options: Sequence[str] = ()
     """The options that come from signatures."""
 
+    def __init__(self, *names: Any, **options: Any) -> None:
+        # argparse would take --trainer.max_step=3 for max_steps.
+        super().__init__(*names, **{"allow_abbrev": False, **options})
+
     def add_argument(self, *names: Any, **options: Any) -> Any:
         """Add an argument."""
         if options.get("action") is ActionConfigFile:

@@ -19,12 +19,13 @@ from lightning_sdft.data.templates import TEMPLATES_TO_TRY, teacher_messages
 from lightning_sdft.errors import DataError
 from lightning_sdft.evaluation.forecast import LINE
 from lightning_sdft.evaluation.gaps import Asker, Gap, proposed
-from lightning_sdft.evaluation.preflight import Preflight, judge_preflight, preflight
+from lightning_sdft.evaluation.preflight import ANSWERS, Preflight, judge_preflight, preflight
 from lightning_sdft.grading.interval import Score
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.checks import naming
 from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.modules.examples import leave_out_bad_rows
+from lightning_sdft.progress import Work
 from lightning_sdft.records import Example
 from lightning_sdft.storage.atomic import write_text
 
@@ -87,10 +88,14 @@ class PreflightTrainer(Trainer):
         model.to(self.strategy.root_device)
         with self.precision_plugin.forward_context():
             limits = (model.max_completion_tokens, datamodule.evaluation_batch_size, seed)
-            result = preflight(model.policy, asked, grader, model.teacher_messages, *limits, model.sampling)
             asker = Asker(model.policy, asked, grader, teacher_messages, model.sampling, *limits)
             others = TEMPLATES_TO_TRY if model.teacher_fields == {"prompt", "demonstration"} else ()
-            result = replace(result, gaps=asker.survey(model.sampling.temperature, model.teacher_template, others))
+            surveyed = (model.sampling.temperature, model.teacher_template, others)
+            with Work("preflight", ANSWERS * len(asked) + asker.answers(*surveyed), "answers") as work:
+                asker.answered = work.advance
+                ways = (model.teacher_messages, *limits, model.sampling, work.advance)
+                result = preflight(model.policy, asked, grader, *ways)
+                result = replace(result, gaps=asker.survey(*surveyed))
         over_budget = [problem for problem in problems.values() if problem is not None]
         verdict, reasons = judge_preflight(result)
         if over_budget:
@@ -115,10 +120,11 @@ def _graded(datamodule: DemonstrationDataModule) -> EvaluationSet:
     """The set of the new task, whose grader says what is correct."""
     splits = datamodule.splits
     for evaluation_set in (*splits.validation, *splits.test):
-        if not evaluation_set.prior:
+        if evaluation_set.graders and not evaluation_set.prior:
             return evaluation_set
     raise DataError(
-        f"{type(datamodule).__name__} evaluates nothing, so nothing says what is correct; give validation or test rows"
+        f"{type(datamodule).__name__} grades nothing, so nothing says what is correct; give validation or test rows "
+        "with references"
     )
 
 
@@ -141,6 +147,7 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
         "the base's surprise at the demonstrations": f"{result.demonstration_surprise:.3f} nats a token",
         "teacher's answers that copy the demonstration": f"{result.copied:.3f}",
         "teacher's answers that were cut": f"{result.truncated:.3f}",
+        "own answers that were cut": f"{result.base_truncated:.3f}",
         "training prompts over budget": f"{over_budget} of {examples}",
     }
     for name, value in rows.items():
@@ -157,14 +164,19 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
 def _gaps(gaps: Sequence[Gap]) -> Table:
     """A table of what student and teacher answer under each way of sampling; the proposed one is marked."""
     table = Table(title="Answers as training samples them")
-    for column in ("temperature", "template", "student", "teacher", "teacher minus student", ""):
+    for column in ("temperature", "template", "student", "teacher", "teacher minus student", "cut", ""):
         table.add_column(column)
     best = proposed(gaps)
     for index, gap in enumerate(gaps):
         marks = ["set"] * (index == 0) + ["proposed"] * (gap is best)
         template = "as set" if gap.template == gaps[0].template else repr(gap.template)
         temperature = f"{gap.temperature:g}" if gap.temperature else "0 (greedy)"
-        scores = (f"{gap.student.value:.3f}", f"{gap.teacher.value:.3f}", _with_interval(gap.gain))
+        scores = (
+            f"{gap.student.value:.3f}",
+            f"{gap.teacher.value:.3f}",
+            _with_interval(gap.gain),
+            f"{gap.truncated:.3f}",
+        )
         table.add_row(temperature, template, *scores, ", ".join(marks))
     return table
 

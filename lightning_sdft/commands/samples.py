@@ -14,6 +14,7 @@ from lightning_sdft.chat.journal import Journal
 from lightning_sdft.chat.local import LocalChat
 from lightning_sdft.data.tables import take
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.progress import Work
 from lightning_sdft.records import Example
 
 __all__ = ["Accepted", "Samples"]
@@ -119,14 +120,18 @@ class Samples:
         """Ask for one sample for each prompt."""
         keys, asked = list(examples), list(examples.values())
 
+        work = Work(f"sample {number} of {self.limit}", len(asked), "replies")
+
         def keep(index: int, response: str) -> None:
             key, model = keys[index], self.chat.name
             self.journal.append({"key": key, "id": asked[index].id, "model": model, "response": response})
             self._add(key, model, response)
+            work.advance()
 
         if isinstance(self.chat, LocalChat):
             self.chat.seed = self._seed + number  # otherwise a new process would repeat the samples of the one before
-        self.chat.reply([example.prompt for example in asked], keep)
+        with work:
+            self.chat.reply([example.prompt for example in asked], keep)
 
     def _add(self, key: str, model: str, response: str) -> None:
         self._responses[key].append(response)

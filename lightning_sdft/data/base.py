@@ -36,7 +36,8 @@ class DemonstrationDataModule(LightningDataModule):
     Args:
         batch_size: Prompts per optimizer step, summed over all processes.
         micro_batch_size: Prompts per forward and backward pass on one process; ``None`` uses all of the process's
-            prompts at once. ``trainer.accumulate_grad_batches`` is set to match.
+            prompts at once, or with ``lightning-sdft fit`` as many as fit in memory and keep the device busy.
+            ``trainer.accumulate_grad_batches`` is set to match.
         evaluation_batch_size: Prompts answered at once in evaluation.
         workers: Number of ``DataLoader`` workers per training process.
         shuffle_seed: Seed for shuffling the training examples.

@@ -1,16 +1,21 @@
-"""Your own demonstrations: any table with a column of prompts and a column of responses."""
+"""Your own demonstrations: any table of prompts with responses, or of conversations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_sdft.data.layout_reading import read_as
+from lightning_sdft.data.layouts import AUTO, FIRST, Layout, find_layout
 from lightning_sdft.data.questions import warn_of_overlap
 from lightning_sdft.data.row_module import RowDataModule
 from lightning_sdft.data.splits import EvaluationSet, Splits
-from lightning_sdft.data.tables import Row, conversation, take
+from lightning_sdft.data.tables import Row, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
@@ -25,7 +30,12 @@ AVERAGE = "average"
 
 
 class JsonDataModule(RowDataModule):
-    """Rows of a JSON, JSON Lines or parquet file, or of a saved or hub data set, with column names of your choice.
+    """Rows of a file, or of a saved or hub data set; their layout is found in the first rows, and said in one line.
+
+    Known are columns ``prompt`` and ``response`` or ``completion``; ``question`` and ``answer``; ``instruction``,
+    ``input`` and ``output`` (Alpaca); ``messages`` with ``role`` and ``content``; and ``conversations`` with ``from``
+    and ``value`` (ShareGPT), whose last turn is the demonstration. A column ``system`` becomes the system turn. For
+    other columns, and where several would do, give their names.
 
     Args:
         train: File, folder or hub id of the training rows; see :func:`~lightning_sdft.data.tables.read_rows`.
@@ -37,23 +47,26 @@ class JsonDataModule(RowDataModule):
             yourself: ``{capitals: capitals.jsonl, sums: old/sums.jsonl}``. These rows have the same columns as the
             others, and their answers are graded the same way.
         prompt_column: Column of the prompt: a string (one user turn), or a list of messages with ``role`` and
-            ``content`` that ends with a user turn. Further fields of a message (``tool_calls``, ``reasoning_content``)
-            are given to the chat template; if it does not read what they say, the row is a bad row.
-        demonstration_column: Column of the expert's response; ``None`` if there are no demonstrations. Rows that are
-            not trained on may lack it.
+            ``content`` that ends with a user turn, or with the response. By default (``auto``) it is found. Further
+            fields of a message (``tool_calls``, ``reasoning_content``) are given to the chat template; if it does not
+            read what they say, the row is a bad row.
+        demonstration_column: Column of the expert's response; the one of the prompt if that is a conversation whose
+            last turn is the response; ``None`` if there are no demonstrations. By default (``auto``) it is found. Rows
+            that are not trained on may lack it.
         reference_column: Column of the reference that the grader compares responses with: text, a number, a date, or a
-            list of alternatives (see :mod:`lightning_sdft.grading.references`). Evaluation needs one.
+            list of alternatives (see :mod:`lightning_sdft.grading.references`). Without one, validation and test show
+            the loss of the demonstrations instead of accuracies: ``val/loss``, and ``prior_loss/<name>`` of prior rows.
         context_column: Column of additional text that only the teacher sees. Rows that are not trained on may lack it.
         system_prompt: System turn added before every prompt.
         id_column: Column of unique ids; by default an id is made of the file's name and the row's number.
         limit: Train only on the first ``limit`` rows that are not held out; ``None`` uses all.
         grader: Decides which responses are correct; ``None`` means
-            :class:`~lightning_sdft.grading.exact_match.ExactMatch`.
+            :class:`~lightning_sdft.grading.exact_match.ExactMatch` if there are references.
         name: Name of the metric.
         **kwargs: See :class:`RowDataModule`.
 
     Raises:
-        DataError: If there is something to evaluate but no reference column, or prior rows are named ``average``.
+        DataError: If the grader needs a reference column, or prior rows are named ``average``.
     """
 
     def __init__(
@@ -62,8 +75,8 @@ class JsonDataModule(RowDataModule):
         validation: str | None = None,
         test: str | None = None,
         prior: dict[str, str] | str | None = None,
-        prompt_column: str = "prompt",
-        demonstration_column: str | None = "response",
+        prompt_column: str = AUTO,
+        demonstration_column: str | None = AUTO,
         reference_column: str | None = None,
         context_column: str | None = None,
         system_prompt: str | None = None,
@@ -76,12 +89,10 @@ class JsonDataModule(RowDataModule):
         check_ranges(JsonDataModule, locals())
         super().__init__(train=train, validation=validation, test=test, **kwargs)
         self.prior = {Path(prior).stem: prior} if isinstance(prior, str) else dict(prior or {})
-        for setting in ("validation", "test", "prior", "validation_share", "test_share"):
-            if getattr(self, setting) and reference_column is None:
-                raise DataError(
-                    f"data.{setting} asks for evaluation, but there is nothing to compare responses with; give "
-                    f"data.reference_column, or leave data.{setting} out"
-                )
+        if grader is not None and grader.needs_reference and reference_column is None:
+            raise DataError(
+                f"data.grader={type(grader).__name__} compares answers with references; give data.reference_column"
+            )
         if AVERAGE in self.prior:
             raise DataError(
                 f"data.prior: prior/{AVERAGE} is the mean over all prior rows; give {self.prior[AVERAGE]} another "
@@ -94,8 +105,10 @@ class JsonDataModule(RowDataModule):
         self.system_prompt = system_prompt
         self.id_column = id_column
         self.limit = limit
-        self.grader = grader or ExactMatch()
+        self.grader = ExactMatch() if grader is None and reference_column is not None else grader
         self.metric_name = name
+        self._trained: Layout | None = None
+        self._layout: Layout | None = None
 
     def load(self) -> Splits:
         """Read the rows, hold out the shares, and add the prior rows to both evaluation splits."""
@@ -114,23 +127,45 @@ class JsonDataModule(RowDataModule):
         train, *held_out = super().hold_out(examples)
         return [train[: self.limit], *held_out]
 
+    def survey(self, rows: Sequence[Row], source: str, split: str) -> None:
+        """Find the layout of a source: that of the training rows, if it has their columns."""
+        trained = split == "train"
+        known = set() if self._trained is None else set(self._trained.columns)
+        if known and known <= {name for row in islice(rows, FIRST) for name in row}:
+            self._layout = self._trained
+            return
+        taken = [each for each in (self.context_column, self.id_column) if each is not None]
+        graded = [each for each in (self.reference_column,) if each is not None]
+        columns = (self.prompt_column, self.demonstration_column)
+        try:
+            self._layout = find_layout(rows, *columns, taken, graded, needed=trained, setting=self.setting)
+        except DataError as error:
+            header = Path(source).suffix in (".csv", ".tsv")
+            hint = ". The first line of a table must hold the names of its columns" if header else ""
+            raise DataError(f"{source}: {error}{hint}") from error
+        if not known >= set(self._layout.columns):
+            rank_zero_info(f"{source}: {self._layout}")
+        if trained:
+            self._trained = self._layout
+
     def example(self, row: Row, where: str, name: str, trained: bool) -> Example:
         """Make an example of a row."""
         if self.id_column is not None:
             name = str(take(row, self.id_column, object, where))
-        demonstration = _text(row, self.demonstration_column, where, needed=trained)
-        if demonstration is not None and not demonstration.strip():
-            raise DataError(f"{where}: column {self.demonstration_column!r} is empty; leave the row out")
+        assert self._layout is not None  # survey comes first
+        others = [each for each in (self.reference_column, self.context_column) if each is not None]
+        prompt, demonstration = read_as(self._layout, row, where, trained, others)
         context = _text(row, self.context_column, where, needed=trained)
         graded = not trained or self.validation_share + self.test_share > 0
-        return Example(name, self._prompt(row, where), demonstration, context, self._reference(row, where, graded))
+        return Example(name, self._with_system(prompt), demonstration, context, self._reference(row, where, graded))
 
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
         """Combine examples with the grader."""
         return self._graded(examples, self.metric_name, prior=False)
 
     def _graded(self, examples: Sequence[Example], name: str, prior: bool) -> EvaluationSet:
-        return EvaluationSet(examples, {name: deepcopy(self.grader)}, prior)
+        graders = {} if self.grader is None else {name: deepcopy(self.grader)}
+        return EvaluationSet(examples, graders, prior, title=name)
 
     def _reference(self, row: Row, where: str, graded: bool) -> object:
         if self.reference_column is None:
@@ -142,9 +177,7 @@ class JsonDataModule(RowDataModule):
             raise DataError(f"{where}: column {self.reference_column!r} is null; it is to be graded, so give a value")
         return reference
 
-    def _prompt(self, row: Row, where: str) -> list[Message]:
-        others = [each for each in (self.reference_column, self.context_column) if each is not None]
-        messages = conversation(row, self.prompt_column, where, others)
+    def _with_system(self, messages: list[Message]) -> list[Message]:
         if self.system_prompt is None:
             return messages
         if messages and messages[0]["role"] == "system":

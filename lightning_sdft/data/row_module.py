@@ -15,7 +15,7 @@ from lightning_sdft.data.json_files import BadRow
 from lightning_sdft.data.questions import hold_out_questions, question, warn_of_overlap
 from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.data.tables import Row, open_rows
-from lightning_sdft.errors import DataError
+from lightning_sdft.errors import DataError, placed
 from lightning_sdft.records import Example, text_problem
 from lightning_sdft.settings import Fraction, Seed, check_ranges
 
@@ -102,6 +102,18 @@ class RowDataModule(DemonstrationDataModule):
             DataError: If the row cannot be used; the message begins with ``where``.
         """
 
+    def survey(self, rows: Sequence[Row], source: str, split: str) -> None:
+        """Look at all rows of a source before examples are made of them; by default nothing is done.
+
+        Args:
+            rows: The rows that can be read, at least one.
+            source: Where they are from.
+            split: ``train``, ``validation``, ``test``, or another name for rows to evaluate.
+
+        Raises:
+            DataError: If the source cannot be used.
+        """
+
     def parts(self, row: Row, where: str, trained: bool) -> Sequence[Part]:
         """Divide a row of the source into rows of one example each; by default the row is one example.
 
@@ -160,10 +172,11 @@ class RowDataModule(DemonstrationDataModule):
             try:
                 return located(self.example(part.row, where, f"{stem}-{number}{part.suffix}", trained), where)
             except DataError as error:
-                message = str(error)
-                raise DataError(message if message.startswith(where) else f"{where}: {message}") from error
+                raise DataError(placed(where, error)) from error
 
         rows = open_rows(source, split, argument=f"{self.setting}.{split}")
+        if readable := [row for row in rows if not isinstance(row, BadRow)] if isinstance(rows, list) else rows:
+            self.survey(readable, source, split)
         numbered = list(chain.from_iterable(parse_rows(rows, source, divide, self.on_bad_row, setting=self.setting)))
         parts, numbers = [part for _, part in numbered], [number for number, _ in numbered]
         parsed = parse_rows(parts, source, parse, self.on_bad_row, numbers, self.setting)

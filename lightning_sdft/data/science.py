@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_sdft.data.conversations import conversation
 from lightning_sdft.data.row_module import RowDataModule
 from lightning_sdft.data.splits import EvaluationSet
-from lightning_sdft.data.tables import Row, conversation, take
+from lightning_sdft.data.tables import Row, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.answer_tag import LETTERS, AnswerFormat, AnswerTag, final_answer
 from lightning_sdft.records import Example, Message

@@ -1,4 +1,4 @@
-"""What a data module loads: examples to train on, and sets of examples whose answers are graded."""
+"""What a data module loads: examples to train on, and sets of examples to evaluate."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ __all__ = ["EvaluationSet", "Splits"]
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Examples whose answers are graded and averaged together.
+    """Examples that are evaluated together: their answers are graded, or how likely their demonstrations are.
 
     Args:
-        examples: The examples; each has a reference.
+        examples: The examples; each has a reference, or a demonstration if there are no graders.
         graders: A dictionary from metric name to grader. Several graders may grade the same answers; the first one
-            gives the set its name.
+            gives the set its name. Without any, the loss of the demonstrations is evaluated.
         prior: Whether the base model had this skill before training, so that a drop in accuracy means forgetting.
+        title: Name of a set without graders.
     """
 
     examples: Sequence[Example]
     graders: Mapping[str, Grader]
     prior: bool = False
+    title: str = ""
 
     @property
     def name(self) -> str:
         """Name of the set, which is the name of its first metric."""
-        return next(iter(self.graders))
+        return next(iter(self.graders), self.title)
 
     def check_references(self) -> None:
         """Refuse a reference that a grader cannot compare responses with.

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
+from lightning_sdft.data.csv_files import separated
 from lightning_sdft.data.json_files import BadRow, Row, json_lines, json_list, shortened
 from lightning_sdft.errors import DataError
-from lightning_sdft.records import Message
 
-__all__ = ["Row", "conversation", "hold_out", "open_rows", "read_rows", "take"]
+__all__ = ["Row", "hold_out", "open_rows", "read_rows", "take"]
 
 T = TypeVar("T")
 
-FOR_TEMPLATES = ("tools", "documents", "chat_template_kwargs")
-"""Columns of conversational data sets that are meant for the chat template."""
+READABLE = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+"""Suffixes of the files that can be read."""
 
-SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".txt", ".arrow", ".gz")
+SUFFIXES = (*READABLE, ".txt", ".arrow", ".gz")
 """Suffixes of file names. A full stop alone does not make a file: hub ids may contain one too."""
 
 
@@ -27,8 +27,8 @@ def read_rows(source: str, split: str | None = None, argument: str | None = None
 
     Args:
         source: A folder written by ``datasets.save_to_disk``, a ``.json`` file (a list of objects, or one object per
-            line), a ``.jsonl`` or ``.parquet`` file, or otherwise the id of a data set on the Hugging Face hub, if
-            needed with a configuration and a revision: ``owner/name:configuration@revision``.
+            line), a ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` file, or otherwise the id of a data set on the
+            Hugging Face hub, if needed with a configuration and a revision: ``owner/name:configuration@revision``.
         split: Split to read if the source has several; a source without splits is read completely.
         argument: Name of the setting that gave the source, for error messages.
 
@@ -87,49 +87,6 @@ def take(row: Row, column: str, kind: type[T], where: str) -> T:
     return value
 
 
-def conversation(row: Row, column: str, where: str, others: Collection[str] = ()) -> list[Message]:
-    """Read the conversation in a column: a list of messages, or a text, which becomes a single user turn.
-
-    Further fields of a message, such as ``tool_calls``, are kept for the model's chat template.
-
-    Args:
-        row: The row.
-        column: The column.
-        where: File and row, for error messages.
-        others: Columns that are read for something else.
-
-    Raises:
-        DataError: If the value is neither; the error names the turn. Also if another column is meant for the chat
-            template, which would not be given it.
-    """
-    for name in FOR_TEMPLATES:
-        if row.get(name) and name != column and name not in others:
-            raise DataError(
-                f"{where}: column {name!r} is for the chat template, which is not given it, so the model would not see "
-                "it; write it into the prompt's system turn, or leave the column out"
-            )
-    value = take(row, column, object, where)
-    if isinstance(value, str):
-        return [Message(role="user", content=value)]
-    turns = enumerate(take(row, column, list, where), start=1)
-    return [_message(turn, f"{where}, turn {index}") for index, turn in turns]
-
-
-def _message(turn: object, where: str) -> Message:
-    """A message with all its fields; those that are null or empty say nothing."""
-    if not isinstance(turn, dict):
-        raise DataError(f"{where}: {type(turn).__name__} instead of a message with role and content; correct the row")
-    fields = {name: value for name, value in turn.items() if name not in Message.__annotations__ and _says(value)}
-    if "tool_calls" in fields and turn.get("content") is None:
-        turn = {**turn, "content": ""}
-    message = Message(role=take(turn, "role", str, where), content=take(turn, "content", str, where))
-    return cast(Message, {**fields, **message})
-
-
-def _says(value: object) -> bool:
-    return value is not None and value != "" and value != [] and value != {}
-
-
 def hold_out(rows: Sequence[T], shares: Sequence[float], seed: int) -> list[list[T]]:
     """Hold out a random part of the rows for each share; each part keeps the order of the rows.
 
@@ -166,14 +123,17 @@ def _looks_like_path(source: str) -> bool:
 
 
 def _read_file(path: Path) -> list[Row]:
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix not in READABLE:
+        raise DataError(f"{path}: cannot read {suffix or 'files without suffix'}; give {', '.join(READABLE)}")
+    if suffix == ".parquet":
         return _read_parquet(path)
-    if path.suffix not in (".json", ".jsonl"):
-        raise DataError(f"{path}: cannot read {path.suffix or 'files without suffix'}; give .json, .jsonl or .parquet")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    if suffix in (".csv", ".tsv"):
+        return separated(str(path), text, tabs=suffix == ".tsv")
     return (json_list if text.lstrip().startswith("[") else json_lines)(str(path), text)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from string import Formatter
 from typing import Literal
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.records import Example, Message
 
 __all__ = [
@@ -75,13 +76,20 @@ def template_fields(template: str, privileged_context: PrivilegedContext) -> set
     """The placeholders of a template, checked.
 
     Raises:
-        ValueError: If they are not exactly those that the privileged context needs.
+        SettingError: If they are not exactly those that the privileged context needs, or if a brace is left open.
     """
-    fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+    needed = ", ".join(f"{{{field}}}" for field in sorted(FIELDS[privileged_context]))
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        raise SettingError(
+            f"teacher_template={template!r}: {error}; close the braces of {needed}, and write a brace of the text twice"
+        ) from error
     if fields != FIELDS[privileged_context]:
-        raise ValueError(
+        raise SettingError(
             f"teacher_template={template!r} has the placeholders {sorted(fields)}, but "
-            f"privileged_context={privileged_context} calls for {sorted(FIELDS[privileged_context])}"
+            f"privileged_context={privileged_context} calls for {needed}; write each of these, or set another "
+            "privileged_context"
         )
     return fields
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning_sdft.errors import CheckpointError
+from lightning_sdft.errors import CheckpointError, did_you_mean
 
 __all__ = ["check_checkpoint_file", "check_lightnings", "only_data", "reading"]
 
@@ -22,7 +22,10 @@ def check_checkpoint_file(path: str | Path) -> None:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"there is no checkpoint {str(path)!r}")
+        beside = map(str, path.parent.glob("*.ckpt"))
+        raise CheckpointError(
+            f"there is no checkpoint {str(path)!r}{did_you_mean(str(path), beside)}; give the path of one"
+        )
     if path.is_file() and not zipfile.is_zipfile(path):
         raise CheckpointError(
             f"the checkpoint {str(path)!r} ({path.stat().st_size} bytes) is truncated or not a checkpoint; use an "

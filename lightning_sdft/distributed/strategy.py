@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lightning_sdft.distributed.readable import check_checkpoint_file, check_lightnings, only_data
 from lightning_sdft.distributed.sharded_checkpoint import is_sharded, load_sharded, save_sharded
-from lightning_sdft.errors import PolicyError
+from lightning_sdft.errors import PolicyError, SettingError, did_you_mean
 from lightning_sdft.settings import Count, check_ranges
 
-__all__ = ["FSDP2Strategy", "check_strategy"]
+__all__ = ["FSDP2Strategy", "check_strategy", "check_strategy_name"]
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -110,11 +111,38 @@ def check_strategy(strategy: Strategy) -> None:
     Raises:
         PolicyError: If they do not; the message says which strategy to use.
     """
-    known = SingleDeviceStrategy | DDPStrategy | FSDP2Strategy
-    if not isinstance(strategy, known) or isinstance(strategy, DeepSpeedStrategy):
-        raise PolicyError(
-            f"strategy {type(strategy).__name__} is not supported: a training step generates with the student, and "
-            "calls student, teacher and their heads separately, which strategies that wrap the whole module (FSDP1 as "
-            "`fsdp`, DeepSpeed) do not allow. Use trainer.strategy=fsdp2 to shard weights over devices, or ddp to "
-            "replicate them"
+    if not _supported(type(strategy)):
+        raise PolicyError(_unsupported(type(strategy).__name__))
+
+
+def check_strategy_name(name: str) -> None:
+    """Check that there is a strategy, before Lightning asks for what a strategy needs that is not supported anyway.
+
+    Raises:
+        SettingError: If there is none of that name.
+        PolicyError: If the methods of this package do not work under it.
+    """
+    names = StrategyRegistry.available_strategies()
+    if name in names and not _supported(StrategyRegistry[name]["strategy"]):
+        raise PolicyError(_unsupported(name))
+    if name not in ("auto", *names):
+        if re.match(r"fsdp(?!\d)|deepspeed", name, re.IGNORECASE):
+            raise PolicyError(_unsupported(name))
+        supported = [each for each in names if _supported(StrategyRegistry[each]["strategy"])]
+        raise SettingError(
+            f"there is no strategy {name}{did_you_mean(name, supported)}; set trainer.strategy=auto, ddp to replicate "
+            "weights, or fsdp2 to shard them"
         )
+
+
+def _supported(strategy: type) -> bool:
+    known = issubclass(strategy, SingleDeviceStrategy | DDPStrategy | FSDP2Strategy)
+    return known and not issubclass(strategy, DeepSpeedStrategy)
+
+
+def _unsupported(name: str) -> str:
+    return (
+        f"strategy {name} is not supported: a training step generates with the student, and calls student, teacher and "
+        "their heads separately, which strategies that wrap the whole module (FSDP1 as `fsdp`, DeepSpeed) do not "
+        "allow. Use trainer.strategy=fsdp2 to shard weights over devices, or ddp to replicate them"
+    )

@@ -23,12 +23,12 @@ from lm_eval.models.utils import (
     postprocess_generated_text,
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from rich.progress import Progress
 from torch import Tensor
 
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
+from lightning_sdft.progress import Work
 from lightning_sdft.records import Sampling, TokenSequence
 from lightning_sdft.rollout import generate
 
@@ -54,7 +54,7 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
         policy: The policy, on the device where it computes.
         batch_tokens: Maximum number of tokens in a batch, including padding and, in generation, the tokens that may
             still be generated.
-        progress: Whether to show a progress bar.
+        progress: Whether to show how many requests are done.
     """
 
     def __init__(self, policy: Policy, batch_tokens: int = 16384, progress: bool = False) -> None:
@@ -249,13 +249,11 @@ class PolicyLM(TemplateLM):  # type: ignore[misc] # lm-eval has no types
 
     def _batches(self, items: Sequence[Item], lengths: Sequence[int], verb: str) -> Iterator[Sequence[Item]]:
         """Batches of items sorted longest first: as many as fit into ``batch_tokens`` when padded to the first."""
-        with Progress(disable=not self.progress) as bar:
-            shown, start = bar.add_task(f"requests {verb}", total=len(items)), 0
-            while start < len(items):
-                batch = items[start : start + max(self.batch_tokens // lengths[start], 1)]
+        with Work(f"prior tasks: {verb}", len(items), "requests", shown=self.progress) as work:
+            while work.done < len(items):
+                batch = items[work.done : work.done + max(self.batch_tokens // lengths[work.done], 1)]
                 yield batch
-                start += len(batch)
-                bar.update(shown, completed=start)
+                work.advance(len(batch))
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:

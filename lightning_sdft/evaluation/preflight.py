@@ -36,6 +36,12 @@ SOLVED = 0.5
 ENOUGH = 0.7
 """Share of the widest gap between teacher and student that the one which is set must have for the verdict ``go``."""
 
+CUT = 0.5
+"""Share of answers that reached the length limit above which accuracies say nothing."""
+
+ANSWERS = 3
+"""Answers to each question: greedy ones with and without the demonstration, and a sampled one with it."""
+
 COPIED = 0.9
 """Minimum similarity at which an answer counts as a copy of the demonstration."""
 
@@ -58,6 +64,7 @@ class Preflight:
         demonstration_surprise: The same for the demonstrations, which SFT would imitate.
         copied: Share of the teacher's answers that copy the demonstration.
         truncated: Share of the teacher's answers that reached the length limit.
+        base_truncated: The same of the model's own answers.
         gaps: How much more often the teacher is right when both answer as in training: at the temperature that is set,
             at others, and with other templates of the teacher's prompt.
     """
@@ -74,6 +81,7 @@ class Preflight:
     demonstration_surprise: float
     copied: float
     truncated: float
+    base_truncated: float = 0.0
     gaps: Sequence[Gap] = ()
 
 
@@ -87,6 +95,7 @@ def preflight(
     batch_size: int = 8,
     seed: int = 0,
     sampling: Sampling = Sampling(),  # noqa: B008  # frozen
+    answered: Callable[[int], None] | None = None,
 ) -> Preflight:
     """Compare a model's answers with and without a demonstration in the prompt.
 
@@ -99,6 +108,7 @@ def preflight(
         batch_size: Number of sequences per forward pass and of prompts answered at once.
         seed: Seed for sampling answers.
         sampling: How training samples.
+        answered: Called with the number of answers after each batch; there are :data:`ANSWERS` to each question.
     """
     encode = policy.tokenizer.encode
     own = [encode(example.prompt) for example in examples]
@@ -106,19 +116,20 @@ def preflight(
 
     def answer(prompts: Sequence[list[int]], sampling: Sampling) -> list[Rollout]:
         seeds = [seed * len(prompts) + index for index in range(len(prompts))]
-        return [
-            rollout
-            for part, part_seeds in zip(_batches(prompts, batch_size), _batches(seeds, batch_size), strict=True)
-            for rollout in generate(policy, part, max_completion_tokens, sampling, part_seeds)
-        ]
+        rollouts: list[Rollout] = []
+        for part, part_seeds in zip(_batches(prompts, batch_size), _batches(seeds, batch_size), strict=True):
+            rollouts += generate(policy, part, max_completion_tokens, sampling, part_seeds)
+            if answered is not None:
+                answered(len(part))
+        return rollouts
 
     def grade(rollouts: Sequence[Rollout]) -> Tensor:
         responses = [policy.tokenizer.decode(rollout.completion) for rollout in rollouts]
         verdicts = grader.grade_all(responses, [example.reference for example in examples])
         return torch.tensor([float("nan") if verdict is None else float(verdict) for verdict in verdicts])
 
-    greedy = answer(shown, GREEDY)
-    base, teacher = grade(answer(own, GREEDY)), grade(greedy)
+    greedy, alone = answer(shown, GREEDY), answer(own, GREEDY)
+    base, teacher = grade(alone), grade(greedy)
     both = ~(base.isnan() | teacher.isnan())
     failed = both & (base == 0)
     kl, surprise = _teacher_on_its_answers(policy, own, answer(shown, sampling), batch_size)
@@ -141,6 +152,7 @@ def preflight(
         demonstration_surprise=torch.cat(_surprise(policy, demonstrations, batch_size)).mean().item(),
         copied=sum(copied) / len(copied),
         truncated=sum(not rollout.finished for rollout in greedy) / len(greedy),
+        base_truncated=sum(not rollout.finished for rollout in alone) / len(alone),
     )
 
 
@@ -159,10 +171,19 @@ def judge_preflight(result: Preflight) -> tuple[Literal["go", "doubtful", "stop"
 
     Returns:
         The verdict and the reasons against SDFT. The verdict is ``stop`` if the teacher, sampled as in training, is not
-        better than the base model, ``doubtful`` if there are other reasons against, and otherwise ``go``.
+        better than the base model, ``doubtful`` if there are other reasons against, and otherwise ``go``. If most
+        answers were cut at the limit, that comes first, for then the others say little.
     """
     stop: list[str] = []
     doubts: list[str] = []
+    cut = max(result.truncated, result.base_truncated, result.gaps[0].truncated if result.gaps else 0.0)
+    better = (result.gaps[0].gain if result.gaps else result.gain).low > 0
+    if cut > CUT:
+        (doubts if better else stop).append(
+            f"{cut:.0%} of the answers were cut at the limit before they ended, so accuracies say little: raise "
+            "max_completion_tokens, ask for short answers in the prompts, or take a model that ends its answers (one "
+            "trained to chat), and run preflight again"
+        )
     nothing = (
         "the demonstration does not make the model better at the task beyond chance: there is nothing to distil (try a "
         "larger model, other demonstrations, another teacher_template, or SFT)"
@@ -176,7 +197,7 @@ def judge_preflight(result: Preflight) -> tuple[Literal["go", "doubtful", "stop"
                 f"{now.teacher.value:.0%} and the student in {now.student.value:.0%}; {_said(best, now)} it would be "
                 f"{best.teacher.value:.0%} and {best.student.value:.0%}"
             )
-    elif not (result.gain if now is None else now.gain).low > 0:
+    elif not better and cut <= CUT:
         stop.append(nothing)
     if not stop and result.solved < SOLVED:
         doubts.append(
@@ -194,7 +215,7 @@ def judge_preflight(result: Preflight) -> tuple[Literal["go", "doubtful", "stop"
             f"{result.copied:.0%} of the teacher's answers copy the demonstration, so the student learns the expert's "
             "wording along with the skill"
         )
-    if result.truncated > 0.1:
+    if result.truncated > 0.1 and cut <= CUT:
         doubts.append(
             f"{result.truncated:.0%} of the teacher's answers were cut at the limit; raise max_completion_tokens"
         )

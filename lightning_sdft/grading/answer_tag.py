@@ -64,6 +64,8 @@ class AnswerFormat(Grader):
         (True, False)
     """
 
+    needs_reference = False
+
     def grade(self, response: str, reference: Any) -> bool:
         """Whether the response is well-formed, whatever the reference."""
         once = response.count(OPENING) == 1 and response.count(CLOSING) == 1

@@ -24,6 +24,9 @@ class Grader(Metric):
     higher_is_better = True
     full_state_update = False
 
+    needs_reference = True
+    """Whether responses are compared with a reference."""
+
     asks_a_model = False
     """Whether another model is asked for each verdict, which takes time or money."""
 

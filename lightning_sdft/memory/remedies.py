@@ -14,12 +14,16 @@ from lightning_sdft.memory.lengths import lengths_by_budgets
 from lightning_sdft.memory.plan import TrainerPlan
 from lightning_sdft.modules import CausalLMModule
 from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.progress import Work
 from lightning_sdft.teacher import CopiedTeacher
 
 __all__ = ["Remedy", "remedies"]
 
 DEVICES = 8
 """Number of devices of a common machine, over which the weights could be sharded."""
+
+QUIET = 10.0
+"""Seconds until it is said how far the search is."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,16 @@ def remedies(
         evaluated: Number of prompts in an evaluation batch.
         now: The estimate by the budgets with the present settings.
     """
-    found = []
-    for settings, changes, other in _changes(module, datamodule, plan, evaluated):
-        with _changed(module, changes), _changed(datamodule, changes):
-            count = min(evaluated, changes.get("evaluation_batch_size", evaluated))
-            lengths = lengths_by_budgets(module, datamodule, other.processes, count)
-            peak = estimate(module, other, lengths, now.held.get("process")).peak
-        if peak < now.peak:
-            found.append(Remedy(settings, peak))
+    found, tried = [], list(_changes(module, datamodule, plan, evaluated))
+    with Work("memory", len(tried), "changes tried", quiet=QUIET) as work:
+        for settings, changes, other in tried:
+            with _changed(module, changes), _changed(datamodule, changes):
+                count = min(evaluated, changes.get("evaluation_batch_size", evaluated))
+                lengths = lengths_by_budgets(module, datamodule, other.processes, count)
+                peak = estimate(module, other, lengths, now.held.get("process")).peak
+            if peak < now.peak:
+                found.append(Remedy(settings, peak))
+            work.advance()
     return sorted(found, key=lambda remedy: remedy.peak)
 
 

@@ -26,10 +26,11 @@ from lightning_sdft.modules.optimizer import adamw
 from lightning_sdft.modules.retention import Retention, RetentionLoss
 from lightning_sdft.modules.step_log import StepLog
 from lightning_sdft.modules.step_means import StepMeans
+from lightning_sdft.modules.surprise import token_losses
 from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, load_tokenizer
-from lightning_sdft.policy.lora import add_adapter, check_installed
-from lightning_sdft.records import Example, Rollout, Sampling
+from lightning_sdft.policy.lora import add_adapter
+from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import generate, own_seeds
 from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
 from lightning_sdft.trust import trusting
@@ -64,7 +65,7 @@ class CausalLMModule(LightningModule):
         retention: On general prompts, hold the model near the one that training started from: what it can do, it keeps.
 
     Raises:
-        ValueError: If ``lora`` is given without ``pretrained``: checkpoints would not hold the random weights under it.
+        SettingError: If ``lora`` is given without ``pretrained``: checkpoints would lack the random weights under it.
     """
 
     conversational = True  # whether training reads conversations as the chat template writes them
@@ -92,9 +93,7 @@ class CausalLMModule(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         if lora is not None:
-            check_installed()
-            if not pretrained:
-                raise ValueError("lora needs pretrained=true: checkpoints hold the adapter, not the weights under it")
+            checks.check_adapter(pretrained)
         self.model = model
         self.pretrained = pretrained
         self.lora = lora
@@ -196,6 +195,13 @@ class CausalLMModule(LightningModule):
         """What an example lacks to be trained on, or ``None``."""
         return None if example.demonstration else "demonstration"
 
+    def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
+        """Prompts with their demonstrations as completions."""
+        shown = [(each.prompt, each.demonstration) for each in examples if each.demonstration is not None]
+        prompts = self.tokenizer.encode_all([prompt for prompt, _ in shown])
+        completions = [self.tokenizer.encode_completion(demonstration) for _, demonstration in shown]
+        return list(map(TokenSequence, prompts, completions))
+
     def training_problem(self, example: Example) -> str | None:
         """Why an example does not fit the token budgets of training, or ``None``."""
         return self.prompt_problem(example)
@@ -242,8 +248,12 @@ class CausalLMModule(LightningModule):
     on_test_start = on_predict_start = on_validation_start
 
     def validation_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Answer greedily and grade."""
-        return self.answering.grade(self.policy, checks.batch_examples(batch), self.graded, dataloader_idx)
+        """Answer greedily and grade, or take the loss of the demonstrations where there is nothing to grade by."""
+        examples = checks.batch_examples(batch)
+        if self.graded.grades(dataloader_idx):
+            return self.answering.grade(self.policy, examples, self.graded, dataloader_idx)
+        self.graded.lose(dataloader_idx, token_losses(self.policy, self.demonstrations(examples)))
+        return {}
 
     test_step = validation_step
 
@@ -252,14 +262,14 @@ class CausalLMModule(LightningModule):
         return self.answering.predict(self.policy, checks.batch_examples(batch), self.graded, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracies, their averages, and answer lengths; see :meth:`GradedSets.accuracies`."""
+        """Log accuracies, answer lengths and losses, and their averages; see :meth:`GradedSets.log`."""
         self.answering.end()
-        self.graded.log(self.log, "val/accuracy", "prior", "val/length")
+        self.graded.log(self.log, "val", "prior")
 
     def on_test_epoch_end(self) -> None:
-        """Log accuracies as ``test/accuracy`` and ``test/prior``, and mean answer lengths as ``test/length``."""
+        """Log the same as ``test/accuracy``, ``test/prior``, ``test/length``, ``test/loss``, ``test/prior_loss``."""
         self.answering.end()
-        self.graded.log(self.log, "test/accuracy", "test/prior", "test/length")
+        self.graded.log(self.log, "test", "test/prior")
 
     def on_predict_epoch_end(self) -> None:
         """Shard the weights again."""
@@ -292,9 +302,10 @@ class CausalLMModule(LightningModule):
         """Load a state; with an adapter, it must hold all the adapter's weights and no others.
 
         Raises:
-            CheckpointError: If it lacks adapter weights, or holds other weights.
+            CheckpointError: If it lacks weights, or holds others.
         """
-        if self.lora is None or not hasattr(self, "policy"):  # no models, as in a launching process
-            return super().load_state_dict(state_dict, strict, assign)
-        checkpoints.check_adapters(state_dict, self.policy)
-        return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])
+        with checkpoints.fitting(state_dict, self, getattr(self._trainer, "ckpt_path", None)):
+            if self.lora is None or not hasattr(self, "policy"):  # no models, as in a launching process
+                return super().load_state_dict(state_dict, strict, assign)
+            checkpoints.check_adapters(state_dict, self.policy)
+            return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])

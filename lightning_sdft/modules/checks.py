@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.errors import DataError, PolicyError, Refusal
+from lightning_sdft.errors import DataError, PolicyError, Refusal, SettingError, placed
+from lightning_sdft.policy.lora import check_installed
 from lightning_sdft.records import Example
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "OverBudget",
     "Problem",
     "batch_examples",
+    "check_adapter",
     "check_budgets",
     "check_complete",
     "check_finite",
@@ -70,6 +72,18 @@ def batch_examples(batch: object) -> Sequence[Example]:
     return batch.examples
 
 
+def check_adapter(pretrained: bool) -> None:
+    """Refuse to train an adapter without PEFT, or on random weights.
+
+    Raises:
+        PolicyError: If PEFT is not installed.
+        SettingError: If the weights under the adapter are random.
+    """
+    check_installed()
+    if not pretrained:
+        raise SettingError("lora needs pretrained=true: checkpoints hold the adapter, not the weights under it")
+
+
 def check_group_ends(batch: MicroBatch) -> None:
     """Refuse an optimizer step on a part of a group, whose losses are weighted for the whole group.
 
@@ -106,9 +120,12 @@ def naming(read: Callable[[Example], T]) -> Callable[[Example], T]:
         try:
             return read(example)
         except DataError as error:
-            if not example.where:
-                raise DataError(f"example {example.id!r}: {error}") from error
-            raise DataError(f"{example.where}: {error} (data.on_bad_row=skip leaves such rows out)") from error
+            where = example.where or f"example {example.id!r}"
+            message = placed(where, error)
+            if message == str(error):
+                raise
+            hint = " (data.on_bad_row=skip leaves such rows out)" if example.where else ""
+            raise DataError(f"{message}{hint}") from error
 
     return named
 

@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from lightning_sdft.data.groups import Group, Item, MicroBatch
 from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_messages, template_fields
 from lightning_sdft.distributed.sharding import check_alike
+from lightning_sdft.errors import SettingError
 from lightning_sdft.losses import (
     Divergence,
     ForwardKL,
@@ -84,7 +85,7 @@ class DistillationModule(CausalLMModule):
         **kwargs: See :class:`CausalLMModule`.
 
     Raises:
-        ValueError: If the teacher or the engine does not go with the other arguments.
+        SettingError: If the teacher or the engine does not go with the other arguments.
     """
 
     teacher: Teacher
@@ -115,7 +116,7 @@ class DistillationModule(CausalLMModule):
         problem = self.teacher_choice.problem(self.lora, rollout_source == "teacher" or teacher_share is not None)
         problem = problem or source_problem(rollout_source, teacher_share, engine)
         if problem is not None:
-            raise ValueError(problem)
+            raise SettingError(problem)
         check_skipped(skip_tokens, self.max_completion_tokens)
         self.rollout_source = rollout_source
         self.teacher_share = teacher_share

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.splits import EvaluationSet
-from lightning_sdft.errors import DataError
+from lightning_sdft.errors import DataError, placed
 from lightning_sdft.modules.checks import OverBudget, Problem, check_budgets, check_complete, drop_or_refuse
 from lightning_sdft.policy import Tokenizer
 from lightning_sdft.records import Example
@@ -43,6 +43,9 @@ class Reader(Protocol):
     def prompt_problem(self, example: Example) -> str | None:
         """Why its prompt is too long."""
 
+    def completion_problem(self, example: Example) -> str | None:
+        """Why its demonstration is too long."""
+
     def training_problem(self, example: Example) -> str | None:
         """Why it is too long to be trained on."""
 
@@ -66,12 +69,26 @@ def check_examples(module: Reader, datamodule: DemonstrationDataModule, stage: s
     evaluated = splits.validation if stage in ("fit", "validate") else splits.test
     for evaluation_set in evaluated:
         check_budgets(evaluation_set.examples, module.prompt_problem)
+        if not evaluation_set.graders and stage != "predict":
+            _check_demonstrations(evaluation_set)
+            check_budgets(evaluation_set.examples, module.completion_problem)
     if stage == "fit":
         check_complete(splits.train, module.missing, type(module).__name__)
         drop_or_refuse(datamodule, module.training_problem, module.over_budget)
         if module.conversational:
             warn_of_other_text(module.tokenizer, datamodule.splits.train[:COMPARED])
     return evaluated
+
+
+def _check_demonstrations(evaluation_set: EvaluationSet) -> None:
+    """Refuse examples that can be evaluated neither by a reference nor by a demonstration."""
+    for example in evaluation_set.examples:
+        if not example.demonstration:
+            raise DataError(
+                f"{example.where or f'example {example.id!r}'}: there is neither a reference to grade answers by, nor "
+                "a demonstration whose loss could be taken; give data.reference_column, or demonstrations (predict "
+                "needs neither)"
+            )
 
 
 def leave_out_bad_rows(datamodule: DemonstrationDataModule, module: Reader, trains: bool = True) -> None:
@@ -96,7 +113,7 @@ def leave_out_bad_rows(datamodule: DemonstrationDataModule, module: Reader, trai
             try:
                 problem(example)
             except DataError as error:
-                bad.append(f"{example.where or example.id}: {error}")
+                bad.append(placed(example.where or example.id, error))
                 return False
             return True
 

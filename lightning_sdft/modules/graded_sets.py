@@ -1,4 +1,4 @@
-"""Grades answers to the evaluation sets of a data module."""
+"""Grades answers to the evaluation sets of a data module, or takes the loss of their demonstrations."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class GradedSets(nn.Module):
         self.sets = sets
         self.graders = nn.ModuleList(nn.ModuleList(each.graders.values()) for each in sets)
         self.tokens = nn.ModuleList(MeanMetric() for _ in sets)
+        self.losses = nn.ModuleList(MeanMetric() for _ in sets)
         for each in sets:
             for grader in each.graders.values():
                 grader.reset()  # counts of an earlier run may be inference tensors, which fit cannot change
@@ -39,6 +40,16 @@ class GradedSets(nn.Module):
         if index >= len(self.sets):
             raise DataError("evaluation needs a data module that says how answers are graded (pass datamodule=...)")
         return dict(self.sets[index].graders)
+
+    def grades(self, index: int) -> bool:
+        """Whether answers to examples of a set are graded; otherwise the loss of the demonstrations is taken."""
+        return bool(self.of(index))
+
+    def lose(self, index: int, losses: Tensor) -> None:
+        """Count the losses of the tokens of demonstrations of a set, `(N,)`."""
+        mean = self.losses[index]
+        assert isinstance(mean, MeanMetric)
+        mean.update(losses.nan_to_num(nan=float("inf")))  # the metric would leave NaN out
 
     def update(self, index: int, examples: Sequence[Example], responses: Sequence[str]) -> None:
         """Grade the responses to examples of a set."""
@@ -57,6 +68,8 @@ class GradedSets(nn.Module):
         """The verdict of each grader of a set on each response."""
         references = [example.reference for example in examples]
         graders = self.of(index)
+        if not graders:
+            return [{} for _ in examples]
         given = [grader.grade_all(responses, references) for grader in graders.values()]
         return [dict(zip(graders, each, strict=True)) for each in zip(*given, strict=True)]
 
@@ -65,25 +78,45 @@ class GradedSets(nn.Module):
         means = {}
         for evaluation_set, tokens in zip(self.sets, self.tokens, strict=True):
             assert isinstance(tokens, MeanMetric)
-            if not evaluation_set.prior:
+            if evaluation_set.graders and not evaluation_set.prior:
                 means[f"{name}/{evaluation_set.name}"] = float(tokens.compute())
             tokens.reset()
         return means
 
-    def log(self, log: Callable[..., None], new: str, prior: str, length: str) -> None:
-        """Log accuracies since the last call, their averages, and mean answer lengths in tokens.
+    def log(self, log: Callable[..., None], stage: str, prior: str) -> None:
+        """Log accuracies since the last call, mean answer lengths in tokens, and losses, with the averages of each.
+
+        Accuracies are ``<stage>/accuracy``, lengths ``<stage>/length``, losses ``<stage>/loss`` and ``<prior>_loss``.
 
         Args:
             log: The ``log`` method of the module.
-            new: See :meth:`accuracies`.
+            stage: Prefix of all names but those of prior skills.
             prior: See :meth:`accuracies`.
-            length: Prefix of the names of the mean lengths.
         """
+        new, loss = f"{stage}/accuracy", f"{stage}/loss"
         each, averages = self.accuracies(new, prior)
-        for name, value in (each | self.lengths(length)).items():
+        for name, value in (each | self.lengths(f"{stage}/length")).items():
             log(name, value, batch_size=1)
-        for name, value in averages.items():
-            log(name, value, prog_bar=name in (new, f"{prior}/average"), batch_size=1)
+        for name, value in (averages | self.mean_losses(loss, f"{prior}_loss")).items():
+            log(name, value, prog_bar=name in (new, f"{prior}/average", loss), batch_size=1)
+
+    def mean_losses(self, new: str, prior: str) -> dict[str, float]:
+        """Losses per token of demonstrations since the last call, in nats: of each set without graders, and on average.
+
+        Args:
+            new: Name of the average over new skills, and prefix of their names.
+            prior: Prefix of the names of prior skills and of their average, ``<prior>/average``.
+        """
+        each: dict[str, float] = {}
+        means: dict[str, list[float]] = {new: [], f"{prior}/average": []}
+        for evaluation_set, loss in zip(self.sets, self.losses, strict=True):
+            assert isinstance(loss, MeanMetric)
+            if not evaluation_set.graders:
+                prefix, average = (prior, f"{prior}/average") if evaluation_set.prior else (new, new)
+                each[f"{prefix}/{evaluation_set.name}"] = value = float(loss.compute())
+                means[average].append(value)
+            loss.reset()
+        return each | {name: sum(values) / len(values) for name, values in means.items() if values}
 
     def accuracies(self, new: str, prior: str) -> tuple[dict[str, float], dict[str, float]]:
         """Accuracies since the last call, of each set and on average, with their 95% intervals.

@@ -30,12 +30,12 @@ class ReinvokeModule(DistillationModule):
         **kwargs: See :class:`DistillationModule`.
 
     Raises:
-        ValueError: If ``teacher`` names no model.
+        SettingError: If ``teacher`` names no model.
     """
 
     def __init__(self, model: str, teacher: CopiedTeacher, divergence: Divergence | None = None, **kwargs: Any) -> None:
         if not teacher.model:
-            raise ValueError("re-invocation needs the base model; give it as teacher=CopiedTeacher(model=...)")
+            raise SettingError("re-invocation needs the base model; give it as teacher=CopiedTeacher(model=...)")
         super().__init__(model, teacher=teacher, divergence=divergence or ReverseKL(), **kwargs)
 
     def on_fit_start(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from lightning_sdft.losses import HeadLoss, Reduction, cross_entropy, token_weig
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.step_means import mean_tokens
 from lightning_sdft.policy.probe import check_packing
-from lightning_sdft.records import Example, TokenSequence
+from lightning_sdft.records import Example
 
 __all__ = ["SFTModule"]
 
@@ -58,13 +57,6 @@ class SFTModule(CausalLMModule):
         tokens = mean_tokens([len(sequence.completion) for sequence in sequences], self.device)
         # Packing leaves no padding to save by sorting, which would only put all long sequences into one micro-batch.
         group.fill(list(map(Item, group.examples, sequences)), tokens, by_length=not self.packing)
-
-    def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
-        """Prompts with their demonstrations as completions."""
-        shown = [(each.prompt, each.demonstration) for each in examples if each.demonstration is not None]
-        prompts = self.tokenizer.encode_all([prompt for prompt, _ in shown])
-        completions = [self.tokenizer.encode_completion(demonstration) for _, demonstration in shown]
-        return list(map(TokenSequence, prompts, completions))
 
     def weights(self, batch: MicroBatch) -> Tensor:
         """Weights of the demonstration tokens of a micro-batch, `(N,)`."""

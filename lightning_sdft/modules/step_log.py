@@ -19,6 +19,7 @@ from lightning_sdft.modules.checks import (
     check_group_ends,
     gradient_norm,
 )
+from lightning_sdft.modules.cut_rollouts import CutRollouts
 from lightning_sdft.modules.timing import PhaseClock, now, peak_memory
 from lightning_sdft.records import Example
 
@@ -29,6 +30,7 @@ class Trained(Protocol):
     """A module that is trained on examples, and times the phases of its steps."""
 
     clock: PhaseClock
+    max_completion_tokens: int
 
     def missing(self, example: Example) -> str | None:
         """What an example lacks to be trained on, or ``None``."""
@@ -48,6 +50,7 @@ class StepLog(Callback):
 
     def __init__(self) -> None:
         self._examples: Sequence[Example] = ()
+        self._cut = CutRollouts()
         self._began = 0.0
 
     def on_train_batch_start(
@@ -91,10 +94,13 @@ class StepLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: MicroBatch, batch_idx: int
     ) -> None:
-        """Log time and memory at every ``log_every_n_steps``-th optimizer step."""
+        """Log time and memory at every ``log_every_n_steps``-th optimizer step, and warn if most rollouts were cut."""
         if not batch.is_last:
             return
-        phases = cast(Trained, pl_module).clock.read()
+        module = cast(Trained, pl_module)
+        if "rollout/truncated" in trainer.callback_metrics:
+            self._cut.add(float(trainer.callback_metrics["rollout/truncated"]), module.max_completion_tokens)
+        phases = module.clock.read()
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set outside of __init__
             step = now() - self._began
             prompts = len(batch.group.examples) * process_count()

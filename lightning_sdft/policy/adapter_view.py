@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +44,10 @@ class AdapterView(Policy):
         with using_adapter(self.layers, self.adapter):
             return super().hidden(sequences, packed)
 
-    def prefill(self, prompts: Sequence[list[int]]) -> DecodingState:
-        """Run the model on prompts to generate from them; see :meth:`Policy.prefill`."""
+    def prefill_each(self, prompts: Sequence[list[int]], counts: Sequence[int]) -> Iterator[DecodingState]:
+        """Run the model on prompts to generate from them several times; see :meth:`Policy.prefill_each`."""
         with using_adapter(self.layers, self.adapter):
-            return super().prefill(prompts)
+            return super().prefill_each(prompts, counts)
 
     def advance(self, state: DecodingState | FixedState, tokens: Tensor) -> None:
         """Append one token to each sequence and compute the logits of the next; see :meth:`Policy.advance`."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from lightning_sdft.errors import DataError, PolicyError
 
@@ -74,6 +74,7 @@ class ChatTemplate:
 
         Raises:
             DataError: If the template refuses the conversation, or does not read what a message says.
+            PolicyError: If it is no template.
         """
         source = self.source if self.date is None else _frozen_clock(self.date) + self.source
         turns = [{key: value for key, value in each.items() if value is not None} for each in messages]
@@ -85,6 +86,11 @@ class ChatTemplate:
             text: str = self._tokenizer.apply_chat_template(
                 turns, chat_template=source, tokenize=False, add_generation_prompt=prompt
             )
+        except TemplateSyntaxError as error:
+            raise PolicyError(
+                f"the chat template of {self._name!r}, line {error.lineno}: {error.message}; mend it in "
+                "chat_template.jinja or tokenizer_config.json, or copy the file again"
+            ) from error
         except (TemplateError, TypeError, ValueError) as error:
             roles = ", ".join(str(each.get("role")) for each in turns)
             raise DataError(

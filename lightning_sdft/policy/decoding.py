@@ -102,12 +102,13 @@ class DecodingState:
         return order
 
     @classmethod
-    def merged(cls, states: Sequence[DecodingState], rows: Sequence[int]) -> DecodingState:
+    def merged(cls, states: Sequence[DecodingState], rows: Sequence[int], keep: bool = False) -> DecodingState:
         """Merge the sequences of several states into one state.
 
         Args:
-            states: The states, which lose their keys and values.
+            states: The states.
             rows: Index of each sequence among those of all states; a sequence may occur more than once.
+            keep: Whether the states are needed once more; otherwise they lose their keys and values.
 
         Raises:
             PolicyError: If the model has not written to the cache.
@@ -123,7 +124,7 @@ class DecodingState:
         for number, (layer, *parts) in enumerate(zip(whole.layers, *(state.layers for state in states), strict=True)):
             if not all(part.is_initialized for part in parts):
                 raise whole._error(f"something else than the cache (layer {number})")
-            layer.take(parts, index)
+            layer.take(parts, index, keep)
         return whole
 
     def _begin_with(self, prefix: DecodingState) -> None:
@@ -194,8 +195,11 @@ class GrowingLayer(DynamicLayer):
         kept = slice(len(rows)), slice(None), slice(start, None)
         self._fill(self.key_buffer[kept], self.value_buffer[kept], self.length - start)
 
-    def take(self, parts: Sequence[GrowingLayer], rows: Tensor) -> None:
-        """Fill this layer with rows of several others, by index `(B,)` among all their rows, aligned at the end."""
+    def take(self, parts: Sequence[GrowingLayer], rows: Tensor, keep: bool) -> None:
+        """Fill this layer with rows of several others, by index `(B,)` among all their rows, aligned at the end.
+
+        The others lose their buffers, unless they are to keep them.
+        """
         length = max(part.length for part in parts)
 
         def taken(buffers: Sequence[Tensor]) -> Tensor:
@@ -209,7 +213,7 @@ class GrowingLayer(DynamicLayer):
         keys = [part.key_buffer.narrow(2, 0, part.length) for part in parts]
         values = [part.value_buffer.narrow(2, 0, part.length) for part in parts]
         self._fill(taken(keys), taken(values), length)
-        for part in parts:
+        for part in parts if not keep else ():
             del part.key_buffer, part.value_buffer, part.keys, part.values
 
     def _fill(self, key_buffer: Tensor, value_buffer: Tensor, length: int) -> tuple[Tensor, Tensor]:

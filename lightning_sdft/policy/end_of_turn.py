@@ -20,17 +20,21 @@ MARK = re.compile(r"[<\[]\W*\w.*[>\]]")
 """What a token looks like that is not meant to be read."""
 
 
-def generation_config(source: dict[str, str]) -> GenerationConfig | None:
+def generation_config(source: dict[str, Any]) -> GenerationConfig | None:
     """The generation config that comes with a model, or ``None``."""
     if "gguf_file" in source:
         return None
     try:
-        return GenerationConfig.from_pretrained(source["pretrained_model_name_or_path"])
+        return GenerationConfig.from_pretrained(source["pretrained_model_name_or_path"], **_local(source))
     except OSError:
         return None
 
 
-def listed_stop_ids(source: dict[str, str]) -> list[int]:
+def _local(source: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in source.items() if name == "local_files_only"}
+
+
+def listed_stop_ids(source: dict[str, Any]) -> list[int]:
     """Ids of the tokens that end a response for transformers: from the generation config, else the model's config.
 
     Args:

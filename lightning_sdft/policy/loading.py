@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from lightning_sdft.errors import PolicyError
+from lightning_sdft.policy.model_files import explaining
 from lightning_sdft.policy.tokenizer import generation_config, pretrained_source, refusing_code
 
 __all__ = ["load_model", "tie_as_in"]
@@ -35,7 +36,7 @@ def load_model(
 
     Raises:
         PolicyError: If it is an adapter or an encoder-decoder, needs code that is not trusted, or if weights are
-            missing, left over or of another shape.
+            missing, left over or of another shape, or if files are missing or broken.
     """
     source = pretrained_source(name)
     options: dict[str, Any] = {
@@ -43,7 +44,7 @@ def load_model(
         "attn_implementation": attention,
         "trust_remote_code": trust_remote_code,
     }
-    with refusing_code(name), _refusing_other_kinds(name):
+    with explaining(name, source, attention), refusing_code(name), _refusing_other_kinds(name):
         _refuse_adapter(name, source)
         if "gguf_file" not in source:
             config = AutoConfig.from_pretrained(**source, trust_remote_code=trust_remote_code)
@@ -86,7 +87,7 @@ def note_ties(model: Any) -> None:
             config.tie_word_embeddings = False
 
 
-def _pretrained(name: str, source: dict[str, str], options: dict[str, Any]) -> Any:
+def _pretrained(name: str, source: dict[str, Any], options: dict[str, Any]) -> Any:
     """Load a model with its weights; those of GGUF are dequantized, so that they can be trained and saved as others."""
     gguf = "gguf_file" in source
     if gguf and hasattr(transformers, "GgufConfig"):  # newer releases of transformers keep them quantized by default
@@ -118,10 +119,11 @@ def _refusing_other_kinds(name: str) -> Iterator[None]:
         ) from None
 
 
-def _refuse_adapter(name: str, source: dict[str, str]) -> None:
+def _refuse_adapter(name: str, source: dict[str, Any]) -> None:
     if "gguf_file" in source:
         return
-    if find_adapter_config_file(source["pretrained_model_name_or_path"]) is not None:
+    folder, local = source["pretrained_model_name_or_path"], source.get("local_files_only", False)
+    if find_adapter_config_file(folder, local_files_only=local) is not None:
         raise PolicyError(
             f"{name!r} holds a PEFT adapter, which would not be trained further; merge it into its base model first "
             "(PeftModel.merge_and_unload, then save_pretrained), or name the base model"

@@ -71,7 +71,7 @@ class LoRA:
         rank_stabilized: Whether to multiply the adapter's output by `alpha / sqrt(rank)` instead [2].
 
     Raises:
-        ValueError: If a value is out of range.
+        SettingError: If a value is out of range, or ``target_modules`` is empty or no regular expression.
     """
 
     rank: Count = 16
@@ -85,6 +85,13 @@ class LoRA:
         check_ranges(LoRA, vars(self))
         if not self.target_modules:
             raise SettingError("LoRA: target_modules is empty, so nothing would be trained; name layers")
+        try:
+            re.compile(self.target_modules if isinstance(self.target_modules, str) else "")
+        except re.error as error:
+            wrong = f"target_modules={self.target_modules!r} is no regular expression ({error})"
+            raise SettingError(
+                f"LoRA: {wrong}; correct it, or give a list of names such as [q_proj, v_proj]"
+            ) from error
         object.__setattr__(self, "modules_to_save", list(self.modules_to_save))  # a tuple would not equal a list
 
 
@@ -92,11 +99,7 @@ torch.serialization.add_safe_globals([LoRA])  # checkpoints store it, and are lo
 
 
 def check_installed() -> None:
-    """Check that PEFT is installed.
-
-    Raises:
-        PolicyError: If it is not.
-    """
+    """Refuse to go on without PEFT."""
     if find_spec("peft") is None:
         raise PolicyError("LoRA needs PEFT: pip install 'lightning-sdft[lora]'")
 
@@ -132,7 +135,9 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
         try:
             inject_adapter_in_model(config, model, name)
         except ValueError as error:  # there is no such layer, or PEFT does not support its type
-            raise PolicyError(f"{type(model).__name__} cannot have the adapter {lora}: {error}") from error
+            wrong = f"target_modules={lora.target_modules!r}: {str(error).partition('. ')[0]}"
+            linear = {name for name, each in model.named_modules() if type(each).__name__ in ("Linear", "Conv1D")}
+            raise PolicyError(f"{wrong}; name some of {sorted({name.split('.')[-1] for name in linear})}") from error
     _check_adapter(model, lora)
     for weight in adapter_weights(model, name).values():
         weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))

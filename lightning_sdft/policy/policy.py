@@ -8,7 +8,7 @@ Letters: B sequences, N completion tokens of all sequences, D width, V vocabular
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +170,21 @@ class Policy(nn.Module):
         return hidden
 
     def prefill(self, prompts: Sequence[list[int]]) -> DecodingState:
-        """Run the model on prompts to generate from them.
+        """Run the model on prompts to generate from them; see :meth:`prefill_each`."""
+        return next(self.prefill_each(prompts, [len(prompts)]))
+
+    def prefill_each(self, prompts: Sequence[list[int]], counts: Sequence[int]) -> Iterator[DecodingState]:
+        """Run the model on prompts to generate from them several times.
 
         Equal prompts are computed once, and so is a prefix that all prompts share. Prompts of similar length are
         batched together.
+
+        Args:
+            prompts: Token ids of each prompt.
+            counts: For each time the number of prompts, from the first one on, to generate from.
+
+        Returns:
+            For each time a state of its own, made when it is asked for.
         """
         distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len, reverse=True)
         worth = call_tokens(self.model)
@@ -181,7 +192,9 @@ class Policy(nn.Module):
         begun = self._read_prompts([prefix]) if prefix else None
         states = [self._read_prompts(bucket, begun) for bucket in buckets(distinct, worth)]
         index = {prompt: row for row, prompt in enumerate(distinct)}
-        return DecodingState.merged(states, [index[tuple(prompt)] for prompt in prompts])
+        rows = [index[tuple(prompt)] for prompt in prompts]
+        again = len(counts) - 1
+        return (DecodingState.merged(states, rows[:count], keep=time < again) for time, count in enumerate(counts))
 
     def advance(self, state: DecodingState | FixedState, tokens: Tensor) -> None:
         """Append one token to each sequence, `(B,)`, and compute the logits of the next token."""

@@ -7,16 +7,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from lightning_sdft import zoo
-from lightning_sdft.errors import DataError, PolicyError
+from lightning_sdft.errors import DataError, PolicyError, did_you_mean
 from lightning_sdft.policy.chat_template import ChatTemplate
 from lightning_sdft.policy.control_tokens import ControlTokens
 from lightning_sdft.policy.end_of_turn import end_of_turn, generation_config, listed_stop_ids
+from lightning_sdft.policy.model_files import explaining, hub_problem
 from lightning_sdft.records import text_problem
 
 __all__ = ["Tokenizer", "generation_config", "load_tokenizer", "pretrained_source", "refusing_code"]
@@ -177,11 +179,11 @@ def load_tokenizer(
         template_arguments: See :class:`Tokenizer`.
 
     Raises:
-        PolicyError: See :class:`Tokenizer`.
+        PolicyError: If files are missing or broken; see also :class:`Tokenizer`.
     """
     source = pretrained_source(name)
     options = {**source, "trust_remote_code": trust_remote_code}
-    with refusing_code(name):
+    with explaining(name, source), refusing_code(name):
         tokenizer = AutoTokenizer.from_pretrained(**options)
     return Tokenizer(tokenizer, listed_stop_ids(source), template_arguments)
 
@@ -212,16 +214,32 @@ def refusing_code(name: str) -> Iterator[None]:
         ) from None
 
 
-def pretrained_source(name: str) -> dict[str, str]:
-    """Arguments for ``from_pretrained`` that say where the model is."""
+def pretrained_source(name: str) -> dict[str, Any]:
+    """Arguments for ``from_pretrained`` that say where the model is.
+
+    Raises:
+        PolicyError: If there is no such folder or file and the name is none of the hub's, or if packages are missing.
+    """
     path = zoo.folder(name) if name.startswith(zoo.PREFIX) else Path(name)
-    if not path.exists() and path.suffix != ".gguf" and not HUB_ID.fullmatch(name):
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise PolicyError(f"there is no GGUF file {name!r}{_beside(path)}; give the path of one")
+        if None in (find_spec("gguf"), find_spec("accelerate")):
+            raise PolicyError(f"reading {name!r} needs more packages: pip install 'lightning-sdft[gguf]'")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    if path.is_dir():
+        return {"pretrained_model_name_or_path": str(path)}
+    if path.exists():
+        raise PolicyError(f"{name!r} is a file; name the folder of a Hugging Face model, or a .gguf file")
+    if not HUB_ID.fullmatch(name):
         raise PolicyError(
-            f"there is no model in {name!r}, for there is no such folder; name a Hugging Face folder, a .gguf file, or "
-            "a model of the hub (such as HuggingFaceTB/SmolLM2-135M-Instruct)"
+            f"there is no model in {name!r}, for there is no such folder{_beside(path)}; name a Hugging Face folder, a "
+            ".gguf file, or a model of the hub (such as HuggingFaceTB/SmolLM2-135M-Instruct)"
         )
-    if path.suffix != ".gguf":
-        return {"pretrained_model_name_or_path": str(path) if path.exists() else name}
-    if not path.is_file():
-        raise PolicyError(f"there is no GGUF file {name!r}")
-    return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    local = {} if hub_problem() is None else {"local_files_only": True}
+    return {"pretrained_model_name_or_path": name, **local}
+
+
+def _beside(path: Path) -> str:
+    """The folder or file with a similar name, if there is one in the same place."""
+    return did_you_mean(str(path), map(str, path.parent.iterdir())) if path.parent.is_dir() else ""

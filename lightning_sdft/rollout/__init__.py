@@ -1,7 +1,7 @@
 """On-policy generation: engines that sample completions from the current policy."""
 
 from lightning_sdft.rollout.base import RolloutEngine
-from lightning_sdft.rollout.in_process import InProcessEngine, draw_seeds, generate, own_seeds
+from lightning_sdft.rollout.in_process import InProcessEngine, draw_seeds, generate, generate_ways, own_seeds
 from lightning_sdft.rollout.scoring import score, score_rollouts
 from lightning_sdft.rollout.vllm import VLLMEngine, VLLMServer
 
@@ -12,6 +12,7 @@ __all__ = [
     "VLLMServer",
     "draw_seeds",
     "generate",
+    "generate_ways",
     "own_seeds",
     "score",
     "score_rollouts",

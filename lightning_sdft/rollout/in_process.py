@@ -23,7 +23,7 @@ from lightning_sdft.rollout.base import RolloutEngine
 from lightning_sdft.rollout.captured import captured_steps, worth_capturing
 from lightning_sdft.rollout.sampling import sample
 
-__all__ = ["InProcessEngine", "draw_seeds", "generate", "own_seeds"]
+__all__ = ["InProcessEngine", "draw_seeds", "generate", "generate_ways", "own_seeds"]
 
 
 @dataclass
@@ -73,12 +73,39 @@ def generate(
     """
     if seeds is None:
         seeds = draw_seeds(len(prompts)) if sampling.temperature else [0] * len(prompts)
+    return generate_ways(policy, prompts, max_tokens, [(sampling, len(prompts))], seeds)[0]
+
+
+@torch.no_grad()
+def generate_ways(
+    policy: Policy,
+    prompts: Sequence[list[int]],
+    max_tokens: int,
+    ways: Sequence[tuple[Sampling, int]],
+    seeds: Sequence[int],
+) -> list[list[Rollout]]:
+    """Generate completions of the same prompts in several ways, for which the prompts are read once.
+
+    Args:
+        policy: The policy that generates.
+        prompts: Token ids of each prompt.
+        max_tokens: Completions are truncated at this length.
+        ways: Settings of sampling, each with the number of prompts, from the first one on, that are completed so.
+        seeds: Random seed of each prompt, the same in all ways.
+
+    Returns:
+        For each way what :func:`generate` returns.
+    """
     noise = _noise(seeds, max_tokens).to(policy.device)
     stop_ids = policy.tokenizer.stop_ids
+    results: list[list[Rollout]] = []
     with unsharded(policy), evaluating(policy), casting_once(policy.device):
-        decode = captured_steps if worth_capturing(policy, sampling, max_tokens) else plain_steps
-        steps = decode(policy, policy.prefill(prompts), sampling, noise, stop_ids)
-    return _rollouts(prompts, steps, stop_ids)
+        states = policy.prefill_each(prompts, [count for _, count in ways])
+        for (sampling, count), state in zip(ways, states, strict=True):
+            decode = captured_steps if worth_capturing(policy, sampling, max_tokens) else plain_steps
+            steps = decode(policy, state, sampling, noise[:count], stop_ids)
+            results.append(_rollouts(prompts[:count], steps, stop_ids))
+    return results
 
 
 def plain_steps(

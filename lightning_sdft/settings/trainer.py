@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import Timer
 
-from lightning_sdft.errors import SettingError
+from lightning_sdft.errors import SettingError, did_you_mean
 from lightning_sdft.settings.ranges import Count, Natural, NonNegative, Positive, Range, Seed, check_ranges
 
-__all__ = ["check_seed", "check_trainer"]
+__all__ = ["check_hardware", "check_seed", "check_trainer"]
+
+INDICES = re.compile(r"-?\d+(,\s*\d+)*,?")
+"""What Lightning takes for numbers of devices in a text."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,36 @@ def check_seed(seed_everything: Seed | None) -> None:
     """
     if not isinstance(seed_everything, bool):
         check_ranges(check_seed, locals(), "Trainer")
+
+
+def check_hardware(accelerator: object, devices: object) -> None:
+    """Refuse an accelerator that there is not, and devices that are no number and no list.
+
+    Args:
+        accelerator: The trainer's; an object is taken as it is.
+        devices: The trainer's.
+
+    Raises:
+        SettingError: If there are none of these; the message says what there is.
+    """
+    kinds = AcceleratorRegistry.available_accelerators()
+    usable = [name for name in kinds if AcceleratorRegistry[name]["accelerator"].is_available()]
+    if isinstance(accelerator, str) and accelerator not in ("auto", *usable):
+        names = ["auto", "gpu", *kinds]
+        here = f"here there are {', '.join(sorted(usable))}"
+        if accelerator not in names:
+            raise SettingError(
+                f"Trainer: there is no accelerator={accelerator}{did_you_mean(accelerator, names)}; {here}"
+            )
+        if accelerator != "gpu" or not {"cuda", "mps"}.intersection(usable):
+            raise SettingError(
+                f"Trainer: accelerator={accelerator}, but torch {torch.__version__} finds no such device; {here}. Set "
+                "trainer.accelerator=auto, or install the torch that is made for the device"
+            )
+    if isinstance(devices, str) and devices != "auto" and not INDICES.fullmatch(devices):
+        raise SettingError(
+            f"Trainer: devices={devices} must be a whole number >= 1, indices such as 0,1 or auto; set trainer.devices"
+        )
 
 
 def check_trainer(trainer: Trainer) -> None:

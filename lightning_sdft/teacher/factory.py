@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from lightning_sdft.errors import SettingError
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.adapter_view import AdapterView
 from lightning_sdft.policy.lora import LoRA
@@ -85,7 +86,7 @@ class CopiedTeacher(TeacherChoice):
         model: Start from the weights of this model instead of the student's: a folder, hub id or ``.gguf`` file.
 
     Raises:
-        ValueError: If ``memory`` is none of these.
+        SettingError: If ``memory`` is none of these.
     """
 
     memory: TeacherMemory = "float32"
@@ -93,7 +94,7 @@ class CopiedTeacher(TeacherChoice):
 
     def __post_init__(self) -> None:
         if self.memory not in FORMS:
-            raise ValueError(f"memory={self.memory} of a CopiedTeacher is none of {', '.join(FORMS)}")
+            raise SettingError(f"memory={self.memory} of a CopiedTeacher is none of {', '.join(FORMS)}")
 
     def build(self, student: Policy, lora: LoRA | None, attention: str | None, trust_remote_code: bool) -> Teacher:
         """Copy the student, its adapter, or another model."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_sdft.errors import PolicyError, did_you_mean
+
 __all__ = ["PREFIX", "SHA256", "file", "folder"]
 
 PREFIX = "zoo/"
@@ -24,12 +26,12 @@ def folder(name: str) -> Path:
         name: Name of the model with the prefix, such as ``zoo/laptop``.
 
     Raises:
-        ValueError: If there is no such model.
+        PolicyError: If there is no such model.
     """
     path = ROOT / name.removeprefix(PREFIX)
     models = sorted(f"{PREFIX}{config.parent.name}" for config in ROOT.glob("*/config.json"))
     if f"{PREFIX}{path.name}" not in models:
-        raise ValueError(f"there is no model {name!r} in the zoo; there are {models}")
+        raise PolicyError(f"there is no model {name!r} in the zoo{did_you_mean(name, models)}; there are {models}")
     return path
 
 

@@ -16,6 +16,7 @@ from lightning_sdft.callbacks import BaseComparison
 from lightning_sdft.callbacks.base_comparison import comparison_table
 from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.modules import CausalLMModule, SFTModule
+from tests.modules.conftest import question
 from tests.modules.test_answering import evaluation_sets
 
 
@@ -44,6 +45,21 @@ def test_table_lists_new_skills_then_prior_ones_then_the_means() -> None:
     ]
 
 
+def test_losses_are_listed_too_and_alone_where_nothing_is_graded() -> None:
+    base = {"val/loss/a": 2.0, "val/loss": 2.0, "prior_loss/b": 1.0, "prior_loss/average": 1.0}
+    trained = {"val/loss/a": 1.5, "val/loss": 1.5, "prior_loss/b": 1.25, "prior_loss/average": 1.25}
+    rows = [
+        ["loss, new: a", "2.000", "1.500", "-", "-0.500"],
+        ["loss, prior: b", "1.000", "1.250", "-", "+0.250"],
+        ["loss on the new task", "2.000", "1.500", "-", "-0.500"],
+        ["average loss on prior skills", "1.000", "1.250", "-", "+0.250"],
+    ]
+    head, *listed = [row for row in rendered(base, trained, "SFTModule", 7) if len(row) == 5]
+    assert (head[0], listed) == ("loss, nats per token", rows)
+    head, *listed = [row for row in rendered({}, {"val/accuracy/c": 1.0, **trained}, "SFTModule", 7) if len(row) == 5]
+    assert (head[0], [row[0] for row in listed]) == ("accuracy", ["new: c", *(row[0] for row in rows)])
+
+
 def test_set_that_the_base_was_not_evaluated_on_has_no_change() -> None:
     assert ["new: a", "-", "1.000", "-", "-"] in rendered({}, {"val/accuracy/a": 1.0}, "SFTModule", 1)
 
@@ -52,6 +68,18 @@ def test_set_that_the_base_was_not_evaluated_on_has_no_change() -> None:
 def sets(words_module: Callable[..., CausalLMModule]) -> list[EvaluationSet]:
     """A new skill of which the base can 3 of 4, and a prior one that it can."""
     return evaluation_sets(words_module(SFTModule), {"new": 3, "old": 4})
+
+
+def test_a_run_without_references_compares_losses(
+    words_module: Callable[..., CausalLMModule],
+    words_data: Any,
+    make_trainer: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = words_data(validation=[EvaluationSet([question(20)], {}, title="free")])
+    trainer = make_trainer(callbacks=[BaseComparison()], limit_val_batches=1.0, num_sanity_val_steps=-1, max_epochs=1)
+    trainer.fit(words_module(SFTModule), datamodule=data)
+    assert "loss on the new task" in capsys.readouterr().out
 
 
 class Spoil(Callback):

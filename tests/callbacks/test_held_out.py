@@ -131,6 +131,14 @@ def ids(chosen: Sequence[Example]) -> set[str]:
     return {each.id for each in chosen}
 
 
+def test_validation_examples_that_are_not_graded_are_taken_for_their_demonstrations(
+    choose: Any, words_data: Any
+) -> None:
+    data = words_data(validation=[EvaluationSet([question(20), question(21)], {}, title="free")])
+    chosen = choose(data)
+    assert (ids(chosen.examples), chosen.grader) == ({"20", "21"}, None)
+
+
 @pytest.mark.parametrize(("count", "expected"), [(3, 3), (64, 5)])
 def test_validation_examples_of_the_new_task_are_taken_if_they_have_demonstrations(
     count: int, expected: int, choose: Any, words_data: Any

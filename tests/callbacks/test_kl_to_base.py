@@ -114,6 +114,20 @@ def test_fit_logs_the_mean_over_answers(
     assert callback._base is None  # its memory is free again
 
 
+def test_answers_that_are_not_graded_are_written_for_it(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    asked = [question(20), question(21)]
+    data = words_data(validation=[EvaluationSet(asked, {}, title="free")])
+    trainer = make_trainer(callbacks=[KLToBase()], limit_val_batches=1.0, max_epochs=1, max_steps=-1)
+    module = words_module(SFTModule)
+    trainer.fit(module, datamodule=data)
+    base, answers = Policy.load(module.model), module.answering.respond(module.policy, asked)
+    expected = sum(dense_kl(module.policy, base, answer) for answer in answers) / 2
+    assert expected > 0.1
+    assert trainer.callback_metrics["val/kl_to_base"].item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_base_of_an_adapter_is_the_policy_without_it(
     words_module: Callable[..., CausalLMModule], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,16 @@ def test_two_processes_share_the_questions_and_report_the_same(tmp_path: Path) -
     assert tables[0] == tables[1]
 
 
+def test_sets_without_grader_are_left_out(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PassAtK, "_respond", None)  # nothing is sampled
+    trainer = make_trainer(callbacks=[PassAtK(samples=2)])
+    data = words_data(test=[EvaluationSet([question(20)], {}, title="free")])
+    trainer.test(words_module(SFTModule), datamodule=data, verbose=False)
+    assert set(trainer.callback_metrics) == {"test/loss", "test/loss/free"}
+
+
 def test_greedy_samples_are_refused() -> None:
     with pytest.raises(ValueError, match=r"sampling\.temperature=0 gives the same answer"):
         PassAtK(sampling=GREEDY)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lightning_sdft.callbacks.wear import SIGNS, worn
+from lightning_sdft.callbacks.wear import SIGNS, below_best, worn
 
 HEALTHY = {
     "student/in_context": 1.0,
@@ -85,3 +85,11 @@ def test_what_could_not_be_measured_is_not_worn() -> None:
     nothing = dict.fromkeys((sign.metric for sign in SIGNS), math.nan)
     assert found(nothing, {}) == []
     assert found({}, nothing) == []
+
+
+def test_a_metric_is_below_its_best_if_its_last_value_is_lower_than_one_before() -> None:
+    history = measures({}, {"teacher/accuracy": 0.9}, {"rollout/cut": 0.5})
+    assert not below_best(history, "teacher/accuracy")
+    assert below_best(history[:2], "teacher/accuracy")
+    assert below_best([*history[:2], {"step": 30.0}], "teacher/accuracy")  # not measured there
+    assert not below_best([], "teacher/accuracy")

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lightning_sdft.chat.endpoint import Endpoint
+from lightning_sdft.cli import entry_point
 from tests.chat.server import Answer, ChatServer, says, serving
 
 KEY = "ABCD"
+
+PROGRESS = ("Seed set", "Loading weights", "Restoring")
+"""How lines begin that other packages write before anything is refused."""
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the command line in this process, and returns the one line with which it ends, with exit code 2."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["lightning-sdft", *arguments])
+        with pytest.raises(SystemExit) as end:
+            entry_point()
+        lines = capsys.readouterr().err.splitlines()
+        printed = [line for line in lines if line.strip() and not line.strip().startswith(PROGRESS)]
+        assert end.value.code == 2
+        assert len(printed) == 1, printed
+        assert printed[0].startswith("error: ")
+        assert "Namespace" not in printed[0]
+        return printed[0]
+
+    return run
 
 
 def user_turn(n: int) -> str:

@@ -174,7 +174,7 @@ def test_refuses_settings_that_cannot_work(server: ChatServer, train: str, tmp_p
     chat, output = endpoint(server), str(tmp_path / "demos.jsonl")
     with pytest.raises(DataError, match=r"demos.json must end in .jsonl"):
         demonstrate(ScienceDataModule(train=train), chat, output.removesuffix("l"))
-    with pytest.raises(DataError, match="no evaluation set, so nothing says how to grade"):
+    with pytest.raises(DataError, match="no evaluation set with references, so nothing says how to grade"):
         demonstrate(ScienceDataModule(train=train, validation_share=0, test_share=0), chat, output)
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Why?"}))
     (tmp_path / "test.jsonl").write_text(json.dumps({"prompt": "Who?", "key": "x"}))

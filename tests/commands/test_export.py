@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lightning_sdft.checkpoint import load_policy
 from lightning_sdft.commands.export import export
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.errors import CheckpointError
+from lightning_sdft.errors import CheckpointError, SettingError
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA
 from lightning_sdft.records import Example
@@ -281,3 +281,25 @@ def test_method_without_teacher_has_none_to_export(family_folder: Callable[[str]
     with pytest.raises(CheckpointError, match=r"trained.ckpt', of SFTModule, has no weights of a teacher"):
         export(str(tmp_path / "out"), str(checkpoint), weights="teacher")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_empty_is_only_overwritten_if_asked_to(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(str(out), model="zoo/laptop")
+    (out / "README.md").write_text("mine")
+    (out / "model-00001-of-00002.safetensors").write_text("a part of another model")
+    with pytest.raises(SettingError, match=r"out is not empty; give another folder, or --overwrite=true"):
+        export(str(out), model="zoo/laptop", dtype="float16")
+    assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.float32
+    export(str(out), model="zoo/laptop", dtype="float16", overwrite=True)
+    assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.float16
+    assert (out / "README.md").read_text() == "mine"
+    assert [each.name for each in out.glob("*.safetensors")] == ["model.safetensors"]
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_overwritten_model_may_be_the_one_that_is_read(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(str(out), model="zoo/laptop")
+    export(str(out), model=str(out), dtype="bfloat16", overwrite=True)
+    assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.bfloat16

@@ -38,16 +38,35 @@ def test_prompts_are_conversations_up_to_the_last_user_turn(write: Any) -> None:
         turn("assistant", "d"),
     ]
     open_ended = [turn("user", "e")]
-    rows = [
-        {"messages": single, "id": "x"},
-        {"messages": several},
-        {"prompt": open_ended},
-        {"conversation": [turn("user", "f")]},
-    ]
+    rows = [{"messages": single, "id": "x"}, {"messages": several}, {"messages": open_ended}]
     examples = GeneralDataModule(write(rows)).splits.train
-    assert [example.prompt for example in examples] == [single[:1], several[:4], open_ended, [turn("user", "f")]]
-    assert [example.id for example in examples] == [f"prompts-{number}" for number in range(1, 5)]
+    assert [example.prompt for example in examples] == [single[:1], several[:4], open_ended]
+    assert [example.id for example in examples] == [f"prompts-{number}" for number in range(1, 4)]
     assert all(example.demonstration is None and example.reference is None for example in examples)
+
+
+@pytest.mark.parametrize(
+    ("row", "arguments"),
+    [
+        ({"prompt": [turn("user", "a"), turn("assistant", "b")]}, {}),
+        ({"prompt": "a", "response": "b"}, {}),
+        ({"conversation": [turn("user", "a")]}, {}),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, {}),
+        ({"prompt": "c", "messages": [turn("user", "a"), turn("assistant", "b")]}, {}),
+        ({"question": "a", "answer": "b"}, {}),
+        ({"instruction": "a", "input": "", "output": "b"}, {}),
+        ({"prompt": "c", "frage": "a"}, {"prompt_column": "frage"}),
+    ],
+)
+def test_rows_are_read_as_people_have_them(
+    write: Any, row: dict[str, Any], arguments: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        (example,) = GeneralDataModule(write([row]), **arguments).splits.train  # type: ignore[arg-type]
+    assert (example.prompt, example.demonstration) == ([turn("user", "a")], None)
+    (said,) = [each.getMessage() for each in caplog.records]
+    assert "prompts.jsonl: prompts are " in said
+    assert ", no demonstrations" in said
 
 
 def test_draws_some_and_names_them_by_their_row(write: Any) -> None:
@@ -99,23 +118,38 @@ def test_other_data_that_cannot_be_read_name_the_setting_below_evaluation(write:
         data.splits  # noqa: B018
 
 
+TALK, ASKED = {"messages": [turn("user", "a")]}, {"prompt": "a"}
+
+
 @pytest.mark.parametrize(
-    ("row", "complaint"),
+    ("good", "row", "complaint"),
     [
-        ({"messages": [turn("system", "s"), turn("assistant", "b")]}, "prompts.jsonl, row 2: no user turn"),
-        ({"messages": []}, "row 2: no user turn"),
-        ({"messages": ["a"]}, "row 2, turn 1: str instead of a message"),
-        ({"messages": [{"role": "user"}]}, "row 2, turn 1: no column 'content'"),
-        ({"prompt": 3}, "row 2: column 'prompt' holds int"),
-        ({"text": "a"}, "row 2: no column 'prompt'; the columns are 'text'"),
-        ({"prompt": " "}, "the prompt is empty"),
+        (TALK, {"messages": [turn("system", "s"), turn("assistant", "b")]}, "prompts.jsonl, row 2: no user turn"),
+        (TALK, {"messages": []}, "row 2: no user turn"),
+        (TALK, {"messages": ["a"]}, "row 2, turn 1: str instead of a message"),
+        (TALK, {"messages": [{"role": "user"}]}, "row 2, turn 1: no column 'content'"),
+        (ASKED, {"prompt": 3}, "row 2: column 'prompt' holds int"),
+        (ASKED, {"text": "a"}, "row 2: no column 'prompt'; the columns are 'text'"),
+        (ASKED, TALK, "row 2: no column 'prompt'; the columns are 'messages'"),
+        (ASKED, {"prompt": " "}, "the prompt is empty"),
     ],
 )
-def test_bad_rows_are_refused_or_skipped(write: Any, row: dict[str, Any], complaint: str) -> None:
-    file = write([{"prompt": "a"}, row, {"prompt": "b"}])
+def test_bad_rows_are_refused_or_skipped(write: Any, good: dict[str, Any], row: dict[str, Any], complaint: str) -> None:
+    last = {"prompt": "b"} if good is ASKED else {"messages": [turn("user", "b")]}
+    file = write([good, row, last])
     with pytest.raises(DataError, match=complaint):
         GeneralDataModule(file).splits  # noqa: B018
     assert len(GeneralDataModule(file, on_bad_row="skip").splits.train) == 2
+
+
+def test_unknown_columns_are_refused_and_the_setting_is_named(write: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"prompts.jsonl: no column of prompts is known: the columns are 'text'.* data\.p"
+    ):
+        GeneralDataModule(write([{"text": "a"}])).splits  # noqa: B018
+    (tmp_path / "broken.jsonl").write_text("{")
+    with pytest.raises(DataError, match=r"broken.jsonl, line 1: broken JSON"):
+        GeneralDataModule(str(tmp_path / "broken.jsonl")).splits  # noqa: B018
 
 
 def test_without_the_hub_the_error_says_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,12 +62,12 @@ def test_one_that_is_trained_on_is_counted_in_a_warning(write, caplog):
     prior = {"cities": write(CITIES, "cities.jsonl"), "sums": write([*SUMS, NEW[0], NEW[5]], "sums.jsonl")}
     with caplog.at_level(logging.WARNING, logger="lightning_sdft.data"):
         _ = JsonDataModule(write(NEW), prior=prior, reference_column="key").splits
-    (record,) = caplog.records
+    (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert "2 of 4 prior/sums questions, the first being sums-3, are also trained on" in record.getMessage()
     assert "nor what was kept" in record.getMessage()
     caplog.clear()
     _ = JsonDataModule(write(NEW), prior=prior, reference_column="key", limit=5).splits
-    (record,) = caplog.records
+    (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert "1 of 4 prior/sums questions, the first being sums-3, are also trained on" in record.getMessage()
 
 

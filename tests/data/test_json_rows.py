@@ -11,6 +11,7 @@ from pyarrow import parquet
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.errors import DataError
+from lightning_sdft.grading.answer_tag import AnswerFormat
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.grading.string_answer import StringAnswer
 
@@ -108,7 +109,7 @@ def test_reads_rows_to_evaluate_without_what_only_training_needs(write):
     graders = [each.graders["json"] for each in (*splits.validation, *splits.test)]
     assert all(isinstance(grader, StringAnswer) for grader in graders)
     assert graders[0] is not graders[1]
-    with pytest.raises(DataError, match=r"bare.json, row 1: no column 'response'"):
+    with pytest.raises(DataError, match=r"bare.json: no column of demonstrations is known: the columns are 'prompt', "):
         _ = JsonDataModule(write(bare, "bare.json")).splits
     with pytest.raises(DataError, match=r"bare.json, row 1: no column 'note'"):
         _ = JsonDataModule(write(bare, "bare.json"), demonstration_column=None, context_column="note").splits
@@ -123,11 +124,29 @@ def test_grades_exactly_by_default(write):
 
 
 @pytest.mark.parametrize(
-    "split", [{"validation_share": 0.2}, {"test_share": 0.2}, {"validation": "dev.json"}, {"prior": "fish.json"}]
+    ("split", "sets"),
+    [
+        ({"validation_share": 0.2}, [("birds", False, 4), None]),
+        ({"test_share": 0.2}, [None, ("birds", False, 4)]),
+        ({"validation": "dev.json"}, [("birds", False, 20), None]),
+        ({"prior": "fish.json"}, [("fish", True, 20), ("fish", True, 20)]),
+    ],
 )
-def test_does_not_evaluate_without_references(split):
-    with pytest.raises(DataError, match=f"data.{next(iter(split))} asks for evaluation.*give data.reference_column"):
-        JsonDataModule("birds.json", **split)
+def test_without_references_there_is_no_grader(write, split, sets):
+    file = write(ROWS)
+    others = {name: write(ROWS, value) if isinstance(value, str) else value for name, value in split.items()}
+    splits = JsonDataModule(file, name="birds", **others).splits
+    for found, expected in zip((splits.validation, splits.test), sets, strict=True):
+        assert [(each.name, each.prior, len(each.examples)) for each in found] == [expected] * (expected is not None)
+        assert not any(each.graders for each in found)
+        assert all(example.demonstration and example.reference is None for each in found for example in each.examples)
+
+
+def test_a_grader_needs_references_if_it_compares(write):
+    with pytest.raises(DataError, match=r"data.grader=StringAnswer compares answers with references; give data.ref"):
+        JsonDataModule(write(ROWS), test_share=0.2, grader=StringAnswer())
+    (tested,) = JsonDataModule(write(ROWS), test_share=0.2, grader=AnswerFormat()).splits.test
+    assert isinstance(tested.graders["json"], AnswerFormat)
 
 
 def test_needs_a_reference_in_rows_that_may_be_graded_only(write):
@@ -145,7 +164,8 @@ def test_needs_a_reference_in_rows_that_may_be_graded_only(write):
         ({"response": "a"}, "row 2: no column 'prompt'; the columns are 'response'"),
         ({"prompt": "a"}, "row 2: no column 'response'"),
         ({"prompt": "a", "response": " "}, "row 2: column 'response' is empty"),
-        ({"prompt": "a", "response": ["b"]}, r"row 2: column 'response' holds list \(\['b'\]\), not str"),
+        ({"prompt": "a", "response": ["b"]}, "row 2, column 'response', turn 1: str instead of a message"),
+        ({"prompt": "a", "response": 7}, r"row 2: column 'response' holds int \(7\), not str"),
         ({"prompt": "", "response": "a"}, "row 2: example 'birds-2': the prompt is empty"),
         ({"prompt": [], "response": "a"}, "row 2: example 'birds-2': the prompt has no messages"),
         ({"prompt": 7, "response": "a"}, r"row 2: column 'prompt' holds int \(7\), not list"),

@@ -83,3 +83,17 @@ def gap(temperature: float, gain: float, template: str = "set") -> Gap:
 )
 def test_the_highest_temperature_with_nearly_the_widest_gap_is_proposed(gaps: list[Gap], expected: int) -> None:
     assert proposed(gaps) is gaps[expected]
+
+
+def test_answers_of_a_survey_are_counted_and_those_that_were_cut_too(llama: Policy) -> None:
+    counted: list[int] = []
+    each = asker(llama)
+    each.answered = counted.append
+    gaps = each.survey(0.9, WORDS_TEMPLATE, [WORDS_TEMPLATE, OTHER])
+    assert sum(counted) == each.answers(0.9, WORDS_TEMPLATE, [WORDS_TEMPLATE, OTHER]) == 12 * (2 * 6 + 1)
+    cut = []
+    for messages in ([each.prompt for each in EXAMPLES], [teacher_messages(each, WORDS_TEMPLATE) for each in EXAMPLES]):
+        prompts = llama.tokenizer.encode_all(messages)
+        rollouts = generate(llama, prompts, 6, Sampling(temperature=0.9), [3 * 12 + index for index in range(12)])
+        cut += [not rollout.finished for rollout in rollouts]
+    assert gaps[0].truncated == sum(cut) / 24 > 0

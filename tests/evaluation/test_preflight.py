@@ -8,7 +8,7 @@ import torch
 
 from lightning_sdft.data.templates import teacher_messages
 from lightning_sdft.evaluation.gaps import Gap
-from lightning_sdft.evaluation.preflight import Preflight, copies, judge_preflight, preflight
+from lightning_sdft.evaluation.preflight import ANSWERS, Preflight, copies, judge_preflight, preflight
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.grading.interval import Score
 from lightning_sdft.policy import Policy
@@ -141,6 +141,10 @@ GOOD = Preflight(
         ({"copied": 0.8, "teacher_surprise": 1.0}, "doubtful", "80% of the teacher's answers copy"),
         ({"copied": 0.8}, "go", None),
         ({"truncated": 0.5}, "doubtful", "50% of the teacher's answers were cut"),
+        ({"truncated": 0.6}, "doubtful", "60% of the answers were cut at the limit before they ended"),
+        ({"base_truncated": 0.7}, "doubtful", "70% of the answers were cut at the limit before they ended"),
+        ({"base_truncated": 0.5}, "go", None),
+        ({"truncated": 1.0, "gain": Score(0, 0, 0)}, "stop", "raise max_completion_tokens"),
     ],
 )
 def test_verdict(changes: dict[str, Any], verdict: str, reason: str | None) -> None:
@@ -149,9 +153,10 @@ def test_verdict(changes: dict[str, Any], verdict: str, reason: str | None) -> N
     assert [reason in each for each in reasons] == ([] if reason is None else [True])
 
 
-def gap(temperature: float, gain: float, template: str = "set", width: float = 0.1) -> Gap:
+def gap(temperature: float, gain: float, template: str = "set", width: float = 0.1, truncated: float = 0.0) -> Gap:
     teacher = Score(gain + 0.05, gain, gain + 0.1)
-    return Gap(temperature, template, Score(0.05, 0, 0.1), teacher, Score(gain, gain - width, gain + width))
+    score = Score(gain, gain - width, gain + width)
+    return Gap(temperature, template, Score(0.05, 0, 0.1), teacher, score, truncated)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +172,8 @@ def gap(temperature: float, gain: float, template: str = "set", width: float = 0
         ([gap(1.0, 0.4), gap(0.5, 0.7)], "doubtful", "with sampling.temperature=0.5 it would be 75%"),
         ([gap(0.5, 0.3), gap(0.5, 0.7, "other")], "doubtful", "with teacher_template='other' it would be 75%"),
         ([gap(1.0, 0.05), gap(0.5, 0.08)], "stop", "there is nothing to distil"),
+        ([gap(1.0, 0.05, truncated=0.9), gap(0.5, 0.08)], "stop", "90% of the answers were cut at the limit"),
+        ([gap(1.0, 0.5, truncated=0.9), gap(0.5, 0.5)], "doubtful", "90% of the answers were cut at the limit"),
     ],
 )
 def test_verdict_is_about_samples_as_in_training(gaps: list[Gap], verdict: str, reason: str | None) -> None:
@@ -174,3 +181,22 @@ def test_verdict_is_about_samples_as_in_training(gaps: list[Gap], verdict: str, 
     given, reasons = judge_preflight(replace(GOOD, gaps=gaps))
     assert given == verdict
     assert [reason in each for each in reasons] == ([] if reason is None else [True])
+
+
+def test_what_was_cut_is_said_first_and_settings_that_would_help_second() -> None:
+    gaps = [gap(1.0, 0.05, truncated=0.9), gap(0.5, 0.7)]
+    verdict, reasons = judge_preflight(replace(GOOD, gaps=gaps))
+    assert verdict == "stop"
+    assert "90% of the answers were cut" in reasons[0]
+    assert "with sampling.temperature=0.5" in reasons[1]
+
+
+def test_answers_are_counted_and_those_that_were_cut_too(llama: Policy) -> None:
+    llama.eval()
+    examples = [replace(question(index), reference="") for index in range(5)]
+    answered: list[int] = []
+    result = preflight(llama, examples, ExactMatch(), shown, 2, batch_size=2, answered=answered.append)
+    assert answered == [2, 2, 1] * ANSWERS
+    prompts = [llama.tokenizer.encode(example.prompt) for example in examples]
+    own = generate(llama, prompts, 2, GREEDY)
+    assert result.base_truncated == sum(not each.finished for each in own) / 5 > 0

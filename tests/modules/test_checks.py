@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from lightning_sdft.modules.checks import (
     check_complete,
     drop_or_refuse,
     immovable_share,
+    naming,
     warn_of_rounding,
 )
 from lightning_sdft.records import Example
@@ -52,6 +54,19 @@ def test_dropping_counts_and_refusing_keeps() -> None:
     with pytest.warns(UserWarning, match="dropped 2 of 5 training examples"):
         drop_or_refuse(data, long, "drop")
     assert [example.id for example in data.splits.train] == ["1", "2", "3"]
+
+
+def test_the_row_is_named_once_however_many_checks_name_it() -> None:
+    def refuse(example: Example) -> str | None:
+        raise DataError("turn 1 is odd")
+
+    here = replace(EXAMPLES[0], where="rows.jsonl, row 1")
+    for named in (naming(refuse), naming(naming(refuse))):
+        with pytest.raises(DataError) as refused:
+            named(here)
+        assert str(refused.value) == "rows.jsonl, row 1: turn 1 is odd (data.on_bad_row=skip leaves such rows out)"
+        with pytest.raises(DataError, match=r"^example '1': turn 1 is odd$"):
+            named(EXAMPLES[0])
 
 
 # Weights that are too coarse

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+import torch
 
 from lightning_sdft.data import EvaluationSet
 from lightning_sdft.errors import DataError
@@ -95,3 +96,25 @@ def test_without_a_data_module_the_error_says_what_to_pass() -> None:
 def test_references_that_cannot_be_graded_are_refused_before_anything_is_generated() -> None:
     with pytest.raises(DataError, match=r"example '0' cannot be graded by calls: a reference like .* not 'a b'"):
         GradedSets([EvaluationSet(examples("a b"), {"calls": CorrectedToolUse()})])
+
+
+def test_losses_are_means_over_tokens_and_averages_over_sets() -> None:
+    sets = [
+        EvaluationSet(examples("x"), {}, title="a"),
+        EvaluationSet(examples("x"), {}, title="b"),
+        graded_sets().sets[0],
+    ]
+    graded = GradedSets([*sets, EvaluationSet(examples("x"), {}, prior=True, title="old")])
+    assert [graded.grades(index) for index in range(4)] == [False, False, True, False]
+    graded.lose(0, torch.tensor([1.0]))
+    graded.lose(0, torch.tensor([2.0, 3.0, 4.0]))
+    graded.lose(1, torch.tensor([0.5]))
+    graded.lose(3, torch.tensor([float("nan"), 1.0]))
+    expected = {"val/loss/a": 2.5, "val/loss/b": 0.5, "val/loss": 1.5}
+    old = {"prior_loss/old": math.inf, "prior_loss/average": math.inf}  # rather than the mean of the others
+    assert graded.mean_losses("val/loss", "prior_loss") == {**expected, **old}
+    graded.lose(0, torch.tensor([7.0]))
+    graded.lose(1, torch.tensor([1.0]))
+    graded.lose(3, torch.tensor([1.0]))
+    assert graded.mean_losses("val/loss", "prior_loss")["val/loss"] == 4.0
+    assert graded.verdicts(0, examples("x", "y"), ["x", "y"]) == [{}, {}]

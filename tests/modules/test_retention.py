@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -97,10 +96,21 @@ def test_without_data_the_prompts_are_those_of_the_step() -> None:
     assert loss.drawn(Group(examples), 9) == examples[:2]
 
 
-def test_prompts_are_read_from_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "general.jsonl"
-    rows = [{"messages": [{"role": "user", "content": f"w{index}"}]} for index in range(9)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"messages": [{"role": "user", "content": "PROMPT"}, {"role": "assistant", "content": "w50"}]}',
+        '{"conversations": [{"from": "human", "value": "PROMPT"}, {"from": "gpt", "value": "w50"}]}',
+        '{"prompt": "PROMPT"}',
+        '{"question": "PROMPT", "answer": "w50"}',
+        '{"instruction": "PROMPT", "input": "", "output": "w50"}',
+        "PROMPT,w50",
+    ],
+)
+def test_prompts_are_read_from_a_file(row: str, tmp_path: Path) -> None:
+    file = tmp_path / ("general.jsonl" if row.startswith("{") else "general.csv")
+    rows = [row.replace("PROMPT", f"w{index}") for index in range(9)]
+    file.write_text("\n".join(rows if row.startswith("{") else ["question,answer", *rows]))
     examples = Retention(str(file)).examples()
     assert [each.prompt[0]["content"] for each in examples] == [f"w{index}" for index in range(9)]
 

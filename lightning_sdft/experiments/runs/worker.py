@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sdft.checkpoint import exit_code
 from lightning_sdft.checkpoint.resume import continue_run
-from lightning_sdft.commands.fit import NOISE
+from lightning_sdft.commands.noise import keep_quiet
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.errors import Refusal
 from lightning_sdft.evaluation.prior_tasks import PriorSuite
@@ -109,8 +108,7 @@ def _prior(run: Run, module: Any, own: Mapping[str, float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message=message)
+    keep_quiet()
     try:
         perform(Path(sys.argv[1]))
     except Refusal as error:

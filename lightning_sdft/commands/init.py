@@ -1,0 +1,260 @@
+"""The command ``init``: reads rows and a model, and writes a config that runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+
+from lightning_sdft.commands.first_config import (
+    EVALUATED,
+    Budgets,
+    Grading,
+    Method,
+    Sizes,
+    budgets,
+    config_text,
+    grading,
+    learning_rate,
+    sizes,
+)
+from lightning_sdft.commands.fit import SDFTCLI, main
+from lightning_sdft.data.json_rows import JsonDataModule
+from lightning_sdft.data.layouts import Layout, find_layout
+from lightning_sdft.data.tables import open_rows
+from lightning_sdft.errors import DataError, PolicyError, SettingError
+from lightning_sdft.memory import Fitting, Room, TrainerPlan, fitting, in_gib, room
+from lightning_sdft.policy import LoRA, load_tokenizer
+from lightning_sdft.records import Example
+from lightning_sdft.storage.atomic import write_text
+
+__all__ = ["init"]
+
+Device = Literal["auto", "cpu", "gpu"]
+
+LOOKED_AT = 2000
+"""Number of rows whose lengths are looked at."""
+
+UNKNOWN = Room(2**60, 2**60)
+"""The memory of a device that is not here."""
+
+LEANER: tuple[dict[str, Any], ...] = (
+    {},
+    {"gradient_checkpointing": True},
+    {"lora": {"rank": LoRA().rank}},
+    {"lora": {"rank": LoRA().rank}, "gradient_checkpointing": True},
+)
+"""Settings that are tried one after another until the run fits."""
+
+
+def init(
+    data: str | None = None,
+    model: str | None = None,
+    method: Method = "sdft",
+    device: Device = "auto",
+    validation: str | None = None,
+    test: str | None = None,
+    keep: str | None = None,
+    output: str = "run.yaml",
+    overwrite: bool = False,
+) -> Path:
+    """Read your rows and a model, and write a commented config that runs.
+
+    How the columns are understood, the lengths, the batch, the epochs, the micro-batches that fit and what answers are
+    compared with are found out and said. In a terminal it asks for what is not given.
+
+    Args:
+        data: File, folder or hub id of the rows: prompts with responses, or conversations.
+        model: Folder, hub id or .gguf file of the model.
+        method: How to train: ``sdft``, ``sft`` or ``dft``.
+        device: Where to train; ``auto`` takes a GPU if there is one.
+        validation: Rows evaluated during training; by default a share of the rows is held out.
+        test: Rows of the test; by default a share of the rows is held out.
+        keep: Rows of prompts of what the model can do and is to keep; each step holds the model to some of them.
+        output: The YAML file to write.
+        overwrite: Whether to replace a file that is there.
+
+    Returns:
+        The path of the config.
+
+    Raises:
+        SettingError: If something is not given and nobody can be asked, or if there is such a file already.
+        DataError: If the rows cannot be read, or have no demonstrations.
+        PolicyError: If the model cannot be used, or fits in no way.
+    """
+    path = Path(output)
+    if path.exists() and not overwrite:
+        raise SettingError(f"{path} is there already; give --output another name, or --overwrite=true to replace it")
+    data = data or _ask("data", "File with your rows (JSON, JSON Lines, CSV, Parquet): ")
+    model = model or _ask("model", "Model (folder, hub id or .gguf file): ")
+    rows = open_rows(data)
+    looked_at = list(islice(rows, LOOKED_AT))
+    layout = find_layout(looked_at)
+    if layout.demonstration is None:
+        raise DataError(f"{data}: {layout}; {method} learns from demonstrations, so give rows that have them")
+    print(f"{data}: {len(rows)} rows; {layout}", flush=True)
+    tokenizer = load_tokenizer(model)
+    examples = _examples(data)[:LOOKED_AT]
+    lengths = budgets(tokenizer, examples, sampled=method == "sdft")
+    numbers = sizes(len(rows), separate=validation is not None or test is not None)
+    column = None if layout.is_conversation else layout.demonstration
+    graded = grading(looked_at, examples, column, layout.unused)
+    print(_said(lengths, graded), flush=True)
+    files = {"train": data, "validation": validation, "test": test}
+    settings: dict[str, Any] = {
+        "config": [f"method/{method}"],
+        "model": _model(model, method, lengths, keep),
+        "data": {"class_path": "JsonDataModule", "init_args": _data(files, layout, graded, numbers)},
+        "trainer": _trainer(_on_gpu(device), numbers, f"{path.stem}_{method}"),
+    }
+    settled = _settle(settings, method)
+    commands = _commands(path, method, graded is not None, settings["trainer"]["logger"]["init_args"]["name"])
+    head = [
+        f"{method.upper()} of {model} on {data}: written by `lightning-sdft init`, to be changed as you like.",
+        *commands,
+    ]
+    write_text(path, config_text(head, settings))
+    print(f"{model}: {settled}\n{path} is written; next:")
+    print("\n".join(commands))
+    return path
+
+
+def _ask(name: str, question: str) -> str:
+    """What the user types, if there is one."""
+    if not sys.stdin.isatty():
+        raise SettingError(f"--{name} is not given; give it, or run the command in a terminal, where it asks")
+    return input(question).strip() or _ask(name, question)
+
+
+def _examples(data: str) -> list[Example]:
+    with _quietly():
+        return list(JsonDataModule(train=data).splits.train)
+
+
+def _said(lengths: Budgets, graded: Grading | None) -> str:
+    if graded is None:
+        how = "the likelihood of held-out demonstrations is measured; for accuracy, add a column of references"
+    elif graded.contained:
+        how = f"answers are right if they contain {graded.column!r}"
+    else:
+        how = f"answers are right if they are {graded.column!r}"
+    left_out = f"; {lengths.left_out} longer rows are left out" if lengths.left_out else ""
+    return f"tokens: prompts up to {lengths.prompt}, responses up to {lengths.completion}{left_out}; {how}"
+
+
+def _model(model: str, method: Method, lengths: Budgets, keep: str | None) -> dict[str, Any]:
+    longer = "the demonstrations' lengths and half as much again: own answers are longer at first"
+    return {
+        "init_args": {
+            "model": model,
+            "learning_rate": None,
+            "max_prompt_tokens": lengths.prompt,
+            "max_completion_tokens": (lengths.completion, longer if method == "sdft" else ""),
+            "max_teacher_prompt_tokens": lengths.teacher if method == "sdft" else None,
+            "over_budget": ("drop", f"{lengths.left_out} rows are longer") if lengths.left_out else None,
+            "retention": None
+            if keep is None
+            else ({"data": keep}, "each step holds the model to what it said to these"),
+        }
+    }
+
+
+def _data(files: dict[str, str | None], layout: Layout, graded: Grading | None, numbers: Sizes) -> dict[str, Any]:
+    share = numbers.held_out or None
+    grader = None
+    if graded is not None:
+        grader = "AnswerContained" if graded.contained else "ExactMatch"
+    return {
+        **files,
+        "validation_share": None if files["validation"] else share,
+        "test_share": None if files["test"] else share,
+        "prompt_column": (layout.prompt, str(layout)),
+        "demonstration_column": layout.demonstration,
+        "reference_column": (graded.column, "what answers are compared with") if graded else None,
+        "grader": grader,
+        "batch_size": (numbers.batch, f"{numbers.steps} steps an epoch"),
+        "micro_batch_size": None,
+    }
+
+
+def _trainer(gpu: bool, numbers: Sizes, name: str) -> dict[str, Any]:
+    often = round(max(EVALUATED / numbers.steps, 0.01), 2) if numbers.steps > 2 * EVALUATED else None
+    return {
+        "accelerator": "gpu" if gpu else "cpu",
+        "devices": 1,
+        "precision": "bf16-mixed" if gpu else "32-true",
+        "max_epochs": (numbers.epochs, f"{numbers.epochs * numbers.steps} optimizer steps"),
+        "val_check_interval": (often, f"a validation every {EVALUATED} steps or so") if often else None,
+        "logger": {"init_args": {"name": name}},
+    }
+
+
+def _settle(settings: dict[str, Any], method: Method) -> str:
+    """Set what makes the run fit, and the learning rate that goes with it; returns what was found."""
+    own, rows, trainer = settings["model"]["init_args"], settings["data"]["init_args"], settings["trainer"]
+    elsewhere = trainer["accelerator"] == "gpu" and not torch.accelerator.is_available()
+    for leaner in LEANER:
+        cli = _built({**settings, "model": {"init_args": {**own, **leaner}}})
+        devices = {name: trainer[name] for name in ("accelerator", "precision")}
+        plan = TrainerPlan.of({**cli.config_init.trainer.as_dict(), **devices})
+        memory = UNKNOWN if elsewhere else room(plan.accelerator, 1)
+        try:
+            with _quietly():
+                found: Fitting = fitting(cli.model, cli.datamodule, plan, memory)
+        except PolicyError as error:
+            refusal = error
+            continue
+        own |= leaner
+        rate = learning_rate(found.weights // plan.weight_precision.itemsize, method, "lora" in leaner)
+        own["learning_rate"] = (rate, "compare with half of it and twice as much")
+        if elsewhere:
+            return "there is no GPU here, so fit chooses the micro-batches where there is one"
+        rows["micro_batch_size"] = (found.micro_batch_size, f"about {in_gib(found.peak)} at the peak of training")
+        return f"about {in_gib(found.peak)} of {in_gib(memory.free)}, micro-batches of {found.micro_batch_size}"
+    raise refusal
+
+
+def _built(settings: dict[str, Any]) -> SDFTCLI:
+    """Module and data module of a config, of which nothing is loaded, though there may be no such device here."""
+    here = ["--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    with TemporaryDirectory() as folder, _quietly():
+        file = Path(folder) / "run.yaml"
+        file.write_text(config_text([], settings), encoding="utf-8")
+        return main(["--config", str(file), *here], run=False)
+
+
+def _commands(path: Path, method: Method, graded: bool, name: str) -> list[str]:
+    fit = f"  lightning-sdft fit --config {path}"
+    if method != "sdft" or not graded:
+        return [fit, "  tensorboard --logdir runs"]
+    return [
+        f"  lightning-sdft preflight --config {path} --proposal proposal.yaml",
+        f"{fit} --config proposal.yaml",
+        "  tensorboard --logdir runs",
+    ]
+
+
+def _on_gpu(device: Device) -> bool:
+    return device == "gpu" or (device == "auto" and torch.accelerator.is_available())
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what Lightning says of devices; what we have to say is said already."""
+    # These are the loggers with levels of their own.
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning_sdft")]
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)

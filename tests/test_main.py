@@ -1,0 +1,55 @@
+"""``python -m lightning_sdft`` and the console script."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from lightning_sdft.__main__ import main
+
+
+def run(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """What is printed, and the CPU seconds that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_sdft", *arguments], capture_output=True, text=True, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["compare", "-h"], ["--completion", "bash"]])
+def test_help_and_completion_import_neither_torch_nor_lightning(arguments: list[str]) -> None:
+    code = f"""
+import sys
+sys.argv = ["lightning-sdft", *{arguments!r}]
+from lightning_sdft.__main__ import main
+main()
+print([name for name in ("torch", "lightning", "transformers", "jsonargparse") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "lightning-sdft" in done.stdout
+
+
+def test_help_takes_a_small_part_of_what_all_of_it_takes() -> None:
+    short, quick = run("export", "--help")
+    whole, slow = run("export", "--help", "all")
+    assert "--checkpoint" in short.stdout
+    assert "--checkpoint CHECKPOINT" in whole.stdout
+    assert quick < slow / 4
+
+
+def test_an_unknown_shell_is_refused() -> None:
+    done, _ = run("--completion", "tcsh")
+    assert done.returncode != 0
+    assert "knows bash, zsh" in done.stderr
+
+
+def test_all_else_goes_to_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["lightning-sdft", "configs", "--about", "tool_use_sdft"])
+    main()
+    assert "experiment/tool_use_sdft" in capsys.readouterr().out
