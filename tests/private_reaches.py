@@ -8,6 +8,9 @@ from __future__ import annotations
 __all__ = ["REACHES"]
 
 REACHES: dict[str, dict[str, str]] = {
+    "callbacks/dashboard.py": {
+        "tensorboard.plugins.custom_scalar:layout_pb2": "lay out a margin chart that has two lines",
+    },
     "callbacks/last_checkpoints.py": {
         "lightning.pytorch.callbacks:ModelCheckpoint._last_global_step_saved": "save only once a step was taken",
         "lightning.pytorch.callbacks:ModelCheckpoint._monitor_candidates(trainer)": "save on an exception as always",
