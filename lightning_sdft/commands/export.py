@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from lightning_sdft.checkpoint import load_policy
+from lightning_sdft.commands.next_steps import after_export
 from lightning_sdft.errors import CheckpointError, SettingError
 from lightning_sdft.policy.adapter_export import merge_adapter, save_adapter
 from lightning_sdft.policy.lora import adapter_weights
@@ -63,6 +64,7 @@ def export(
         _replace(folder, unfinished)
     what = "model" if checkpoint is None else f"{weights}'s adapter" if adapter else weights
     print(f"{what} written to {output} in {dtype}")
+    after_export(folder, adapter)
 
 
 def _replace(folder: Path, new: Path) -> None:
