@@ -180,6 +180,8 @@ class JsonDataModule(RowDataModule):
         reference = take(row, self.reference_column, object, where)
         if all(each != each for each in alternatives(reference)):  # none, or only floats that are no number
             raise DataError(f"{where}: column {self.reference_column!r} is null; it is to be graded, so give a value")
+        if self.grader is not None and not isinstance(self.grader, JudgedAnswer):
+            self.grader.check_reference(reference)
         return reference
 
     def _with_system(self, messages: list[Message]) -> list[Message]:
