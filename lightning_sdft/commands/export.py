@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from lightning_sdft.checkpoint import load_policy
+from lightning_sdft.commands.push import check_push, push_folder
 from lightning_sdft.errors import CheckpointError
 from lightning_sdft.policy.adapter_export import merge_adapter, save_adapter
 from lightning_sdft.policy.lora import adapter_weights
@@ -26,6 +27,8 @@ def export(
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     adapter: bool = False,
     trust_remote_code: bool = False,
+    push: str | None = None,
+    private: bool = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder, which AutoModelForCausalLM.from_pretrained loads.
 
@@ -41,15 +44,22 @@ def export(
             model; by default it is merged into the model's weights. Only a merged model has a generation config that
             names all ends of a response; beside an adapter it is the model's own.
         trust_remote_code: Whether code that comes with the model may be run.
+        push: Repository of the Hugging Face hub, as ``owner/name``, to upload the folder to. It is made if there is
+            none. The token is that of ``HF_TOKEN`` or of ``hf auth login``.
+        private: Make the repository one that others cannot see.
 
     Raises:
         CheckpointError: If there is nothing to write, or if the file is truncated, is not a checkpoint of this package,
             or lacks the weights asked for.
         PolicyError: If what is read back computes other logits.
+        HubError: If the hub does not take the folder.
     """
+    check_push(push, private)
     write_model(output, checkpoint, model, weights, dtype, adapter, trust_remote_code)
     what = "model" if checkpoint is None else f"{weights}'s adapter" if adapter else weights
     print(f"{what} written to {output} in {dtype}")
+    if push is not None:
+        print(f"pushed to {push_folder(output, push, private)}")
 
 
 def write_model(
