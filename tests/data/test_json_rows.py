@@ -146,7 +146,9 @@ def test_without_references_there_is_no_grader(write, split, sets):
 def test_a_reference_that_the_grader_cannot_use_is_a_bad_row(write):
     file = write([ROWS[0], ROWS[1] | {"legs": "some"}, ROWS[2]])
     columns = {"reference_column": "legs", "grader": Number()}
-    with pytest.raises(DataError, match=r"birds.json, row 2: a reference with a number is needed, not 'some' \(data.on_b"):
+    with pytest.raises(
+        DataError, match=r"birds.json, row 2: a reference with a number is needed, not 'some' \(data.on_b"
+    ):
         _ = JsonDataModule(test=file, **columns).splits
     (tested,) = JsonDataModule(test=file, on_bad_row="skip", **columns).splits.test
     assert [example.id for example in tested.examples] == ["birds-1", "birds-3"]
