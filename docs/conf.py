@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 project = "lightning_sdft"
 author = "the authors of lightning_sdft"
-release = version("lightning-sdft")
+release = metadata.version("lightning-sdft")
 
 extensions = [
     "myst_nb",

@@ -34,8 +34,9 @@ def pages() -> dict[str, str]:
 
 
 def _first(function: Callable[..., Any]) -> str:
-    text = (inspect.getdoc(function) or "").split("\n\n")[0]
-    return _plain(text)
+    """The first sentence of what a method of the trainer does."""
+    text = _plain((inspect.getdoc(function) or "").split("\n\n")[0])
+    return re.split(r"(?<=\.) ", text)[0]
 
 
 def _command(name: str, command: Callable[..., Any]) -> list[str]:

@@ -14,7 +14,6 @@ def pages() -> dict[str, str]:
     files = sorted(FOLDER.glob("*.ipynb"))
     found = {f"notebooks/{file.name}": file.read_text(encoding="utf-8") for file in files}
     text = "Each runs in two minutes or less on one core of a CPU; the tests run them."
-    listed = "\n".join(
-        ["# Notebooks\n", text, "\n```{toctree}", ":maxdepth: 1\n", *(each.stem for each in files), "```\n"]
-    )
+    lines = ["# Notebooks\n", text, "\n```{toctree}", ":maxdepth: 1\n", *(each.stem for each in files), "```\n"]
+    listed = "\n".join(lines)
     return found | {"notebooks/index.md": listed}
