@@ -96,7 +96,7 @@ types: .venv/installed-dev ## Check types, strictly.
 	$(BIN)/mypy
 
 docs: .venv/installed-dev ## Build the documentation into docs/_build; a warning is an error. DOCS_LINK_OTHERS=1 links to other packages' pages.
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env docs docs/_build
 
 format: .venv/installed-dev ## Format the code.
 	$(BIN)/ruff check --fix

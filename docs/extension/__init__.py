@@ -13,7 +13,7 @@ from sphinx.environment import BuildEnvironment
 
 import lightning_sdft
 from extension import api, commands, configs, errors, notebooks
-from extension.signatures import say_ranges, without_ranges
+from extension.signatures import move_ranges, say_ranges
 
 GENERATED = "generated"
 
@@ -55,13 +55,13 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: Element, inner: Node) -> N
     if node.get("refdomain") != "py":
         return None
     target = str(node["reftarget"])
-    package, _, rest = target.partition(".")
+    package, _, _ = target.partition(".")
     last = target.rpartition(".")[2]
     domain: Any = env.get_domain("py")
     for public in (f"lightning_sdft.{last}", f"lightning_sdft.errors.{last}"):
         if public in domain.objects and public != target:
             return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], public, node, inner)
-    ours = package == "lightning_sdft" or not rest
+    ours = package == "lightning_sdft" or package in internal_names()
     return inner if package in OTHERS or (ours and last in internal_names()) else None
 
 
@@ -82,7 +82,7 @@ def internal_names() -> set[str]:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx of this extension."""
     app.connect("builder-inited", write_pages)
-    app.connect("autodoc-before-process-signature", without_ranges)
+    app.connect("builder-inited", move_ranges)
     app.connect("autodoc-process-docstring", say_ranges, priority=400)  # before napoleon
     app.connect("missing-reference", resolve, priority=900)  # behind intersphinx
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from sphinx.application import Sphinx
 
+import lightning_sdft
+from lightning_sdft import errors
 from lightning_sdft.settings import ranges
 
-__all__ = ["say_ranges", "without_ranges"]
+__all__ = ["move_ranges", "say_ranges"]
+
+RANGES: dict[type, Mapping[str, object]] = {}
+"""The ranges of the arguments of the public classes."""
 
 
-def without_ranges(app: Sphinx, found: Any, bound: bool) -> None:
-    """Let an argument with a range have the type of its numbers.
+def move_ranges(app: Sphinx) -> None:
+    """Take the ranges out of the types of the public classes, which autodoc would write out as code.
 
     Args:
         app: Sphinx.
-        found: The function whose signature autodoc is about to read.
-        bound: Whether it is a method of an object.
     """
-    function = inspect.unwrap(found)
-    try:
-        hints = get_type_hints(function)
-    except (NameError, TypeError):  # a name that only type checkers import, or no function
-        return
-    if hints and inspect.isfunction(function):
-        function.__annotations__ = hints
+    public = [getattr(lightning_sdft, name) for name in lightning_sdft.__all__]
+    classes = {base for each in public for base in inspect.getmro(each) if _is_ours(base)}
+    RANGES.update({each: ranges(each) for each in classes})  # all of them before any type changes
+    for each in classes:
+        own = each.__dict__.get("__annotations__", {})
+        each.__annotations__ = {name: hint for name, hint in _plain(each).items() if name in own}
+        for function in vars(each).values():
+            if inspect.isfunction(function):
+                function.__annotations__ = _plain(function)
 
 
 def say_ranges(app: Sphinx, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
@@ -41,8 +47,19 @@ def say_ranges(app: Sphinx, what: str, name: str, found: Any, options: Any, line
         options: Those of the directive.
         lines: The docstring, which is changed.
     """
-    if what != "class":
-        return
-    for argument, allowed in ranges(found).items():
+    if what == "property":  # the part before a colon would be taken for a type
+        lines[:1] = [lines[0].replace(": ", " -- ", 1)]
+    for argument, allowed in RANGES.get(found, {}).items() if inspect.isclass(found) else ():
         begin = re.compile(rf"^(\s+{argument}: )")
         lines[:] = [begin.sub(rf"\1({allowed}) ", line) for line in lines]
+
+
+def _is_ours(found: type) -> bool:
+    return found.__module__.startswith("lightning_sdft") and not issubclass(found, errors.Refusal)
+
+
+def _plain(owner: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(owner)
+    except NameError:  # a name that only type checkers import
+        return dict(owner.__annotations__)
