@@ -29,7 +29,7 @@ def move_ranges(app: Sphinx) -> None:
     classes = {base for each in public for base in inspect.getmro(each) if _is_ours(base)}
     RANGES.update({each: ranges(each) for each in classes})  # all of them before any type changes
     for each in classes:
-        own = each.__dict__.get("__annotations__", {})
+        own = inspect.get_annotations(each)
         each.__annotations__ = {name: hint for name, hint in _plain(each).items() if name in own}
         for function in vars(each).values():
             if inspect.isfunction(function):
