@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from lightning.pytorch import Trainer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -165,7 +166,7 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
 
 def _gaps(gaps: Sequence[Gap]) -> Table:
     """A table of what student and teacher answer under each way of sampling; the proposed one is marked."""
-    table = Table(title="Answers as training samples them")
+    table = Table(title="Answers as training samples them", box=SIMPLE_HEAD)
     for column in ("temperature", "template", "student", "teacher", "gain", "95%", "cut", ""):
         table.add_column(column, no_wrap=True)
     best, names = proposed(gaps), _template_names(gaps)
