@@ -167,7 +167,7 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
 def _gaps(gaps: Sequence[Gap]) -> Table:
     """A table of what student and teacher answer under each way of sampling; the proposed one is marked."""
     table = Table(title="Answers as training samples them", box=SIMPLE_HEAD)
-    for column in ("temperature", "template", "student", "teacher", "gain", "95%", "cut", ""):
+    for column in ("temp.", "template", "student", "teacher", "gain", "95%", "cut", ""):
         table.add_column(column, no_wrap=True)
     best, names = proposed(gaps), _template_names(gaps)
     for index, gap in enumerate(gaps):
