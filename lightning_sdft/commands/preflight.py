@@ -157,7 +157,7 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
     console.print(table)
     console.print(_gaps(result.gaps))
     for template, name in _template_names(result.gaps).items():
-        console.print(f"template {name}: {template!r}", highlight=False, markup=False)
+        console.print(f"text {name} of the teacher's prompt: {template!r}", highlight=False, markup=False)
     console.print(_foretold(result.gaps), highlight=False)
     console.print(f"verdict: {verdict}", style="bold", highlight=False)
     for reason in reasons:
@@ -167,15 +167,15 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
 def _gaps(gaps: Sequence[Gap]) -> Table:
     """A table of what student and teacher answer under each way of sampling; the proposed one is marked."""
     table = Table(title="Answers as training samples them", box=SIMPLE_HEAD)
-    for column in ("temp.", "template", "student", "teacher", "gain", "95%", "cut", ""):
+    for column in ("temp.", "text", "student", "teacher", "gain", "95%", "cut", ""):
         table.add_column(column, no_wrap=True)
     best, names = proposed(gaps), _template_names(gaps)
     for index, gap in enumerate(gaps):
-        marks = ["set"] * (index == 0) + ["proposed"] * (gap is best)
+        mark = "proposed" if gap is best else "set" if index == 0 else ""
         temperature = f"{gap.temperature:g}" if gap.temperature else "greedy"
         scores = [f"{each:.2f}" for each in (gap.student.value, gap.teacher.value, gap.gain.value)]
         interval = f"{gap.gain.low:.2f} to {gap.gain.high:.2f}"
-        table.add_row(temperature, names[gap.template], *scores, interval, f"{gap.truncated:.2f}", ", ".join(marks))
+        table.add_row(temperature, names[gap.template], *scores, interval, f"{gap.truncated:.2f}", mark)
     return table
 
 
