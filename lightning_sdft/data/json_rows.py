@@ -56,7 +56,8 @@ class JsonDataModule(RowDataModule):
             that are not trained on may lack it.
         reference_column: Column of the reference that the grader compares responses with: text, a number, a date, or a
             list of alternatives (see :mod:`lightning_sdft.grading.references`). Without one, validation and test show
-            the loss of the demonstrations instead of accuracies: ``val/loss``, and ``prior_loss/<name>`` of prior rows.
+            the loss of the demonstrations instead of accuracies: ``val/loss``, and ``prior_loss/<name>`` of prior rows;
+            likewise for a source in which no row has this column, if another one has it.
         context_column: Column of additional text that only the teacher sees. Rows that are not trained on may lack it.
         system_prompt: System turn added before every prompt.
         id_column: Column of unique ids; by default an id is made of the file's name and the row's number.
@@ -109,11 +110,14 @@ class JsonDataModule(RowDataModule):
         self.limit = limit
         self.grader = ExactMatch() if grader is None and reference_column is not None else grader
         self.metric_name = name
+        self._without: list[str] = []  # what is said of evaluated sources without references
+        self._has_references = False
         self._trained: Layout | None = None
         self._layout: Layout | None = None
 
     def load(self) -> Splits:
         """Read the rows, hold out the shares, and add the prior rows to both evaluation splits."""
+        self._without = []
         splits = super().load()
         prior = {name: self.read(source, "prior") for name, source in self.prior.items()}
         for name, examples in prior.items():
@@ -122,6 +126,10 @@ class JsonDataModule(RowDataModule):
             [*sets, *(self._graded(examples, name, prior=True) for name, examples in prior.items())]
             for sets in (splits.validation, splits.test)
         )
+        if self._without and not any(each.graders for each in (*validation, *test)):
+            raise DataError(f"{self._without[0]}; correct data.reference_column, or leave it out")
+        for source in self._without:
+            rank_zero_info(f"{source}. Its answers are not graded; the loss of its demonstrations is evaluated")
         return Splits(splits.train, validation, test)
 
     def hold_out(self, examples: Sequence[Example]) -> list[list[Example]]:
@@ -130,8 +138,9 @@ class JsonDataModule(RowDataModule):
         return [train[: self.limit], *held_out]
 
     def survey(self, rows: Sequence[Row], source: str, split: str) -> None:
-        """Find the layout of a source: that of the training rows, if it has their columns."""
+        """Find the layout of a source: that of the training rows, if it has their columns; and whether it is graded."""
         trained = split == "train"
+        self._has_references = self._look_for_references(rows, source, not trained or self._holds_out)
         known = set() if self._trained is None else set(self._trained.columns)
         if known and known <= {name for row in islice(rows, FIRST) for name in row}:
             self._layout = self._trained
@@ -150,6 +159,20 @@ class JsonDataModule(RowDataModule):
         if trained:
             self._trained = self._layout
 
+    @property
+    def _holds_out(self) -> bool:
+        """Whether training rows are held out for evaluation."""
+        return self.validation_share + self.test_share > 0
+
+    def _look_for_references(self, rows: Sequence[Row], source: str, evaluated: bool) -> bool:
+        """Whether any row has a reference; if none has, the source is evaluated by its demonstrations."""
+        column = self.reference_column
+        if column is None or any(column in row for row in (rows if isinstance(rows, list) else islice(rows, FIRST))):
+            return column is not None
+        if evaluated:
+            self._without.append(f"{source}: no column {column!r}; the columns are {', '.join(map(repr, rows[0]))}")
+        return False
+
     def example(self, row: Row, where: str, name: str, trained: bool) -> Example:
         """Make an example of a row."""
         if self.id_column is not None:
@@ -158,8 +181,7 @@ class JsonDataModule(RowDataModule):
         others = [each for each in (self.reference_column, self.context_column) if each is not None]
         prompt, demonstration = read_as(self._layout, row, where, trained, others)
         context = _text(row, self.context_column, where, needed=trained)
-        graded = not trained or self.validation_share + self.test_share > 0
-        reference = self._reference(row, where, graded)
+        reference = self._reference(row, where, graded=not trained or self._holds_out)
         if isinstance(self.grader, JudgedAnswer) and reference is not None and not isinstance(reference, Mapping):
             reference = {"question": prompt[-1]["content"] if prompt else "", "answer": reference}
         return Example(name, self._with_system(prompt), demonstration, context, reference)
@@ -169,11 +191,15 @@ class JsonDataModule(RowDataModule):
         return self._graded(examples, self.metric_name, prior=False)
 
     def _graded(self, examples: Sequence[Example], name: str, prior: bool) -> EvaluationSet:
-        graders = {} if self.grader is None else {name: deepcopy(self.grader)}
+        graders: dict[str, Grader] = {}
+        if self.grader is not None and (
+            not self.grader.needs_reference or any(each.reference is not None for each in examples)
+        ):
+            graders[name] = deepcopy(self.grader)
         return EvaluationSet(examples, graders, prior, title=name)
 
     def _reference(self, row: Row, where: str, graded: bool) -> object:
-        if self.reference_column is None:
+        if self.reference_column is None or not self._has_references:
             return None
         if not graded:
             return row.get(self.reference_column)

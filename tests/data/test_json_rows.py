@@ -167,8 +167,26 @@ def test_needs_a_reference_in_rows_that_may_be_graded_only(write):
     assert JsonDataModule(file, reference_column="legs").splits.train[-1].reference is None
     with pytest.raises(DataError, match=r"birds.json, row 21: column 'legs' is null; it is to be graded"):
         _ = JsonDataModule(file, reference_column="legs", test_share=0.1).splits
-    with pytest.raises(DataError, match=r"birds.json, row 1: no column 'wings'; the columns are 'prompt', 'response'"):
+    with pytest.raises(
+        DataError,
+        match=r"birds.json: no column 'wings'; the columns are 'prompt', .*; correct data.reference_column, or",
+    ):
         _ = JsonDataModule(file, reference_column="wings", test_share=0.1).splits
+    assert JsonDataModule(file, reference_column="wings").splits.train[0].reference is None
+
+
+def test_a_source_without_references_is_evaluated_by_its_demonstrations(write, caplog):
+    free = [{"prompt": row["prompt"] + "!", "response": row["response"]} for row in ROWS[:3]]
+    sources = {"validation": write(free, "dev.json"), "test": write(ROWS[:2], "test.json")}
+    with caplog.at_level(logging.INFO):
+        splits = JsonDataModule(
+            write(ROWS[5:]), prior=write(free, "old.json"), reference_column="legs", **sources
+        ).splits
+    assert [(each.name, bool(each.graders)) for each in splits.validation] == [("json", False), ("old", False)]
+    assert [(each.name, bool(each.graders)) for each in splits.test] == [("json", True), ("old", False)]
+    assert "dev.json: no column 'legs'; the columns are 'prompt', 'response'. Its answers are not graded" in caplog.text
+    assert "old.json: no column 'legs'" in caplog.text
+    assert "test.json: no" not in caplog.text
 
 
 @pytest.mark.parametrize(
