@@ -88,7 +88,7 @@ class CausalLMModule(CheckpointedModule):
         template_arguments: dict[str, Any] | None = None,
         retention: Retention | None = None,
     ) -> None:
-        check_ranges(CausalLMModule, locals())
+        check_ranges(CausalLMModule, locals(), type(self).__name__)
         super().__init__()
         self.save_hyperparameters(logger=False)
         if lora is not None:

@@ -110,7 +110,7 @@ class DistillationModule(CausalLMModule):
         focus: TokenFocus | None = None,
         **kwargs: Any,
     ) -> None:
-        check_ranges(DistillationModule, locals())
+        check_ranges(DistillationModule, locals(), type(self).__name__)
         super().__init__(model, **kwargs)
         self.teacher_choice = teacher or CopiedTeacher()
         problem = self.teacher_choice.problem(self.lora, rollout_source == "teacher" or teacher_share is not None)

@@ -94,7 +94,7 @@ SETTINGS = [
     ("model=x.gguf", "'x.gguf' is no whole GGUF file (.*); copy or download it again"),
     ("model=y.gguf", "there is no GGUF file 'y.gguf'; did you mean x.gguf?"),
     ("attention=flash", "attention=flash: .* is not supported.*; leave it out for the best one"),
-    ("learning_rate=-1", "learning_rate=-1.0 must be a number >= 0"),
+    ("learning_rate=-1", "SFTModule: learning_rate=-1.0 must be a number >= 0"),
     ("weight_decay=.nan", "weight_decay=nan must be a number >= 0"),
     ("teacher_template={prompt}", "teacher_template='{prompt}' has .*calls for {demonstration}, {prompt}; write each"),
     (
