@@ -52,11 +52,19 @@ ELSEWHERE = {"train": "fit", "eval": "validate", "evaluate": "validate", "genera
 DEBUG = "--debug"
 """Shows where an error comes from."""
 
-REFUSED_EXIT = 2
-"""The exit code of a command that is refused, as argparse has it."""
-
 SIGTERM_EXIT, SIGINT_EXIT = 128 + signal.SIGTERM, 128 + signal.SIGINT
 """The exit codes that a shell and SLURM expect of a process that SIGTERM or Ctrl-C ended."""
+
+
+class RefusedExit(SystemExit):
+    """The end of a command that is refused, with the exit code that argparse has for it; as text, what was printed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(2)
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def run_command(command: Callable[..., object], arguments: list[str]) -> None:
@@ -97,8 +105,9 @@ def entry_point() -> None:
         refused = refusal(error)
         if refused is None or DEBUG in sys.argv:
             raise
-        print(masked_text(f"error: {one_line(str(refused))}"), file=sys.stderr)
-        sys.exit(REFUSED_EXIT)
+        text = masked_text(f"error: {one_line(str(refused))}")
+        print(text, file=sys.stderr)
+        raise RefusedExit(text) from error
 
 
 def _run(typed: list[str]) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 __all__ = ["REACHES"]
 
 REACHES: dict[str, dict[str, str]] = {
+    "callbacks/dashboard.py": {
+        "tensorboard.plugins.custom_scalar:layout_pb2": "lay out a margin chart that has two lines",
+    },
     "callbacks/last_checkpoints.py": {
         "lightning.pytorch.callbacks:ModelCheckpoint._last_global_step_saved": "save only once a step was taken",
         "lightning.pytorch.callbacks:ModelCheckpoint._monitor_candidates(trainer)": "save on an exception as always",
@@ -122,8 +125,10 @@ REACHES: dict[str, dict[str, str]] = {
     "memory/ledger.py": {
         "torch:Tensor.untyped_storage": "count each storage once, by its Python object, until it goes",
     },
-    "modules/causal_lm.py": {
+    "modules/causal_lm.py modules/checkpointed.py": {
         "lightning.pytorch:LightningModule._trainer": "know whether there is a trainer",
+    },
+    "modules/checkpointed.py": {
         "torch.nn.modules.module:_IncompatibleKeys._replace": "load an adapter without the model under it",
     },
     "policy/adapter_export.py": {

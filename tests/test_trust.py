@@ -163,7 +163,9 @@ def test_configs_in_python_are_checked_too() -> None:
 def test_other_errors_are_said_as_ever(
     config: Path, command: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("fit", "--config", config, "--model.no_such=1").endswith("has no setting no_such")
+    assert command("fit", "--config", config, "--model.no_such=1").endswith(
+        "has no setting no_such; `lightning-sdft fit --model.help SDFTModule` lists them"
+    )
     assert "no_such" in capsys.readouterr().err
 
 

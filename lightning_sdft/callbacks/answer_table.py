@@ -65,12 +65,11 @@ class AnswerTable(Callback):
         given = self._given.setdefault(evaluated.name, {})
         examples = self._examples.setdefault(evaluated.name, {})
         left = self.questions - len(given)
-        if left <= 0 or not trainer.is_global_zero:
+        if left <= 0 or not trainer.is_global_zero or not module.graded.grades(dataloader_idx):  # then nothing answers
             return
         asked, rollouts = batch.examples[:left], outputs["rollouts"][:left]
         texts = [module.tokenizer.decode(rollout.completion) for rollout in rollouts]
-        graders = module.graded.of(dataloader_idx)
-        grader = graders.get(evaluated.name, next(iter(graders.values())))
+        grader = next(iter(module.graded.of(dataloader_idx).values()))
         verdicts: Sequence[bool | None] = [None] * len(texts)
         if not grader.asks_a_model:
             verdicts = grader.grade_all(texts, [example.reference for example in asked])

@@ -13,9 +13,13 @@ from lightning_sdft.callbacks.run_logger import RunLogger, shown_as
 
 __all__ = ["Dashboard"]
 
+LEARNING: dict[str, Sequence[str]] = {"where nothing is graded: loss of the demonstrations": ["val/loss$"]}
+"""Charts of lines beside that of the accuracy."""
+
 LINES: dict[str, dict[str, Sequence[str]]] = {
     "retention": {
         "each prior task, and the average": ["prior/.*"],
+        "where nothing is graded: loss of each prior task": ["prior_loss/.*"],
         "KL to the model that training started from": ["val/kl_to_base.*"],
     },
     "loss": {
@@ -42,9 +46,10 @@ class Dashboard(Callback):
     """Lays out TensorBoard's tab Custom Scalars, where all runs are drawn together.
 
     *Learning*: the accuracy on the new task with its 95% interval, and the base model's (:class:`BaseComparison`) as a
-    line. *Retention*: each prior task, their average, the KL to the base model. *Loss*: the KL to the teacher and the
-    negative log-likelihood, each in its own chart, because ``train/loss`` is the one with SDFT and the other with SFT.
-    *Teacher against student*: what :class:`TeacherWatch` asks. *Rollouts* and *speed*. What is not logged stays empty.
+    line; without references, the loss of the demonstrations. *Retention*: each prior task, their average, the KL to the
+    base model. *Loss*: the KL to the teacher and the negative log-likelihood, each in its own chart, because
+    ``train/loss`` is the one with SDFT and the other with SFT. *Teacher against student*: what :class:`TeacherWatch`
+    asks. *Rollouts* and *speed*. What is not logged stays empty.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,14 +76,16 @@ def layout(shown: Callable[[str], str]) -> layout_pb2.Layout:
             series=[_series(*map(shown, _ends("val/accuracy"))), _series(*["val/base_accuracy"] * 3)]
         ),
     )
-    categories = [layout_pb2.Category(title="learning", chart=[learning])]
-    for title, charts in LINES.items():
-        lines = [
-            layout_pb2.Chart(title=name, multiline=layout_pb2.MultilineChartContent(tag=tags))
-            for name, tags in charts.items()
-        ]
-        categories.append(layout_pb2.Category(title=title, chart=lines))
-    return layout_pb2.Layout(category=categories)
+    first = layout_pb2.Category(title="learning", chart=[learning, *_lines(LEARNING)])
+    others = [layout_pb2.Category(title=title, chart=_lines(charts)) for title, charts in LINES.items()]
+    return layout_pb2.Layout(category=[first, *others])
+
+
+def _lines(charts: dict[str, Sequence[str]]) -> list[layout_pb2.Chart]:
+    return [
+        layout_pb2.Chart(title=name, multiline=layout_pb2.MultilineChartContent(tag=tags))
+        for name, tags in charts.items()
+    ]
 
 
 def _ends(name: str) -> tuple[str, str, str]:

@@ -18,6 +18,7 @@ FIRST = "at a glance/"
 
 GLANCE = {
     "val/accuracy": f"{FIRST}new task",
+    "val/loss": f"{FIRST}new task, loss of the demonstrations",
     "prior/average": f"{FIRST}prior tasks",
     "teacher/accuracy": f"{FIRST}teacher, shown the demonstration",
     "teacher/gain": f"{FIRST}teacher minus student",

@@ -157,7 +157,8 @@ def _unknown(key: str, name: str, message: str) -> str:
     else:
         last, where, names = (path or [last])[0], f"a run has no setting {name}", set(TOP)
     prefix = f"{key}: " if key else ""
-    return f"{prefix}{where}{did_you_mean(last, names, _few(names, '; `lightning-sdft fit --help` lists all'))}"
+    shown = f"--{key}.help {_class_name(message)}" if key in ("model", "data") else "--help"
+    return f"{prefix}{where}{did_you_mean(last, names, _few(names, f'; `lightning-sdft fit {shown}` lists them'))}"
 
 
 def _class_name(message: str) -> str:

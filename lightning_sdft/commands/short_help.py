@@ -20,12 +20,14 @@ RUNS = {
     "predict": "Write a model's answers to the test questions to a file.",
     "preflight": "Ask before training whether there is something to learn, and at which temperature.",
     "memory": "Estimate the memory of a run: no weights, no training, no GPU.",
+    "inspect": "Show what student and teacher answer, and where they disagree token by token.",
 }
 """The commands that take a model, data and a trainer."""
 
 OWN = {
     "preflight": ("lightning_sdft.commands.preflight", "PreflightTrainer", "preflight"),
     "memory": ("lightning_sdft.commands.memory", "MemoryTrainer", "memory"),
+    "inspect": ("lightning_sdft.commands.inspect", "InspectTrainer", "inspect"),
 }
 """Where the further options of such a command are."""
 
@@ -124,7 +126,7 @@ def _run(command: str) -> Iterator[str]:
     rows = ", ".join(each.name for each in known if each.name != "kwargs")
     yield from _entry("--data.SETTING VALUE", f"A setting of it. JsonDataModule has {rows}.")
     yield from _entry("--trainer.SETTING VALUE", f"A setting of Lightning's trainer, such as {', '.join(SHOWN)}.")
-    if command != "memory" and command != "preflight":
+    if command not in OWN:
         text = (
             "A checkpoint to evaluate."
             if command != "fit"

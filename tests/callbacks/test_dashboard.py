@@ -10,10 +10,19 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from lightning_sdft.callbacks import BaseComparison, Dashboard, KLToBase, RunLogger, TeacherWatch
+from lightning_sdft.callbacks import (
+    AnswerTable,
+    BaseComparison,
+    Dashboard,
+    KLToBase,
+    RunLogger,
+    TeacherWatch,
+    TradeOffPicture,
+)
 from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.records import Example
+from tests.modules.conftest import question
 from tests.modules.test_answering import evaluation_sets
 
 MODES = {SDFTModule: "negative log-likelihood (SFT, DFT, CPT)", SFTModule: "KL to the teacher (distillation)"}
@@ -59,12 +68,27 @@ def test_every_chart_finds_what_the_run_has_logged(
     shown, scalars = charts(logger.log_dir)
     empty = {title for title, chart in shown.items() if not found(chart, scalars)}
     other = {"accuracy", "teacher minus student", "tokens", "share that was cut"} if method is SFTModule else set()
-    assert empty == {MODES[method], *other}
+    assert {title for title in empty if "nothing is graded" not in title} == {MODES[method], *other}
     for chart in shown.values():
         for series in chart.margin.series:
             assert {series.value, series.lower, series.upper} <= scalars
     retention = next(chart for title, chart in shown.items() if title.startswith("each prior task"))
     assert found(retention, scalars) == {"prior/old", "prior/average"}
+
+
+def test_losses_take_the_place_of_accuracies_where_nothing_is_graded(
+    words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    examples = [question(index) for index in (20, 21)]
+    sets = [EvaluationSet(examples[:1], {}, title="new"), EvaluationSet(examples[1:], {}, prior=True, title="old")]
+    logger = RunLogger(tmp_path, name="run", version="")
+    options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 1, "max_steps": -1}
+    trainer = make_trainer(callbacks=[Dashboard(), AnswerTable(), TradeOffPicture()], logger=logger, **options)
+    trainer.fit(words_module(SFTModule), datamodule=words_data(validation=sets))
+    shown, scalars = charts(logger.log_dir)
+    losses = [found(chart, scalars) for title, chart in shown.items() if "nothing is graded" in title]
+    assert losses == [{"val/loss"}, {"prior_loss/old", "prior_loss/average"}]
+    assert "at a glance/new task, loss of the demonstrations" in scalars
 
 
 def found(chart: Any, scalars: set[str]) -> set[str]:

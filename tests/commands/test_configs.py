@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lightning_sdft.commands.configs import configs, first_sentence
+from lightning_sdft.errors import SettingError
 from tests.config_runs import CONFIGS
 
 
@@ -21,7 +22,8 @@ def test_every_config_is_listed_with_its_sentence(capsys: pytest.CaptureFixture[
 
 def test_only_those_about_something(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(configs("WEARING out")) == {"compare/laptop_stability"}
-    assert configs("no such thing") == {}
+    with pytest.raises(SettingError, match=r"no config has 'laptp' in its name .*did you mean laptop\?"):
+        configs("laptp")
 
 
 @pytest.mark.parametrize(

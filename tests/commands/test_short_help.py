@@ -34,7 +34,8 @@ def test_options_are_explained_with_their_defaults_and_choices() -> None:
     assert "(auto)" in text
     export = short_help(["export", "--help"])
     assert export is not None
-    assert "Folder to write (needed)." in export
+    assert "--output TEXT" in export
+    assert "(needed)." in export
 
 
 def test_behind_options_it_is_the_help_of_the_same_command() -> None:

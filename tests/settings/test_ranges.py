@@ -19,10 +19,10 @@ from lightning_sdft.errors import Refusal, SettingError
 from lightning_sdft.settings import Count, Range, Seed, Share, check_ranges, ranges
 
 NOT_SETTINGS = {
-    "Accepted", "Candidate", "Chain", "Estimate", "Fitting", "Forecast", "Gap", "Group", "Head", "Inspection",
-    "Item", "Lengths", "Line", "Mean", "MicroBatch", "NonFiniteLossError", "Outcome", "Parsed", "Phase",
+    "Accepted", "Budgets", "Candidate", "Chain", "Estimate", "Fitting", "Forecast", "Gap", "Group", "Head",
+    "Inspection", "Item", "Lengths", "Line", "Mean", "MicroBatch", "NonFiniteLossError", "Outcome", "Parsed", "Phase",
     "Preflight", "PriorScore", "PriorScores", "Reading", "Rehearsal", "Remedy", "Rollout", "Room", "Row", "Score",
-    "Sign", "SkillRetention", "Stage", "StopSignal", "TensorSum", "TokenLook", "TokenSequence", "Tokenizer",
+    "Sign", "Sizes", "SkillRetention", "Stage", "StopSignal", "TensorSum", "TokenLook", "TokenSequence", "Tokenizer",
     "TrainerPlan", "Usage", "Variant", "Weights",
 }  # fmt: skip
 """Classes whose numbers are found out or worked out, and not set by anybody."""
