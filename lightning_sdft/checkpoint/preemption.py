@@ -16,11 +16,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_sdft.checkpoint.signal_ear import SignalEar
+
 __all__ = ["Preemption", "StopSignal", "exit_code", "say"]
 
 SAME_SIGNAL = 3.0
 """Seconds within which a second signal counts as the first one: launchers and shells pass on what they get, so that a
 process may get it twice."""
+
+PATIENCE = 1.0
+"""Seconds that a handler has to end the process before another thread does."""
 
 OUTPUT = (1, 2)
 """Descriptors of what is printed."""
@@ -49,7 +54,8 @@ class Preemption(Callback):
     On SIGTERM, the running optimizer step is finished, and ``ModelCheckpoint(save_on_exception=True)`` writes a
     checkpoint. The command line then exits with code 143, like any process ended by SIGTERM. A single process also
     interrupts a running validation, which is run after resuming; several processes finish theirs first. What the run
-    waits for is said at once on stderr; another SIGTERM more than 3 seconds later ends it without waiting.
+    waits for is said at once on stderr; another SIGTERM more than 3 seconds later ends it without waiting. Both work in
+    the middle of a backward pass, too, during which Python runs no handler.
 
     SIGHUP, which a terminal sends when it is closed, does the same, with code 129; nothing is printed any more to a
     terminal or a pipe, because writing to one that is gone is an error. Under ``nohup`` it is ignored, as always.
@@ -67,6 +73,9 @@ class Preemption(Callback):
         self._asked = 0.0  # when it did
         self._requeue_signal: int | None = None
         self._trainer: Trainer | None = None
+        self._once = threading.Lock()  # taken by whoever says what the run waits for
+        self._heard = 0.0  # when the first signal to stop was heard
+        self._ear = SignalEar(self._hear)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Replace Lightning's signal handlers by ones that only note the signal."""
@@ -82,14 +91,37 @@ class Preemption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over SIGHUP unless it is ignored or somebody else's; Lightning restores it behind the run."""
+        self._ear.open()
         here = threading.current_thread() is threading.main_thread()
         if here and hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             signal.signal(signal.SIGHUP, self._note_stop)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen no more."""
+        self._ear.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Listen no more."""
+        self._ear.close()
+
+    def _hear(self, signum: int) -> None:
+        """In a thread, while the main thread may be unable to run :meth:`_note_stop`."""
+        if signum not in (signal.SIGTERM, signal.SIGHUP):
+            return
+        now = time.monotonic()
+        if not self._heard:
+            self._heard = now
+            self._say_waits(signum)
+        elif signum == signal.SIGTERM and now - self._heard > SAME_SIGNAL:
+            time.sleep(PATIENCE)  # then the handler would have ended it
+            self._say(signum, f"ended at once, with {self._last()}")
+            self._kill_launched()
+            os._exit(128 + signum)
+
     def _note_stop(self, signum: int, _: FrameType | None) -> None:
         if not self._stop:
-            self._stop, self._asked = signum, time.monotonic()
-            self._say(signum, f"{self._waits()}. Another SIGTERM ends it at once, with {self._last()}")
+            self._stop, self._asked = signum, self._heard or time.monotonic()
+            self._say_waits(signum)
         elif signum == signal.SIGTERM and time.monotonic() - self._asked > SAME_SIGNAL:
             self._say(signum, f"ended at once, with {self._last()}")
             self._end_now(signum)
@@ -146,6 +178,10 @@ class Preemption(Callback):
         if self._trainer is None or self._trainer.is_global_zero:
             say(signum, text)
 
+    def _say_waits(self, signum: int) -> None:
+        if self._once.acquire(blocking=False):
+            self._say(signum, f"{self._waits()}. Another SIGTERM ends it at once, with {self._last()}")
+
     def _waits(self) -> str:
         saving = [getattr(each, "save_on_exception", False) for each in self._callbacks]
         saves = "saves a checkpoint" if any(saving) else "saves nothing, for no callback has save_on_exception"
@@ -165,11 +201,14 @@ class Preemption(Callback):
         return [] if self._trainer is None else list(self._trainer.checkpoint_callbacks)
 
     def _end_now(self, signum: int) -> None:
+        self._kill_launched()
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+
+    def _kill_launched(self) -> None:
         launcher = None if self._trainer is None else self._trainer.strategy.launcher
         if launcher is not None:
             launcher.kill(signal.SIGKILL)  # the processes that this one has started, which would wait for it
-        signal.signal(signum, signal.SIG_DFL)
-        os.kill(os.getpid(), signum)
 
 
 def say(signum: int, text: str) -> None:

@@ -134,6 +134,25 @@ def test_a_second_sigterm_ends_at_once_and_names_the_last_checkpoint(
     assert said[1] == f"SIGTERM: ended at once, with {tmp_path}/whole/step=3.ckpt as the last checkpoint"
 
 
+def test_both_are_heard_while_the_main_thread_cannot_run_a_handler(capfd: pytest.CaptureFixture[str]) -> None:
+    child = os.fork()
+    if child == 0:
+        callback = Preemption()
+        preemption.PATIENCE = 0.0
+        callback._hear(signal.SIGTERM)
+        callback._hear(signal.SIGTERM)  # as launchers send it
+        preemption.SAME_SIGNAL = -1
+        callback._hear(signal.SIGHUP)
+        callback._hear(signal.SIGTERM)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+    err = capfd.readouterr().err
+    waits, ends = [line for line in err.splitlines() if "SIGTERM" in line]
+    assert waits.startswith("SIGTERM: the run finishes its optimizer step")
+    assert ends == "SIGTERM: ended at once, with no checkpoint yet"
+    assert "SIGHUP" not in err
+
+
 def test_sigterm_in_the_last_step_leaves_nothing_to_stop(fit: Fit) -> None:
     _, trainer, _ = fit("whole", Signal(signal.SIGTERM, "on_before_backward", 20))
     assert trainer.global_step == 10

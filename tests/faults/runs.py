@@ -209,7 +209,7 @@ def optimizer_states(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def is_timing(name: str) -> bool:
-    return name.startswith(("time/", "memory/", "rollout/tokens_per_second"))
+    return name.removeprefix("~details/").startswith(("time/", "speed/", "memory/", "rollout/tokens_per_second"))
 
 
 def curves(folder: Path) -> dict[tuple[str, int], bytes]:
