@@ -11,7 +11,7 @@ CORE = tests/policy tests/modules tests/rollout tests/teacher tests/losses tests
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help quickstart test test-all test-faults test-families test-gpu test-leaks test-lowest test-memory test-newest test-vllm lint types check format \
-	real real-study reproduce ablations stability zoo bench mutations
+	real real-study reproduce ablations stability zoo bench mutations docs
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ reproduce: .venv/installed-dev ## Reproduce the paper's main table and figures o
 
 ablations: .venv/installed-dev ## Run Fig. 5, Fig. 6 and the ablations on the laptop model (about an hour on two cores).
 	mkdir -p runs/ablations
-	for name in rollouts pass_at_k size style divergence rate skip; do \
+	for name in rollouts pass_at_k size style divergence rate skip emphasis; do \
 		$(BIN)/lightning-sdft compare --config configs/compare/laptop_$$name.yaml --out runs/ablations/$$name \
 			--reuse '[runs/ablations]' --jobs $(JOBS) || exit 1; \
 	done
@@ -85,7 +85,7 @@ zoo: .venv/installed-dev ## Pretrain the laptop models anew into runs/laptop_mod
 			--checkpoint runs/$$model/checkpoints/last.ckpt --output runs/$$model/export || exit 1; \
 	done
 
-check: lint types test ## Lint, types and tests: what CI runs.
+check: lint types docs test ## Lint, types, documentation and tests: what CI runs.
 
 lint: .venv/installed-dev ## Check style, formatting and spelling.
 	$(BIN)/ruff check
@@ -94,6 +94,9 @@ lint: .venv/installed-dev ## Check style, formatting and spelling.
 
 types: .venv/installed-dev ## Check types, strictly.
 	$(BIN)/mypy
+
+docs: .venv/installed-dev ## Build the documentation into docs/_build; a warning is an error. DOCS_LINK_OTHERS=1 links to other packages' pages.
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env docs docs/_build
 
 format: .venv/installed-dev ## Format the code.
 	$(BIN)/ruff check --fix

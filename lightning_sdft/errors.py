@@ -9,6 +9,7 @@ __all__ = [
     "ChatError",
     "CheckpointError",
     "DataError",
+    "HubError",
     "PolicyError",
     "PriorTaskError",
     "Refusal",
@@ -33,6 +34,10 @@ class CheckpointError(Refusal, RuntimeError):
 
 class DataError(Refusal, ValueError):
     """Data cannot be used for training or grading; the message names the file, row or example, and says what to do."""
+
+
+class HubError(Refusal, RuntimeError):
+    """The Hugging Face hub does not take what is to be uploaded; the message says why, and what to do."""
 
 
 class PolicyError(Refusal, ValueError):

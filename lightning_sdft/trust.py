@@ -16,9 +16,10 @@ from __future__ import annotations
 import os
 import re
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from jsonargparse._common import parsing_settings  # there is no public way to r
 
 from lightning_sdft.errors import SettingError
 
-__all__ = ["check_typed", "import_refused", "split_trust", "trusted", "trusting"]
+__all__ = ["check_typed", "import_refused", "split_trust", "trusted", "trusted_function", "trusting"]
 
 PACKAGES = (
     "lightning.fabric",
@@ -93,6 +94,42 @@ def trusting(*names: str) -> Iterator[None]:
 def trusted() -> list[str]:
     """Everything trusted at present in addition to :data:`PACKAGES`, to pass on to another process."""
     return sorted(_trusted.get())
+
+
+def trusted_function(path: str, setting: str) -> Callable[..., Any]:
+    """Import a function of a trusted package.
+
+    Args:
+        path: Its dotted path, such as ``mylab.grading.is_right``.
+        setting: The setting that names it, for errors.
+
+    Raises:
+        SettingError: If its package is not trusted, or there is no such function in it.
+    """
+    module, _, name = path.rpartition(".")
+    if not module or not all(part.isidentifier() for part in path.split(".")):
+        raise SettingError(f"{setting}={path} is no dotted path; give one such as mylab.grading.is_right")
+    if not _is_trusted(module):
+        package = path.partition(".")[0]
+        raise SettingError(
+            f"{setting} names {path}, and importing it would run its code. If you trust it, add --trust {package} to "
+            f"the command line (in Python: with lightning_sdft.trust.trusting({package!r}))"
+        )
+    try:
+        function = getattr(import_module(module), name)
+    except ImportError as error:
+        raise SettingError(
+            f"{setting}={path} cannot be imported ({error}); install it, or add its folder to PYTHONPATH"
+        ) from error
+    except AttributeError as error:
+        raise SettingError(f"{setting}={path}: there is no {name} in {module}; correct the name") from error
+    if not callable(function) or not _is_trusted(getattr(function, "__module__", None) or ""):
+        raise SettingError(f"{setting}={path} is no function of {module}; name one that is defined there")
+    return function  # type: ignore[no-any-return]
+
+
+def _is_trusted(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in _trusted.get())
 
 
 def split_trust(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

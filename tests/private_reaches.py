@@ -125,8 +125,10 @@ REACHES: dict[str, dict[str, str]] = {
     "memory/ledger.py": {
         "torch:Tensor.untyped_storage": "count each storage once, by its Python object, until it goes",
     },
-    "modules/causal_lm.py": {
+    "modules/causal_lm.py modules/checkpointed.py": {
         "lightning.pytorch:LightningModule._trainer": "know whether there is a trainer",
+    },
+    "modules/checkpointed.py": {
         "torch.nn.modules.module:_IncompatibleKeys._replace": "load an adapter without the model under it",
     },
     "policy/adapter_export.py": {

@@ -22,6 +22,9 @@ from tests.config_runs import CONFIGS, ROOT, domain_arguments, judge_url, rows, 
 __all__ = ["judge_url", "rows", "stand_in"]
 
 COMMANDS: dict[str, Callable[..., Any]] = {"compare": compare, "continual": continual, "sweep": sweep}
+EMA_FILES = ("knowledge_sdft", "laptop_emphasis", "skills_sdft")
+"""Experiments all of whose methods have the teacher of the paper."""
+
 EXPERIMENTS = [(folder, path) for folder in COMMANDS for path in sorted((CONFIGS / folder).glob("*.yaml"))]
 METHODS = [
     pytest.param(folder, path, method, id=f"{folder}-{path.stem}-{method}")
@@ -85,12 +88,14 @@ def test_runs_of_each_method_are_read(
     monkeypatch.chdir(tmp_path)
     cli = build([*parts, nested("model.init_args.model", "zoo/laptop"), {"trainer": QUICK}], tmp_path / "configs")
     names = [type(each).__name__ for each in cli.trainer.callbacks]
-    averaged = method in AVERAGED or method.partition(",")[0] == "EMA" or path.stem in ("knowledge_sdft", "skills_sdft")
+    averaged = method in AVERAGED or method.partition(",")[0] == "EMA" or path.stem in EMA_FILES
     assert names.count("EMATeacher") == averaged
     assert "EarlyStopping" not in names or method in ("SDFT", "EMA teacher")
     assert cli.trainer.gradient_clip_val == 1.0
-    kept = next(each for each in cli.config.trainer.callbacks if each.class_path.endswith("ModelCheckpoint"))
-    assert kept.init_args.save_weights_only or (folder, path.stem) == ("sweep", "laptop_sdft")
+    kept = next(
+        each for each in cli.config.trainer.callbacks if each.class_path.endswith(("ModelCheckpoint", "BestCheckpoint"))
+    )
+    assert kept.init_args.get("save_weights_only") or (folder, path.stem) == ("sweep", "laptop_sdft")
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,10 @@ def write_beside(trainer: Trainer, checkpoint: str | Path) -> None:
     """Let an evaluation write into the folder of the run whose checkpoint it evaluates, not into a run of its own."""
     folder = run_folder(checkpoint)
     if folder is not None:
-        beside = TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
-        trainer.loggers = [beside if isinstance(each, TensorBoardLogger) else each for each in trainer.loggers]
+        for index, each in enumerate(trainer.loggers):
+            if isinstance(each, TensorBoardLogger):
+                beside = type(each)(folder.parent, name="", version=folder.name, default_hp_metric=False)
+                trainer.loggers[index] = beside
 
 
 def _has_weights_alone(path: Path) -> bool:

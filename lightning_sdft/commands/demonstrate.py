@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.commands.files import output_files, write_rows
+from lightning_sdft.commands.next_steps import after_demonstrate
 from lightning_sdft.commands.samples import Accepted, Samples
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.questions import question
@@ -83,6 +84,7 @@ def demonstrate(data: DemonstrationDataModule, chat: ChatModel, output: str, sam
         _report(found, [example for example in wanting if example.id not in found], source)
         if not rows:
             raise DataError("no question has a demonstration; see above, and perhaps ask a stronger model")
+    after_demonstrate(files)
 
 
 def _graders(sets: Sequence[EvaluationSet]) -> list[Grader]:

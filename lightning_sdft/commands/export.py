@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 
 from lightning_sdft.checkpoint import load_policy
+from lightning_sdft.commands.next_steps import after_export
+from lightning_sdft.commands.push import check_push, push_folder
 from lightning_sdft.errors import CheckpointError, SettingError
 from lightning_sdft.policy.adapter_export import merge_adapter, save_adapter
 from lightning_sdft.policy.lora import adapter_weights
@@ -30,6 +32,8 @@ def export(
     adapter: bool = False,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    push: str | None = None,
+    private: bool = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder, which AutoModelForCausalLM.from_pretrained loads.
 
@@ -46,13 +50,18 @@ def export(
             names all ends of a response; beside an adapter it is the model's own.
         overwrite: Replace the model in a folder that is not empty; its other files stay.
         trust_remote_code: Whether code that comes with the model may be run.
+        push: Repository of the Hugging Face hub, as ``owner/name``, to upload the folder to. It is made if there is
+            none. The token is that of ``HF_TOKEN`` or of ``hf auth login``.
+        private: Make the repository one that others cannot see.
 
     Raises:
         SettingError: If the folder is not empty.
         CheckpointError: If there is nothing to write, or if the file is truncated, is not a checkpoint of this package,
             or lacks the weights asked for.
         PolicyError: If what is read back computes other logits.
+        HubError: If the hub does not take the folder.
     """
+    check_push(push, private)
     folder = Path(output)
     taken = folder.is_dir() and any(folder.iterdir())
     if taken and not overwrite:
@@ -63,6 +72,9 @@ def export(
         _replace(folder, unfinished)
     what = "model" if checkpoint is None else f"{weights}'s adapter" if adapter else weights
     print(f"{what} written to {output} in {dtype}")
+    if push is not None:
+        print(f"pushed to {push_folder(output, push, private)}")
+    after_export(folder, adapter)
 
 
 def _replace(folder: Path, new: Path) -> None:

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from glob import escape
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     DeviceStatsMonitor,
     LearningRateMonitor,
@@ -20,23 +19,25 @@ from lightning.pytorch.callbacks import (
     ModelSummary,
     ProgressBar,
 )
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
-from lightning_sdft.callbacks.run_logger import LAST
 from lightning_sdft.checkpoint import check_whole
 from lightning_sdft.checkpoint.resume import continue_run, last_checkpoint, write_beside
 from lightning_sdft.commands.before_fit import settle_micro_batches
 from lightning_sdft.commands.config_files import base_config
+from lightning_sdft.commands.log_config import LogConfig
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
+from lightning_sdft.commands.next_steps import after_evaluation, after_fit, after_preflight
 from lightning_sdft.commands.parser import CommandParser
+from lightning_sdft.commands.preflight import PreflightTrainer
 from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.distributed.strategy import check_strategy_name
 from lightning_sdft.errors import SettingError
+from lightning_sdft.evaluation.preflight import judge_preflight
 from lightning_sdft.modules import CausalLMModule
 from lightning_sdft.settings.trainer import check_hardware, check_seed
 from lightning_sdft.storage.masking import masked_text
@@ -49,28 +50,6 @@ DESCRIPTION = (
     "{commands} (see `lightning-sdft export --help`). With any of them, `--trust mylab` lets configs name classes of "
     "your own package mylab."
 )
-
-
-class LogConfig(SaveConfigCallback):
-    """Saves the config in the folder of the logger, and shows it in TensorBoard.
-
-    An evaluation that writes into the folder of a run leaves the config of the run there.
-
-    Without a logger it is not saved: Lightning would write it to the current folder, over a config of that name.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save the config."""
-        theirs = trainer.log_dir is not None and stage != "fit" and Path(trainer.log_dir, self.config_filename).exists()
-        if trainer.loggers and not theirs:
-            super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Log the config as text, which TensorBoard shows below all others; it can fold none of it."""
-        text = self.parser.dump(self.config, skip_none=False)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text(f"{LAST}config", f"```yaml\n{text}\n```")
 
 
 class SDFTCLI(LightningCLI):
@@ -147,6 +126,19 @@ class SDFTCLI(LightningCLI):
         """Settle the micro-batches; Lightning calls this before training, when all is built."""
         settle_micro_batches(self.model, self.datamodule, self._trainer_settings(self.config_init))
 
+    def fit(self, **arguments: Any) -> None:
+        """Train, and say what was written and what comes next."""
+        self.trainer.fit(**arguments)
+        if self.trainer.is_global_zero:
+            after_fit(self.trainer)
+
+    def preflight(self, **arguments: Any) -> None:
+        """Check model and demonstrations, and say what comes next."""
+        result = cast(PreflightTrainer, self.trainer).preflight(**arguments)
+        stop = judge_preflight(result)[0] == "stop"
+        typed = cast(CommandParser, self.parser).typed
+        after_preflight(typed, arguments.get("output"), arguments.get("proposal"), stop)
+
     def validate(self, verbose: bool = True, **arguments: Any) -> None:
         """Evaluate on the validation sets, and print a table that is easier to read than Lightning's.
 
@@ -168,6 +160,7 @@ class SDFTCLI(LightningCLI):
         self.trainer.test(verbose=False, **arguments)
         if verbose:
             self._print_results(arguments)
+            self._say_next(arguments)
 
     def predict(self, **arguments: Any) -> None:
         """Answer the prompts of the test sets.
@@ -177,6 +170,11 @@ class SDFTCLI(LightningCLI):
         """
         self._check_any("predict", "test", self.datamodule.splits.test)
         self.trainer.predict(**arguments)
+        self._say_next(arguments)
+
+    def _say_next(self, arguments: Mapping[str, Any]) -> None:
+        if self.trainer.is_global_zero:
+            after_evaluation(self.trainer, arguments.get("ckpt_path"))
 
     def _check_any(self, command: str, split: str, sets: Sequence[object]) -> None:
         if not sets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from lightning_sdft.commands.first_config import (
     sizes,
 )
 from lightning_sdft.commands.fit import SDFTCLI, main
+from lightning_sdft.commands.next_steps import say
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.layouts import Layout, find_layout
 from lightning_sdft.data.tables import open_rows
@@ -115,14 +117,14 @@ def init(
         "trainer": _trainer(_on_gpu(device), numbers, f"{path.stem}_{method}"),
     }
     settled = _settle(settings, method)
-    commands = _commands(path, method, graded is not None, settings["trainer"]["logger"]["init_args"]["name"])
+    steps = _steps(path, method, graded is not None)
     head = [
         f"{method.upper()} of {model} on {data}: written by `lightning-sdft init`, to be changed as you like.",
-        *commands,
+        *(f"  {command}" for command in steps.values()),
     ]
     write_text(path, config_text(head, settings))
-    print(f"{model}: {settled}\n{path} is written; next:")
-    print("\n".join(commands))
+    print(f"{model}: {settled}")
+    say([path], steps)
     return path
 
 
@@ -230,15 +232,12 @@ def _built(settings: dict[str, Any]) -> SDFTCLI:
         return main(["--config", str(file), *here], run=False)
 
 
-def _commands(path: Path, method: Method, graded: bool, name: str) -> list[str]:
-    fit = f"  lightning-sdft fit --config {path}"
+def _steps(path: Path, method: Method, graded: bool) -> dict[str, str]:
+    fit = f"lightning-sdft fit --config {shlex.quote(str(path))}"
     if method != "sdft" or not graded:
-        return [fit, "  tensorboard --logdir runs"]
-    return [
-        f"  lightning-sdft preflight --config {path} --proposal proposal.yaml",
-        f"{fit} --config proposal.yaml",
-        "  tensorboard --logdir runs",
-    ]
+        return {"train": fit}
+    check = f"lightning-sdft preflight --config {shlex.quote(str(path))} --proposal proposal.yaml"
+    return {"check": check, "train": f"{fit} --config proposal.yaml"}
 
 
 def _on_gpu(device: Device) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from lightning.pytorch import Trainer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -155,6 +156,8 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
     console = Console()
     console.print(table)
     console.print(_gaps(result.gaps))
+    for template, name in _template_names(result.gaps).items():
+        console.print(f"text {name} of the teacher's prompt: {template!r}", highlight=False, markup=False)
     console.print(_foretold(result.gaps), highlight=False)
     console.print(f"verdict: {verdict}", style="bold", highlight=False)
     for reason in reasons:
@@ -163,22 +166,24 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
 
 def _gaps(gaps: Sequence[Gap]) -> Table:
     """A table of what student and teacher answer under each way of sampling; the proposed one is marked."""
-    table = Table(title="Answers as training samples them")
-    for column in ("temperature", "template", "student", "teacher", "teacher minus student", "cut", ""):
-        table.add_column(column)
-    best = proposed(gaps)
+    table = Table(title="Answers as training samples them", box=SIMPLE_HEAD)
+    for column in ("temp.", "text", "student", "teacher", "gain", "95%", "cut", ""):
+        table.add_column(column, no_wrap=True)
+    best, names = proposed(gaps), _template_names(gaps)
     for index, gap in enumerate(gaps):
-        marks = ["set"] * (index == 0) + ["proposed"] * (gap is best)
-        template = "as set" if gap.template == gaps[0].template else repr(gap.template)
-        temperature = f"{gap.temperature:g}" if gap.temperature else "0 (greedy)"
-        scores = (
-            f"{gap.student.value:.3f}",
-            f"{gap.teacher.value:.3f}",
-            _with_interval(gap.gain),
-            f"{gap.truncated:.3f}",
-        )
-        table.add_row(temperature, template, *scores, ", ".join(marks))
+        mark = "proposed" if gap is best else "set" if index == 0 else ""
+        temperature = f"{gap.temperature:g}" if gap.temperature else "greedy"
+        scores = [f"{each:.2f}" for each in (gap.student.value, gap.teacher.value, gap.gain.value)]
+        interval = f"{gap.gain.low:.2f} to {gap.gain.high:.2f}"
+        table.add_row(temperature, names[gap.template], *scores, interval, f"{gap.truncated:.2f}", mark)
     return table
+
+
+def _template_names(gaps: Sequence[Gap]) -> dict[str, str]:
+    """A letter for each template, A for the one that is set."""
+    return {
+        template: chr(ord("A") + place) for place, template in enumerate(dict.fromkeys(gap.template for gap in gaps))
+    }
 
 
 def _foretold(gaps: Sequence[Gap]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -61,7 +61,7 @@ def classes(room: str, ending: str) -> dict[str, str]:
     home = ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))
     imports = [node for node in home.body if isinstance(node, ast.ImportFrom) and node.module]
     found = {alias.name: node.module for node in imports for alias in node.names if alias.name.endswith(ending)}
-    return {name: str(module) for name, module in found.items() if not _is_abstract(str(module), name)}
+    return {name: str(module) for name, module in found.items() if not _is_abstract(str(module), name, found)}
 
 
 def described(module: str, *names: str) -> Described:
@@ -113,12 +113,11 @@ def _member(node: ast.AST, name: str) -> ast.AST:
     return next(each for each in body if isinstance(each, ast.ClassDef | ast.FunctionDef) and each.name == name)
 
 
-def _is_abstract(module: str, name: str) -> bool:
-    """Whether a class is only there to be derived from: it has abstract methods, or is derived from Lightning's."""
+def _is_abstract(module: str, name: str, public: Collection[str]) -> bool:
+    """Whether a class is only there to be derived from: it has abstract methods, or is the first of its kind."""
     node = _member(_tree(module), name)
-    return "@abstractmethod" in ast.unparse(node) or all(
-        ast.unparse(base).startswith("Lightning") for base in getattr(node, "bases", [])
-    )
+    bases = {ast.unparse(base) for base in getattr(node, "bases", [])}
+    return "@abstractmethod" in ast.unparse(node) or not bases.intersection(public)
 
 
 def _summary(node: ast.ClassDef | ast.FunctionDef) -> str:

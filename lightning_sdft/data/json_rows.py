@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from lightning_sdft.data.tables import Row, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.grading.judge import JudgedAnswer
 from lightning_sdft.grading.references import alternatives
 from lightning_sdft.records import Example, Message
 from lightning_sdft.settings import Count, check_ranges
@@ -61,7 +62,8 @@ class JsonDataModule(RowDataModule):
         id_column: Column of unique ids; by default an id is made of the file's name and the row's number.
         limit: Train only on the first ``limit`` rows that are not held out; ``None`` uses all.
         grader: Decides which responses are correct; ``None`` means
-            :class:`~lightning_sdft.grading.exact_match.ExactMatch` if there are references.
+            :class:`~lightning_sdft.grading.exact_match.ExactMatch` if there are references. A judge is told the last
+            user turn as the question.
         name: Name of the metric.
         **kwargs: See :class:`RowDataModule`.
 
@@ -157,7 +159,10 @@ class JsonDataModule(RowDataModule):
         prompt, demonstration = read_as(self._layout, row, where, trained, others)
         context = _text(row, self.context_column, where, needed=trained)
         graded = not trained or self.validation_share + self.test_share > 0
-        return Example(name, self._with_system(prompt), demonstration, context, self._reference(row, where, graded))
+        reference = self._reference(row, where, graded)
+        if isinstance(self.grader, JudgedAnswer) and reference is not None and not isinstance(reference, Mapping):
+            reference = {"question": prompt[-1]["content"] if prompt else "", "answer": reference}
+        return Example(name, self._with_system(prompt), demonstration, context, reference)
 
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:
         """Combine examples with the grader."""
@@ -175,6 +180,8 @@ class JsonDataModule(RowDataModule):
         reference = take(row, self.reference_column, object, where)
         if all(each != each for each in alternatives(reference)):  # none, or only floats that are no number
             raise DataError(f"{where}: column {self.reference_column!r} is null; it is to be graded, so give a value")
+        if self.grader is not None and not isinstance(self.grader, JudgedAnswer):
+            self.grader.check_reference(reference)
         return reference
 
     def _with_system(self, messages: list[Message]) -> list[Message]:

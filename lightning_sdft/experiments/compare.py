@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_sdft.commands.next_steps import after_experiment
 from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.plan import BASE, Method, Plan, Variant
 from lightning_sdft.experiments.report.pictures import pareto_picture, pass_at_k_picture
@@ -178,3 +179,4 @@ def _write(plan: Plan, rows: list[Row], out: Path, title: str) -> None:
     pictures = [*pareto_picture(*shown), *pass_at_k_picture(*shown)]
     print(table)
     print(f"written to {out}: results.json, table5.md, {', '.join(pictures) or 'no picture (extra plot)'}")
+    after_experiment(out)

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lightning_sdft.commands.next_steps import after_experiment
 from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.chains import BASE_STAGE, Chain, Stage, best_chains
 from lightning_sdft.experiments.plan import BASE, Method, Plan, slug
@@ -148,3 +149,4 @@ def _write(plan: Plan, rows: list[Stage], out: Path, title: str) -> None:
     pictures = curves_picture(best, list(plan.methods), list(plan.domains), title, out)
     print(table)
     print(f"written to {out}: results.json, matrix.md, {', '.join(pictures) or 'no picture (extra plot)'}")
+    after_experiment(out)

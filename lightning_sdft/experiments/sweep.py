@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lightning_sdft.commands.next_steps import after_experiment
 from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.build import build
 from lightning_sdft.experiments.runs.run import read_parts
@@ -105,4 +106,5 @@ def _write(study: optuna.Study, task: Sweep) -> Settings:
     write_text(task.out / "trials.json", json.dumps(records, indent=1) + "\n")
     settings: Settings = best.user_attrs[SETTINGS]
     print(f"best: {text(settings)}: {best.value:.3f}\nwritten to {task.out}: best.yaml, trials.json, study.db")
+    after_experiment(task.out, task.out / "best.yaml")
     return settings

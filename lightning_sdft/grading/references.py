@@ -26,7 +26,17 @@ from typing import Any
 
 from lightning_sdft.storage.json_text import json_value
 
-__all__ = ["NUMBER", "alternatives", "any_right", "as_number", "composed", "same", "same_number", "text_of"]
+__all__ = [
+    "NUMBER",
+    "alternatives",
+    "any_right",
+    "as_number",
+    "canonical",
+    "composed",
+    "same",
+    "same_number",
+    "text_of",
+]
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
 """A number in plain digits, without separators of thousands."""
@@ -106,11 +116,12 @@ def same_number(text: str, number: Decimal) -> bool:
 
 def _same_object(response: str, value: Mapping[Any, Any]) -> bool:
     with suppress(ValueError, RecursionError):
-        return _canonical(json.loads(response)) == _canonical(json_value(value))
+        return canonical(json.loads(response)) == canonical(json_value(value))
     return False
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
+    """A JSON value as a text that is the same for equal values: ``1`` and ``1.0``, fields in any order."""
     return composed(json.dumps(_plain_numbers(value), sort_keys=True, ensure_ascii=False))
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft import checkpoint as checkpoints
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.distributed.readable import only_data
 from lightning_sdft.distributed.sharding import shard_
 from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.losses import HeadLoss
@@ -20,6 +19,7 @@ from lightning_sdft.modules import checks
 from lightning_sdft.modules.answering import Answering
 from lightning_sdft.modules.asking import answer
 from lightning_sdft.modules.base_model import base_model
+from lightning_sdft.modules.checkpointed import CheckpointedModule
 from lightning_sdft.modules.examples import check_examples
 from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.modules.optimizer import adamw
@@ -33,12 +33,11 @@ from lightning_sdft.policy.lora import add_adapter
 from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import generate, own_seeds
 from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
-from lightning_sdft.trust import trusting
 
 __all__ = ["CausalLMModule"]
 
 
-class CausalLMModule(LightningModule):
+class CausalLMModule(CheckpointedModule):
     """Trains and evaluates a policy; a subclass defines the loss.
 
     Args:
@@ -274,38 +273,3 @@ class CausalLMModule(LightningModule):
     def on_predict_epoch_end(self) -> None:
         """Shard the weights again."""
         self.answering.end()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record which method the checkpoint is from, and the date in its prompts, unless weights are not finite."""
-        checkpoints.check_finite_weights(self)
-        about = (type(self).__name__, self.model, self.lora, self.tokenizer.date)
-        checkpoint["lightning_sdft"] = checkpoints.describe_method(*about)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another method or adapter, or one that training cannot resume from."""
-        checkpoints.check_method(checkpoint, type(self).__name__, self.lora, self._trainer)
-        self.tokenizer.date = checkpoint["lightning_sdft"].get("date")
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
-        """Load as Lightning does, but run no code from the checkpoint: give ``trust_remote_code`` and trust again."""
-        options = {"trust_remote_code": False, **options, "weights_only": True, **checkpoints.builder(checkpoint_path)}
-        with trusting(), only_data(checkpoint_path):
-            return super().load_from_checkpoint(checkpoint_path, *args, **options)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The state; with an adapter, it leaves out the weights of the models that training started from."""
-        state = super().state_dict(*args, **kwargs)
-        return state if self.lora is None else checkpoints.adapters_alone(state, self.policy)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a state; with an adapter, it must hold all the adapter's weights and no others.
-
-        Raises:
-            CheckpointError: If it lacks weights, or holds others.
-        """
-        with checkpoints.fitting(state_dict, self, getattr(self._trainer, "ckpt_path", None)):
-            if self.lora is None or not hasattr(self, "policy"):  # no models, as in a launching process
-                return super().load_state_dict(state_dict, strict, assign)
-            checkpoints.check_adapters(state_dict, self.policy)
-            return super().load_state_dict(state_dict, False, assign)._replace(missing_keys=[])

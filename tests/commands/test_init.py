@@ -87,7 +87,7 @@ def test_the_prompts_of_the_command_line_are_those_that_run(
     model: str, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = init(write(routed), model, method="sft", device="cpu", output="mine.yaml")
-    commands = re.findall("^  (lightning-sdft .*)", capsys.readouterr().out, re.MULTILINE)
+    commands = re.findall("^  train  (lightning-sdft .*)", capsys.readouterr().out, re.MULTILINE)
     assert commands == ["lightning-sdft fit --config mine.yaml"]
     assert f"#   {commands[0]}" in path.read_text()
     assert type(built(path).model).__name__ == "SFTModule"

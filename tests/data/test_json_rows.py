@@ -13,6 +13,7 @@ from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.answer_tag import AnswerFormat
 from lightning_sdft.grading.exact_match import ExactMatch
+from lightning_sdft.grading.number import Number
 from lightning_sdft.grading.string_answer import StringAnswer
 
 ROWS = [
@@ -140,6 +141,18 @@ def test_without_references_there_is_no_grader(write, split, sets):
         assert [(each.name, each.prior, len(each.examples)) for each in found] == [expected] * (expected is not None)
         assert not any(each.graders for each in found)
         assert all(example.demonstration and example.reference is None for each in found for example in each.examples)
+
+
+def test_a_reference_that_the_grader_cannot_use_is_a_bad_row(write):
+    file = write([ROWS[0], ROWS[1] | {"legs": "some"}, ROWS[2]])
+    columns = {"reference_column": "legs", "grader": Number()}
+    with pytest.raises(
+        DataError, match=r"birds.json, row 2: a reference with a number is needed, not 'some' \(data.on_b"
+    ):
+        _ = JsonDataModule(test=file, **columns).splits
+    (tested,) = JsonDataModule(test=file, on_bad_row="skip", **columns).splits.test
+    assert [example.id for example in tested.examples] == ["birds-1", "birds-3"]
+    assert len(JsonDataModule(file, **columns).splits.train) == 3
 
 
 def test_a_grader_needs_references_if_it_compares(write):

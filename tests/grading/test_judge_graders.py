@@ -57,6 +57,21 @@ def test_copies_of_graders_share_the_judge(make_judge: Any, server: ChatServer, 
     assert (strict.graded, lenient.graded) == (1, 0)
 
 
+def test_the_judge_of_ones_own_rows_is_told_the_question(make_judge: Any, server: ChatServer, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    asked = [{"prompt": "Who?"}, {"prompt": [*turns, {"role": "user", "content": "Who?"}]}]
+    rows.write_text(json.dumps([{**each, "key": "Ada"} for each in asked]))
+    grader = JudgedAnswer(make_judge(folder=None))
+    (tested,) = JsonDataModule(test=str(rows), reference_column="key", grader=grader).splits.test
+    assert [each.reference for each in tested.examples] == [{"question": "Who?", "answer": "Ada"}] * 2
+    tested.check_references()
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps([{**asked[0], "key": REFERENCES[0]}]))
+    (tested,) = JsonDataModule(test=str(given), reference_column="key", grader=grader).splits.test
+    assert tested.examples[0].reference == REFERENCES[0]
+
+
 def test_judge_reads_alternatives_and_numbers(make_judge: Any, server: ChatServer) -> None:
     grader = JudgedAnswer(make_judge())
     grader.grade("right", {"question": "How many?", "answer": ["a dozen", 12.0]})

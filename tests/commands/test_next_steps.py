@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tensorboard.program import TensorBoard
+from transformers import AutoModelForCausalLM
+
+from lightning_sdft.cli import entry_point
+from lightning_sdft.commands.next_steps import after_demonstrate, after_experiment, after_preflight, say
+from tests.cli_runs import config, config_file, trusted
+
+__all__ = ["config_file", "trusted"]
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command line, and return what it prints."""
+    monkeypatch.setattr("sys.argv", arguments)
+    entry_point()
+    return capsys.readouterr().out
+
+
+def commands(printed: str) -> dict[str, list[str]]:
+    """The words of the next commands, as a shell would split them, by what they are for."""
+    lines = printed.split("next:\n")[1].splitlines()
+    found = [re.split(r"  +", line.strip(), maxsplit=1) for line in lines if line.startswith("  ")]
+    return {purpose: shlex.split(command, comments=True) for purpose, command in found}
+
+
+def test_what_fit_says_comes_next_runs_as_it_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "my runs", "name": "one"}}
+    Path("run.yaml").write_text(yaml.safe_dump(config(logger=logger, max_steps=1)))
+    fit = run(["lightning-sdft", "fit", "--config", "run.yaml", "--trust", "tests"], monkeypatch, capsys)
+    (folder,) = Path("my runs/one").iterdir()
+    (checkpoint,) = [each for each in (folder / "checkpoints").iterdir() if not each.is_symlink()]
+    assert re.search(rf"written:\n  {checkpoint} \(\d+\.\d MB\)\n  {folder}/config.yaml \(\d\.\d kB\)\n", fit)
+
+    steps = commands(fit)
+    assert list(steps) == ["look", "test", "export", "serve", "chat"]
+    board = TensorBoard()
+    board.configure(steps["look"])
+    assert list(Path(board.flags.logdir).glob("events*"))
+    tested = run(steps["test"], monkeypatch, capsys)
+    assert "test/accuracy" in tested
+    assert {name: commands(tested)[name] for name in commands(tested)} == {
+        name: words for name, words in steps.items() if name != "test"
+    }
+    exported = run(steps["export"], monkeypatch, capsys)
+    assert commands(exported) == {name: steps[name] for name in ("serve", "chat")}
+    assert steps["serve"][:2] == ["transformers", "serve"]
+    AutoModelForCausalLM.from_pretrained(steps["chat"][-1])
+
+
+def test_an_adapter_is_not_served(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = ["--model.init_args.lora.rank=2", "--model.init_args.pretrained=true", "--trainer.max_steps=1"]
+    run(["lightning-sdft", "fit", "--config", str(config_file), *lora, "--trust", "tests"], monkeypatch, capsys)
+    export = ["lightning-sdft", "export", "--checkpoint", "runs/run/checkpoints/last.ckpt", "--output", "out"]
+    printed = run([*export, "--adapter=true"], monkeypatch, capsys)
+    assert "written:\n  out (" in printed
+    assert "next:" not in printed
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_preflight_goes_on_with_the_same_settings_and_what_is_proposed(
+    stop: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.yaml").write_text("x")
+    settings = ["--config", "a b.yaml", "--model.init_args.learning_rate=1e-4"]
+    own = ["--questions", "8", "--seed=3", "--output", "o.json", "--proposal=p.yaml"]
+    after_preflight(["preflight", own[0], own[1], *settings, *own[2:]], "o.json", "p.yaml", stop)
+    printed = capsys.readouterr().out
+    assert printed.startswith("written:\n  p.yaml (1 bytes)\nnext:\n")
+    purposes = {"ask again": "preflight"} if stop else {"estimate": "memory", "train": "fit"}
+    assert commands(printed) == {
+        purpose: ["lightning-sdft", name, *settings, "--config", "p.yaml"] for purpose, name in purposes.items()
+    }
+
+
+def test_after_a_verdict_to_stop_without_a_proposal_nothing_comes_next(capsys: pytest.CaptureFixture[str]) -> None:
+    after_preflight(["preflight", "--config", "a.yaml"], None, None, True)
+    assert capsys.readouterr().out == ""
+
+
+def test_demonstrations_become_a_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {kind: tmp_path / f"{kind}.jsonl" for kind in ("train", "validation", "test", "journal")}
+    row = '{"prompt": [{"role": "user", "content": "copy a b"}], "response": "a b", "reference": "a b"}\n'
+    for kind in ("train", "validation"):
+        files[kind].write_text(row * 40)
+    after_demonstrate(files)
+    steps = commands(capsys.readouterr().out)["write a config"]
+    assert "--test" not in steps
+    monkeypatch.chdir(tmp_path)
+    run([*steps, "--model", "zoo/laptop"], monkeypatch, capsys)
+    assert yaml.safe_load(Path("run.yaml").read_text())["data"]["init_args"]["validation"] == str(files["validation"])
+
+
+def test_experiments_are_looked_at_and_the_best_settings_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after_experiment(tmp_path, tmp_path / "best.yaml")
+    assert commands(capsys.readouterr().out) == {
+        "look": ["tensorboard", "--logdir", str(tmp_path)],
+        "train": ["lightning-sdft", "fit", "--config", str(tmp_path / "best.yaml")],
+    }
+
+
+def test_sizes_are_those_of_all_files_but_links(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder: Any = Path("model")
+    folder.mkdir()
+    (folder / "a").write_bytes(bytes(1500))
+    (folder / "b").symlink_to("a")
+    say([folder, Path("not there")], {})
+    assert capsys.readouterr().out == "written:\n  model (1.5 kB)\n"
