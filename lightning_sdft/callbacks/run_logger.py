@@ -48,6 +48,7 @@ class RunLogger(TensorBoardLogger):
     """
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics under the names that they are shown as."""
-        first = {GLANCE[name]: value for name, value in metrics.items() if name in GLANCE}
-        super().log_metrics({**first, **{shown_as(name): value for name, value in metrics.items()}}, step)
+        """Log metrics under the names that they are shown as, but for NaN: nothing was measured, as with HParams."""
+        measured = {name: value for name, value in metrics.items() if isinstance(value, dict) or value == value}
+        first = {GLANCE[name]: value for name, value in measured.items() if name in GLANCE}
+        super().log_metrics({**first, **{shown_as(name): value for name, value in measured.items()}}, step)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_sdft.callbacks.run_logger import RunLogger, shown_as
@@ -44,3 +46,14 @@ def test_what_a_run_is_about_comes_first_too(tmp_path: Path) -> None:
     }
     assert min(found) == "at a glance/new task"
     assert max(found) == "~details/val/accuracy_low"
+
+
+def test_curves_do_not_begin_with_what_was_not_measured(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path, name="run", version="", default_hp_metric=False)
+    logger.log_hyperparams({"rate": 0.1}, {"val/accuracy": math.nan})
+    logger.log_metrics({"val/accuracy": torch.tensor(0.5), "val/length": torch.tensor(math.nan)}, step=3)
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir).Reload()
+    assert [(point.step, point.value) for point in events.Scalars("val/accuracy")] == [(3, 0.5)]
+    assert "val/length" not in events.Tags()["scalars"]
+    assert "_hparams_/experiment" in events.summary_metadata
