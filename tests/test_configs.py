@@ -9,9 +9,10 @@ import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_sdft.commands.fit import main
-from lightning_sdft.losses import TruncatedImportance
-from lightning_sdft.modules import SDFTModule
+from lightning_sdft.losses import ForwardKL, JensenShannon, TopK, TruncatedImportance
+from lightning_sdft.modules import DistillationModule, SDFTModule
 from lightning_sdft.rollout import VLLMEngine, VLLMServer
+from lightning_sdft.teacher import BaseTeacher, CopiedTeacher
 from tests.config_runs import (
     CONFIGS,
     QUICK,
@@ -126,6 +127,28 @@ def test_a_step_on_a_gpus_precision_with_packing(in_folder: Path) -> None:
     assert cli.trainer.precision == "bf16-mixed"
     assert cli.model.packing is True
     assert cli.trainer.global_step == 1
+
+
+PRESETS = {
+    "paper": (ForwardKL(), CopiedTeacher(), 3, 1e-5),
+    "authors_code": (ForwardKL(), CopiedTeacher(), 3, 2e-5),
+    "trl": (TopK(100, JensenShannon(0.5), "student", tail=False), CopiedTeacher(), 0, 5e-5),
+    "tinker": (TopK(20), BaseTeacher(), 3, 5e-4),
+    "ms_swift": (JensenShannon(0.5), BaseTeacher(), 0, 2e-5),
+    "verl": (TopK(32), CopiedTeacher(), 0, 1e-6),
+}
+
+
+def test_every_preset_is_known() -> None:
+    assert {path.stem for path in CONFIGS.glob("preset/*.yaml")} == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_composes_with_rows_of_ones_own(name: str, in_folder: Path) -> None:
+    module = built(f"preset/{name}", "data/json", "trainer/cpu").model
+    assert isinstance(module, DistillationModule)
+    settings = (module.divergence, module.teacher_choice, module.skip_tokens, module.learning_rate)
+    assert settings == PRESETS[name]
 
 
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp2", "fsdp2_multinode"])
