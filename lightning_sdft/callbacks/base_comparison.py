@@ -55,11 +55,6 @@ class BaseComparison(Callback):
             logger.log_metrics(self.base, step=0)
         self._log_line(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the line of the base model on."""
-        if not trainer.sanity_checking:
-            self._log_line(trainer)
-
     def _log_line(self, trainer: Trainer) -> None:
         if "val/accuracy" in self.base:
             for logger in trainer.loggers:
@@ -75,9 +70,10 @@ class BaseComparison(Callback):
         self._before = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the accuracies of the model in training for its checkpoints, and the optimizer step they are of."""
+        """Draw the line of the base on; keep the accuracies for checkpoints, with the optimizer step they are of."""
         if trainer.sanity_checking:
             return
+        self._log_line(trainer)
         new = {name for name, value in trainer.callback_metrics.items() if value is not self._before.get(name)}
         self.trained = {name: value for name, value in _accuracies(trainer).items() if name in new}
         self.step = trainer.global_step

@@ -42,7 +42,7 @@ def export(
     you have written one.
 
     Args:
-        output: Folder to write, which must be empty or not exist.
+        output: Folder to write.
         checkpoint: The checkpoint file; without one, the model is written as it is (this converts a ``.gguf`` file).
         model: Model with the architecture and tokenizer; by default the one that the checkpoint was trained from.
         weights: Whose weights to write.
