@@ -37,14 +37,11 @@ BEHIND_SETTINGS = {
     "GroupLoader",
     "HeldOut",
     "MixedTeacher",
-    "Pace",
     "PolicyLM",
     "Range",
     "RecordedStep",
     "Samples",
-    "SignalEar",
     "Sweep",
-    "Work",
 }
 """Classes that get their numbers from settings with a range."""
 
