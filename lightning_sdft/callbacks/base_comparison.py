@@ -7,8 +7,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-__all__ = ["BaseComparison"]
+__all__ = ["BaseComparison", "comparison_columns", "comparison_rows"]
+
+Row = tuple[str, str, str, str, str]
 
 MEASURED = ("val/accuracy", "val/loss", "prior")
 """Beginnings of the names of all metrics in the table."""
@@ -38,6 +41,9 @@ class BaseComparison(Callback):
 
     def __init__(self) -> None:
         self.base: dict[str, float] = {}
+        self.trained: dict[str, float] = {}
+        self.step = 0
+        self._before: dict[str, Tensor] = {}
         self._table: Table | None = None
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,11 +55,6 @@ class BaseComparison(Callback):
             logger.log_metrics(self.base, step=0)
         self._log_line(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the line of the base model on."""
-        if not trainer.sanity_checking:
-            self._log_line(trainer)
-
     def _log_line(self, trainer: Trainer) -> None:
         if "val/accuracy" in self.base:
             for logger in trainer.loggers:
@@ -63,6 +64,19 @@ class BaseComparison(Callback):
         """Keep what other callbacks, such as PriorTasks, have measured of the base model when training starts."""
         if trainer.global_step == 0 and trainer.ckpt_path is None:
             self.base = _accuracies(trainer) | self.base
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what was measured before, to know what this validation measures: other callbacks leave theirs there."""
+        self._before = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the line of the base on; keep the accuracies for checkpoints, with the optimizer step they are of."""
+        if trainer.sanity_checking:
+            return
+        self._log_line(trainer)
+        new = {name for name, value in trainer.callback_metrics.items() if value is not self._before.get(name)}
+        self.trained = {name: value for name, value in _accuracies(trainer).items() if name in new}
+        self.step = trainer.global_step
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the base model with the last validation."""
@@ -77,12 +91,13 @@ class BaseComparison(Callback):
             self._table = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The base model's accuracies, which a resumed run can no longer measure."""
-        return {"base": self.base}
+        """The base model's accuracies, which a resumed run can no longer measure, and those of the last validation."""
+        return {"base": self.base, "trained": self.trained, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the base model's accuracies."""
+        """Restore the accuracies."""
         self.base = state_dict["base"]
+        self.trained, self.step = state_dict.get("trained", {}), state_dict.get("step", 0)
 
 
 def _accuracies(trainer: Trainer) -> dict[str, float]:
@@ -100,25 +115,45 @@ def comparison_table(base: dict[str, float], trained: dict[str, float], method: 
         steps: Optimizer steps taken, for the title.
     """
     table = Table(title=f"{method} after {steps} steps")
-    table.add_column("accuracy" if any(name.startswith(ACCURACIES) for name in trained) else "loss, nats per token")
-    for column in ("base", "trained", "95%", "change"):
+    first, *others = comparison_columns(trained)
+    table.add_column(first)
+    for column in others:
         table.add_column(column, justify="right")
-    for prefix, label in LABELS.items():
-        for name in (each for each in trained if each.startswith(prefix) and each not in MEANS):
-            _add_row(table, label + name.removeprefix(prefix), name, base, trained)
+    sets, means = comparison_rows(base, trained)
+    for row in sets:
+        table.add_row(*row)
     table.add_section()
-    for name, label in MEANS.items():
-        if name in trained:
-            _add_row(table, label, name, base, trained, style="bold")
+    for row in means:
+        table.add_row(*row, style="bold")
     return table
 
 
-def _add_row(
-    table: Table, label: str, name: str, base: dict[str, float], trained: dict[str, float], style: str = ""
-) -> None:
+def comparison_columns(trained: dict[str, float]) -> Row:
+    """The titles of the columns, by what was measured."""
+    graded = any(name.startswith(ACCURACIES) for name in trained)
+    return ("accuracy" if graded else "loss, nats per token", "base", "trained", "95%", "change")
+
+
+def comparison_rows(base: dict[str, float], trained: dict[str, float]) -> tuple[list[Row], list[Row]]:
+    """The cells under :func:`comparison_columns` of each evaluation set, new skills first, and of the averages.
+
+    Args:
+        base: Accuracies of the base model by metric name.
+        trained: Accuracies of the trained model.
+    """
+    sets = [
+        _row(label + name.removeprefix(prefix), name, base, trained)
+        for prefix, label in LABELS.items()
+        for name in trained
+        if name.startswith(prefix) and name not in MEANS
+    ]
+    return sets, [_row(label, name, base, trained) for name, label in MEANS.items() if name in trained]
+
+
+def _row(label: str, name: str, base: dict[str, float], trained: dict[str, float]) -> Row:
     value = trained[name]
     before, change = (f"{base[name]:.3f}", f"{value - base[name]:+.3f}") if name in base else ("-", "-")
-    table.add_row(label, before, f"{value:.3f}", _interval(trained, name), change, style=style)
+    return label, before, f"{value:.3f}", _interval(trained, name), change
 
 
 def _interval(metrics: dict[str, float], name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -58,6 +58,7 @@ class PriorTasks(Callback):
         self.batch_tokens = batch_tokens
         self._suite: PriorSuite | None = None
         self._last_step: int | None = None
+        self._latest: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the tasks, before anything expensive happens."""
@@ -86,6 +87,14 @@ class PriorTasks(Callback):
             self._evaluate(trainer, pl_module)
         self._suite = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The latest scores, and the optimizer step they are of."""
+        return self._latest
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the latest scores."""
+        self._latest = state_dict
+
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
         suite = self._suite
@@ -95,6 +104,7 @@ class PriorTasks(Callback):
             scores = suite.evaluate(policy, self.limit, self.batch_tokens)
         # All processes use the first one's scores: code that a model writes may time out in one and not in another.
         metrics = trainer.strategy.broadcast(_metrics(scores))
+        self._latest = {"step": trainer.global_step, "scores": metrics}
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         # LightningModule.log would write only at every log_every_n_steps-th step, and never after the last one.
         for logger in trainer.loggers:

@@ -116,7 +116,7 @@ class Preemption(Callback):
             time.sleep(PATIENCE)  # then the handler would have ended it
             self._say(signum, f"ended at once, with {self._last()}")
             self._kill_launched()
-            os._exit(128 + signum)
+            os.kill(os.getpid(), signal.SIGKILL)  # SIGTERM would wait for its handler
 
     def _note_stop(self, signum: int, _: FrameType | None) -> None:
         if not self._stop:

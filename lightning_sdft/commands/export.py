@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from lightning_sdft.checkpoint import load_policy
+from lightning_sdft.commands.model_card import write_card
 from lightning_sdft.commands.next_steps import after_export
 from lightning_sdft.commands.push import check_push, push_folder
 from lightning_sdft.errors import CheckpointError, SettingError
@@ -37,10 +38,11 @@ def export(
 ) -> None:
     """Write a checkpoint as a Hugging Face folder, which AutoModelForCausalLM.from_pretrained loads.
 
-    The folder is read back, and must give the logits of what was written.
+    The folder is read back, and must give the logits of what was written. ``README.md`` in it is a model card, unless
+    you have written one.
 
     Args:
-        output: Folder to write, which must be empty or not exist.
+        output: Folder to write.
         checkpoint: The checkpoint file; without one, the model is written as it is (this converts a ``.gguf`` file).
         model: Model with the architecture and tokenizer; by default the one that the checkpoint was trained from.
         weights: Whose weights to write.
@@ -72,6 +74,8 @@ def export(
         _replace(folder, unfinished)
     what = "model" if checkpoint is None else f"{weights}'s adapter" if adapter else weights
     print(f"{what} written to {output} in {dtype}")
+    if checkpoint is not None and not write_card(output, checkpoint, model, weights, dtype, adapter, push):
+        print(f"{output}/README.md is your own, and stays as it is")
     if push is not None:
         print(f"pushed to {push_folder(output, push, private)}")
     after_export(folder, adapter)

@@ -17,6 +17,7 @@ WARNINGS = [
     "Total length of `list` across ranks is zero",  # a run without evaluation
     "`ModelCheckpoint\\(monitor='val/accuracy'\\)` could not find",  # a run without evaluation
     "Checkpoint directory .* exists and is not empty",  # a run that is resumed
+    "IProgress not found",  # a notebook without ipywidgets, whose bars are text
     "The dirpath has changed from",  # a checkpoint that is evaluated, or a folder that was moved
 ]
 

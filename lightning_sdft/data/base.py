@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import warnings
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +57,10 @@ class DemonstrationDataModule(LightningDataModule):
     ) -> None:
         check_ranges(DemonstrationDataModule, locals())
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        with warnings.catch_warnings():
+            # Graders are modules; they are deleted in the next lines.
+            warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
+            self.save_hyperparameters(logger=False)
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
             del self.hparams[name]  # checkpoints are loaded with weights_only=True, which rejects other objects
         self.batch_size = batch_size

@@ -118,6 +118,36 @@ def test_sanity_check_gives_the_base_and_the_last_validation_the_trained_model(
     assert {name: float(point[name]) for name in BASE} == pytest.approx(BASE)
 
 
+def test_checkpoint_holds_the_last_validation_and_nothing_that_was_measured_before(
+    sets: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 2, "max_steps": -1}
+    comparison = BaseComparison()
+    trainer = make_trainer(callbacks=[comparison, Prior(), Spoil()], **options)
+    trainer.fit(words_module(SFTModule), datamodule=words_data(validation=sets))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]["BaseComparison"]
+    assert state["step"] == trainer.global_step == 8
+    assert {name: state["trained"][name] for name in BASE} == dict.fromkeys(BASE, 0.0)
+    assert state["trained"]["val/accuracy_high"] == 0.0
+    assert "prior/task" in state["base"]
+    assert "prior/task" not in state["trained"]
+    other = BaseComparison()
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+
+
+def test_checkpoint_before_the_first_validation_holds_the_base_alone(
+    sets: Any, words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
+) -> None:
+    comparison = BaseComparison()
+    options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_steps": 1}
+    make_trainer(callbacks=[comparison], **options).fit(words_module(SFTModule), datamodule=words_data(validation=sets))
+    state = comparison.state_dict()
+    assert (state["trained"], state["step"]) == ({}, 0)
+    assert state["base"]
+
+
 class Prior(Callback):
     """Evaluates prior tasks by itself, before and after training."""
 

@@ -86,6 +86,11 @@ def test_scores_are_logged_at_their_steps(
         assert row["prior_low/choice"] <= row["prior/choice"] <= row["prior_high/choice"]
     final = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("prior")}
     assert final == pytest.approx(values[5], abs=1e-6)
+    state = callback.state_dict()
+    assert state == {"step": 5, "scores": pytest.approx(final, abs=1e-6)}
+    other = PriorTasks(**tasks)
+    other.load_state_dict(state)
+    assert other.state_dict() == state
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tensorboard.program import TensorBoard
 from transformers import AutoModelForCausalLM
 
+from lightning_sdft.callbacks import LastCheckpoints
 from lightning_sdft.cli import entry_point
-from lightning_sdft.commands.next_steps import after_demonstrate, after_experiment, after_preflight, say
+from lightning_sdft.commands.next_steps import after_demonstrate, after_experiment, after_fit, after_preflight, say
 from tests.cli_runs import config, config_file, trusted
 
 __all__ = ["config_file", "trusted"]
@@ -126,3 +129,16 @@ def test_sizes_are_those_of_all_files_but_links(
     (folder / "b").symlink_to("a")
     say([folder, Path("not there")], {})
     assert capsys.readouterr().out == "written:\n  model (1.5 kB)\n"
+
+
+def test_the_checkpoint_with_the_best_validation_is_tested_and_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / name for name in ("best.ckpt", "last.ckpt")]
+    for path in paths:
+        path.write_text("x")
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[LastCheckpoints(), ModelCheckpoint(monitor="val/x")])
+    for callback, path in zip(trainer.checkpoint_callbacks, reversed(paths), strict=True):
+        callback.best_model_path = str(path)  # type: ignore[attr-defined]
+    after_fit(trainer)
+    assert str(paths[0]) in commands(capsys.readouterr().out)["export"]

@@ -49,5 +49,6 @@ def test_warnings_that_concern_nobody() -> None:
         warnings.simplefilter("always")
         keep_quiet()
         warnings.warn("The dirpath has changed from 'a' to 'b', therefore ...", stacklevel=1)
+        warnings.warn("IProgress not found. Please update jupyter and ipywidgets.", stacklevel=1)
         warnings.warn("Rollouts are cut.", stacklevel=1)
     assert [str(each.message) for each in found] == ["Rollouts are cut."]

@@ -1,5 +1,6 @@
 import json
 import logging
+import warnings
 from datetime import date, datetime
 from decimal import Decimal
 
@@ -239,6 +240,12 @@ def test_the_command_line_knows_all_arguments(write):
     assert datamodule.batch_size == 4
     assert "grader" not in datamodule.hparams
     assert datamodule.hparams["train"].endswith("birds.json")
+
+
+def test_a_grader_is_given_without_a_warning(write):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        JsonDataModule(write(ROWS), reference_column="legs", grader=StringAnswer())
 
 
 @pytest.mark.real
