@@ -12,6 +12,7 @@ from lightning_sdft.modules import CausalLMModule, CPTModule, SDFTModule, SFTMod
 from lightning_sdft.modules.surprise import token_losses
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Example, TokenSequence
+from tests.launch import in_processes
 from tests.modules.conftest import question
 from tests.modules.dense import log_probabilities, token_ids
 
@@ -95,3 +96,23 @@ def test_a_demonstration_over_its_budget_is_refused_in_validation_too(
     module = words_module(SFTModule, max_completion_tokens=2)
     with pytest.raises(DataError, match="its demonstration has 5 tokens, max_completion_tokens=2"):
         make_trainer().validate(module, datamodule=words_data(validation=[EvaluationSet([question(3)], {}, title="x")]))
+
+
+# Two processes
+
+
+def shared_validation(words_module: Any, words_data: Any, make_trainer: Any) -> None:
+    """Validate three demonstrations of different lengths, of which this process has two or one."""
+    module, asked = words_module(SFTModule), [question(number) for number in (20, 21, 23)]
+    trainer = make_trainer(devices=2, strategy="ddp", limit_val_batches=1.0)
+    trainer.validate(module, datamodule=words_data(validation=[EvaluationSet(asked, {}, title="mine")]), verbose=False)
+    sums = [sum(losses) for losses in (dense(module.policy, each) for each in module.demonstrations(asked))]
+    lengths = [len(each.completion) for each in module.demonstrations(asked)]
+    logged = trainer.callback_metrics["val/loss"].item()
+    assert logged == pytest.approx(sum(sums) / sum(lengths), rel=1e-4)
+    shares = [(sums[0] + sums[2]) / (lengths[0] + lengths[2]), sums[1] / lengths[1]]
+    assert logged != pytest.approx(sum(shares) / 2, rel=1e-3)  # the mean of both means
+
+
+def test_tokens_of_all_processes_count_alike(words_module: Any, words_data: Any, make_trainer: Any) -> None:
+    in_processes(2, shared_validation, words_module, words_data, make_trainer)
