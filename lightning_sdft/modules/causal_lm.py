@@ -53,7 +53,8 @@ class CausalLMModule(LightningModule):
         max_prompt_tokens: Token budget of a prompt. Prompts are never truncated.
         max_completion_tokens: Token budget of a demonstration, and the length at which answers are truncated.
         over_budget: What to do about training examples over a budget: ``error`` stops before training and names the
-            first, ``drop`` leaves them out and warns how many there were.
+            first, ``drop`` leaves them out and warns how many there were. The same goes for evaluated examples whose
+            demonstrations are over budget, where there are no references.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         attention: Attention implementation, as transformers names it; by default the best one that the model supports.
         trust_remote_code: Whether code that comes with the model may be run.
