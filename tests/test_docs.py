@@ -21,14 +21,14 @@ from lightning_sdft.errors import Refusal, SettingError
 from tests.config_runs import CONFIGS, ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-MISSING = ("run.yaml", "proposal.yaml", "runs/sweep/best.yaml", "FILE", "...")
+MISSING = ("own.yaml", "run.yaml", "proposal.yaml", "runs/sweep/best.yaml", "FILE", "...")
 """Configs that a reader has and the repository has not: they stand for a run of a small model on rows of one's own."""
 
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.*)$", re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-METRIC = re.compile(r'"((?:train|teacher|student|rollout|retention|memory|val|test)/[a-z_0-9]+)"')
+METRIC = re.compile(r'"((?:train|teacher|student|rollout|retention|memory|speed|val|test)/[a-z_0-9]+)"')
 
 
 class Parser(Exception):

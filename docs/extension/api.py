@@ -18,6 +18,7 @@ TITLES = {
     "callbacks": "Callbacks",
     "grading": "Graders",
     "chat": "Chat models",
+    "inspection": "Looking inside",
     "policy": "Policy and adapters",
     "records": "Records",
     "checkpoint": "Checkpoints",
@@ -42,8 +43,8 @@ def _page(room: str, names: list[str]) -> str:
 
 def _entry(name: str) -> str:
     found: Any = getattr(lightning_sdft, name)
-    if not inspect.isclass(found):
-        return f".. autodata:: {name}\n"
+    if inspect.isfunction(found):
+        return f".. autofunction:: {name}\n"
     return f".. autoclass:: {name}\n   :members:\n   :show-inheritance:\n"
 
 

@@ -26,7 +26,7 @@ def pages() -> dict[str, str]:
     lines = ["# Commands\n", "`lightning-sdft COMMAND --help` prints the options of a command.\n"]
     lines += ["## Commands of a run\n", RUNS, "| command | |", "|---|---|"]
     for name in SDFTCLI.subcommands():
-        lines.append(f"| `lightning-sdft {name}` | {_first(getattr(MemoryTrainer, name))} |")
+        lines.append(f"| `{name}` | {_first(getattr(MemoryTrainer, name))} |")
     lines += ["\n`--ckpt_path` takes a checkpoint, or `last`, the newest whole one of the run.\n"]
     for name, command in sorted(COMMANDS.items()):
         lines += _command(name, command)

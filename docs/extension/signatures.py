@@ -15,19 +15,22 @@ from lightning_sdft.settings import ranges
 
 __all__ = ["move_ranges", "say_ranges"]
 
-RANGES: dict[type, Mapping[str, object]] = {}
-"""The ranges of the arguments of the public classes."""
+RANGES: dict[Any, Mapping[str, object]] = {}
+"""The ranges of the arguments of the public classes and functions."""
 
 
 def move_ranges(app: Sphinx) -> None:
-    """Take the ranges out of the types of the public classes, which autodoc would write out as code.
+    """Take the ranges out of the types of public classes and functions, which autodoc would write out as code.
 
     Args:
         app: Sphinx.
     """
     public = [getattr(lightning_sdft, name) for name in lightning_sdft.__all__]
-    classes = {base for each in public for base in inspect.getmro(each) if _is_ours(base)}
-    RANGES.update({each: ranges(each) for each in classes})  # all of them before any type changes
+    classes = {base for each in filter(inspect.isclass, public) for base in inspect.getmro(each) if _is_ours(base)}
+    functions = list(filter(inspect.isfunction, public))
+    RANGES.update({each: ranges(each) for each in (*classes, *functions)})  # all of them before any type changes
+    for function in functions:
+        function.__annotations__ = _plain(function)
     for each in classes:
         own = inspect.get_annotations(each)
         each.__annotations__ = {name: hint for name, hint in _plain(each).items() if name in own}
@@ -49,7 +52,7 @@ def say_ranges(app: Sphinx, what: str, name: str, found: Any, options: Any, line
     """
     if what == "property":  # the part before a colon would be taken for a type
         lines[:1] = [lines[0].replace(": ", " -- ", 1)]
-    for argument, allowed in RANGES.get(found, {}).items() if inspect.isclass(found) else ():
+    for argument, allowed in RANGES.get(found, {}).items() if what in ("class", "function") else ():
         begin = re.compile(rf"^(\s+{argument}: )")
         lines[:] = [begin.sub(rf"\1({allowed}) ", line) for line in lines]
 
