@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
