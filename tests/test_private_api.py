@@ -45,8 +45,8 @@ def fault(path: str) -> str | None:
     except ImportError as error:
         return f"has no module {module} ({error})"
     for name in filter(None, names.split(".")):
-        if inspect.ismodule(found) and hasattr(found, "__path__") and find_spec(f"{found.__name__}.{name}") is not None:
-            import_module(f"{found.__name__}.{name}")  # a module, which may not have been imported before
+        if inspect.ismodule(found) and not hasattr(found, name) and find_spec(f"{found.__name__}.{name}") is not None:
+            import_module(f"{found.__name__}.{name}")  # a module that nothing has imported yet
         if not hasattr(found, name) and not (inspect.isclass(found) and name in members(found)):
             return f"has no {place}"
         found = getattr(found, name, None)
