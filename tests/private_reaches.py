@@ -60,7 +60,6 @@ REACHES: dict[str, dict[str, str]] = {
         "torch.utils.tensorboard:SummaryWriter._get_file_writer": "write that event into the open file",
     },
     "checkpoint/preemption.py": {
-        "os:_exit": "end at once, as a second signal asks, while the main thread computes",
         "lightning.pytorch:Trainer._signal_connector": "take the place of Lightning's handlers of signals",
         "lightning.pytorch.trainer.connectors.signal_connector:_SignalConnector._sigterm_notifier_fn(signum)": (
             "note SIGTERM, and end between two steps"

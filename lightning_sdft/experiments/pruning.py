@@ -62,8 +62,8 @@ class OptunaPruning(Callback):
         self.folder = Path(folder)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, unless this is Lightning's sanity check."""
-        if trainer.sanity_checking:
+        """Report, unless it is the sanity check, or no answers are graded, which the sweep refuses in the end."""
+        if trainer.sanity_checking or "val/accuracy" not in trainer.callback_metrics:
             return
         stop = self._report(trainer) if trainer.is_global_zero else False
         if trainer.strategy.broadcast(stop):

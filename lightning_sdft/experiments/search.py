@@ -59,7 +59,9 @@ class Sweep:
         accuracies = [each.validation_accuracy for each in found.values() if isinstance(each, Outcome)]
         known = [each for each in accuracies if each is not None]
         if len(known) < len(accuracies):
-            raise RuntimeError(f"{folders[0]}: there is no val/accuracy; give the data a validation split")
+            raise RuntimeError(
+                f"{folders[0]}: there is no val/accuracy; give the data a validation split with references"
+            )
         return mean(known)
 
     def configs(self, labels: Mapping[str, str]) -> list[Config]:

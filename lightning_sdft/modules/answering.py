@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.modules.checks import naming
 from lightning_sdft.modules.graded_sets import GradedSets
+from lightning_sdft.modules.surprise import token_losses
 from lightning_sdft.policy import Policy, Tokenizer
-from lightning_sdft.records import GREEDY, Example, Rollout
+from lightning_sdft.records import GREEDY, Example, Rollout, TokenSequence
 from lightning_sdft.rollout import generate
 
 __all__ = ["Answering"]
@@ -43,6 +44,28 @@ class Answering:
         """Answer the prompts of examples greedily."""
         encode = naming(lambda example: self.tokenizer.encode(example.prompt))
         return generate(policy, [encode(example) for example in examples], self.max_completion_tokens, GREEDY)
+
+    def evaluate(
+        self,
+        policy: Policy,
+        examples: Sequence[Example],
+        graded: GradedSets,
+        index: int,
+        demonstrations: Callable[[Sequence[Example]], Sequence[TokenSequence]],
+    ) -> dict[str, list[Rollout]]:
+        """Like :meth:`grade`, but without graders it counts the losses of the demonstrations, and nothing is answered.
+
+        Args:
+            policy: See :meth:`grade`.
+            examples: See :meth:`grade`.
+            graded: See :meth:`grade`.
+            index: See :meth:`grade`.
+            demonstrations: Makes sequences of examples, whose completions are the demonstrations.
+        """
+        if graded.grades(index):
+            return self.grade(policy, examples, graded, index)
+        graded.lose(index, token_losses(policy, demonstrations(examples)))
+        return {}
 
     def grade(
         self, policy: Policy, examples: Sequence[Example], graded: GradedSets, index: int

@@ -26,7 +26,7 @@ from lightning_sdft.modules.optimizer import adamw
 from lightning_sdft.modules.retention import Retention, RetentionLoss
 from lightning_sdft.modules.step_log import StepLog
 from lightning_sdft.modules.step_means import StepMeans
-from lightning_sdft.modules.surprise import token_losses
+from lightning_sdft.modules.surprise import demonstrated
 from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, load_tokenizer
 from lightning_sdft.policy.lora import add_adapter
@@ -45,15 +45,15 @@ class CausalLMModule(CheckpointedModule):
         pretrained: Whether to start from the model's weights; otherwise from random ones.
         lora: Train an adapter instead of the model (extra ``lora``), at about ten times the learning rate. Checkpoints
             hold only the adapter.
-        learning_rate: Peak learning rate of AdamW. Under ``bf16-true`` the weights are bfloat16, and an update below
-            1/512 of a weight rounds to nothing: 50 steps at 1e-5 change 6% of the laptop model's weights, and all under
-            ``bf16-mixed``, which keeps them in float32.
+        learning_rate: Peak learning rate of AdamW. Under ``bf16-true`` an update below 1/512 of a weight rounds to
+            nothing: 50 steps at 1e-5 change only 6% of the laptop model's weights; under ``bf16-mixed``, which keeps
+            them in float32, all.
         weight_decay: Weight decay of AdamW.
         warmup_steps: Optimizer steps of linear warm-up, after which the rate falls to 0 along a cosine.
         max_prompt_tokens: Token budget of a prompt. Prompts are never truncated.
         max_completion_tokens: Token budget of a demonstration, and the length at which answers are truncated.
         over_budget: What to do about training examples over a budget: ``error`` stops before training and names the
-            first, ``drop`` leaves them out and warns how many there were.
+            first, ``drop`` leaves them out, evaluated demonstrations too, and warns how many there were.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         attention: Attention implementation, as transformers names it; by default the best one that the model supports.
         trust_remote_code: Whether code that comes with the model may be run.
@@ -116,14 +116,11 @@ class CausalLMModule(CheckpointedModule):
         self.means = StepMeans()
         self._base: list[Policy] = []  # a list, because a policy would become a part of this module and its checkpoints
 
-    # Before training
-
     def setup(self, stage: str) -> None:
         """Take the graders from the data module and check the examples, before anything expensive happens."""
         check_strategy(self.trainer.strategy)
         checkpoints.use_checked_files(self.trainer.strategy)
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None:
+        if (datamodule := getattr(self.trainer, "datamodule", None)) is not None:
             self.graded = GradedSets(check_examples(self, datamodule, stage))
         if stage == "fit" and self.retention is not None:
             self.retain = RetentionLoss(self.retention, self.prompt_problem)
@@ -196,16 +193,11 @@ class CausalLMModule(CheckpointedModule):
 
     def demonstrations(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """Prompts with their demonstrations as completions."""
-        shown = [(each.prompt, each.demonstration) for each in examples if each.demonstration is not None]
-        prompts = self.tokenizer.encode_all([prompt for prompt, _ in shown])
-        completions = [self.tokenizer.encode_completion(demonstration) for _, demonstration in shown]
-        return list(map(TokenSequence, prompts, completions))
+        return demonstrated(self.tokenizer, examples)
 
     def training_problem(self, example: Example) -> str | None:
         """Why an example does not fit the token budgets of training, or ``None``."""
         return self.prompt_problem(example)
-
-    # Training
 
     def finish_step(
         self, batch: MicroBatch, total: Tensor, result: HeadLoss, weights: Tensor, names: dict[str, str]
@@ -249,10 +241,7 @@ class CausalLMModule(CheckpointedModule):
     def validation_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Answer greedily and grade, or take the loss of the demonstrations where there is nothing to grade by."""
         examples = checks.batch_examples(batch)
-        if self.graded.grades(dataloader_idx):
-            return self.answering.grade(self.policy, examples, self.graded, dataloader_idx)
-        self.graded.lose(dataloader_idx, token_losses(self.policy, self.demonstrations(examples)))
-        return {}
+        return self.answering.evaluate(self.policy, examples, self.graded, dataloader_idx, self.demonstrations)
 
     test_step = validation_step
 

@@ -7,6 +7,7 @@ modules, which have checked what they could.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Protocol
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -14,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError, placed
-from lightning_sdft.modules.checks import OverBudget, Problem, check_budgets, check_complete, drop_or_refuse
+from lightning_sdft.modules.checks import OverBudget, Problem, check_budgets, check_complete, drop_or_refuse, naming
 from lightning_sdft.policy import Tokenizer
 from lightning_sdft.records import Example
 
@@ -69,9 +70,9 @@ def check_examples(module: Reader, datamodule: DemonstrationDataModule, stage: s
     evaluated = splits.validation if stage in ("fit", "validate") else splits.test
     for evaluation_set in evaluated:
         check_budgets(evaluation_set.examples, module.prompt_problem)
-        if not evaluation_set.graders and stage != "predict":
-            _check_demonstrations(evaluation_set)
-            check_budgets(evaluation_set.examples, module.completion_problem)
+    if stage != "predict" and (shown := [each for each in evaluated if not each.graders]):
+        _check_demonstrations(shown, datamodule, module)
+        evaluated = datamodule.splits.validation if stage in ("fit", "validate") else datamodule.splits.test
     if stage == "fit":
         check_complete(splits.train, module.missing, type(module).__name__)
         drop_or_refuse(datamodule, module.training_problem, module.over_budget)
@@ -80,15 +81,23 @@ def check_examples(module: Reader, datamodule: DemonstrationDataModule, stage: s
     return evaluated
 
 
-def _check_demonstrations(evaluation_set: EvaluationSet) -> None:
-    """Refuse examples that can be evaluated neither by a reference nor by a demonstration."""
-    for example in evaluation_set.examples:
+def _check_demonstrations(sets: Sequence[EvaluationSet], datamodule: DemonstrationDataModule, module: Reader) -> None:
+    """Refuse examples of sets without graders that have no demonstration; leave out, or refuse, those over budget."""
+    examples = list(chain.from_iterable(each.examples for each in sets))
+    for example in examples:
         if not example.demonstration:
             raise DataError(
                 f"{example.where or f'example {example.id!r}'}: there is neither a reference to grade answers by, nor "
                 "a demonstration whose loss could be taken; give data.reference_column, or demonstrations (predict "
                 "needs neither)"
             )
+    if module.over_budget == "error":
+        check_budgets(examples, module.completion_problem)
+        return
+    over = {id(each) for each in examples if naming(module.completion_problem)(each) is not None}
+    if over:
+        datamodule.filter_evaluated(lambda example: id(example) not in over)
+        rank_zero_warn(f"left out {len(over)} of {len(examples)} evaluated examples over their token budgets")
 
 
 def leave_out_bad_rows(datamodule: DemonstrationDataModule, module: Reader, trains: bool = True) -> None:

@@ -8,14 +8,22 @@ import torch
 from torch import Tensor
 
 from lightning_sdft.losses import cross_entropy
-from lightning_sdft.policy import Policy
+from lightning_sdft.policy import Policy, Tokenizer
 from lightning_sdft.policy.inference import evaluating
-from lightning_sdft.records import TokenSequence
+from lightning_sdft.records import Example, TokenSequence
 
-__all__ = ["token_losses"]
+__all__ = ["demonstrated", "token_losses"]
 
 BATCH_TOKENS = 8192
 """Tokens read at once, padding included, unless a single sequence is longer."""
+
+
+def demonstrated(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[TokenSequence]:
+    """Prompts with their demonstrations as completions."""
+    shown = [(each.prompt, each.demonstration) for each in examples if each.demonstration is not None]
+    prompts = tokenizer.encode_all([prompt for prompt, _ in shown])
+    completions = [tokenizer.encode_completion(demonstration) for _, demonstration in shown]
+    return list(map(TokenSequence, prompts, completions))
 
 
 @torch.no_grad()

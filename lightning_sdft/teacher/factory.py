@@ -15,6 +15,7 @@ from lightning_sdft.errors import SettingError
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.adapter_view import AdapterView
 from lightning_sdft.policy.lora import LoRA
+from lightning_sdft.policy.tokenizer import pretrained_source
 from lightning_sdft.settings import Fraction, check_ranges
 from lightning_sdft.teacher.adapter import AdapterTeacher
 from lightning_sdft.teacher.base import SharedTeacher, Teacher
@@ -109,7 +110,13 @@ class CopiedTeacher(TeacherChoice):
         return FORMS[self.memory](policy)
 
     def problem(self, lora: LoRA | None, writes: bool) -> str | None:
-        """Why the ``memory`` does not work with these settings, or ``None`` if it does."""
+        """Why the ``memory`` does not work with these settings, or ``None`` if it does.
+
+        Raises:
+            PolicyError: If there is no such ``model``, before the student is loaded.
+        """
+        if self.model is not None:
+            pretrained_source(self.model)
         if self.memory != "float32" and lora is not None and self.model is None:
             return (
                 f"with lora the teacher is an adapter, and CopiedTeacher(memory={self.memory}) is for a copy of the "

@@ -8,10 +8,12 @@ import torch
 
 from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError
+from lightning_sdft.grading import ExactMatch
 from lightning_sdft.modules import CausalLMModule, CPTModule, SDFTModule, SFTModule, surprise
 from lightning_sdft.modules.surprise import token_losses
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Example, TokenSequence
+from tests.launch import in_processes
 from tests.modules.conftest import question
 from tests.modules.dense import log_probabilities, token_ids
 
@@ -89,9 +91,41 @@ def test_examples_without_anything_to_evaluate_by_are_refused_but_can_be_answere
     assert records[0]["response"]
 
 
-def test_a_demonstration_over_its_budget_is_refused_in_validation_too(
+def test_a_demonstration_over_its_budget_is_refused_or_left_out_in_validation_too(
     words_module: Callable[..., CausalLMModule], words_data: Any, make_trainer: Any
 ) -> None:
     module = words_module(SFTModule, max_completion_tokens=2)
     with pytest.raises(DataError, match="its demonstration has 5 tokens, max_completion_tokens=2"):
         make_trainer().validate(module, datamodule=words_data(validation=[EvaluationSet([question(3)], {}, title="x")]))
+    free = EvaluationSet([question(3), question(5), question(4)], {}, title="x")
+    data = words_data(validation=[free, EvaluationSet([question(3)], {"graded": ExactMatch()})])
+    module, trainer = (
+        words_module(SFTModule, max_completion_tokens=3, over_budget="drop"),
+        make_trainer(limit_val_batches=1.0),
+    )
+    with pytest.warns(UserWarning, match="left out 1 of 3 evaluated examples over their token budgets"):
+        trainer.validate(module, datamodule=data, verbose=False)
+    assert [[each.id for each in one.examples] for one in module.graded.sets] == [["5", "4"], ["3"]]
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(
+        loss(module, [question(5), question(4)]), rel=1e-4
+    )
+
+
+# Two processes
+
+
+def shared_validation(words_module: Any, words_data: Any, make_trainer: Any) -> None:
+    """Validate three demonstrations of different lengths, of which this process has two or one."""
+    module, asked = words_module(SFTModule), [question(number) for number in (20, 21, 23)]
+    trainer = make_trainer(devices=2, strategy="ddp", limit_val_batches=1.0)
+    trainer.validate(module, datamodule=words_data(validation=[EvaluationSet(asked, {}, title="mine")]), verbose=False)
+    sums = [sum(losses) for losses in (dense(module.policy, each) for each in module.demonstrations(asked))]
+    lengths = [len(each.completion) for each in module.demonstrations(asked)]
+    logged = trainer.callback_metrics["val/loss"].item()
+    assert logged == pytest.approx(sum(sums) / sum(lengths), rel=1e-4)
+    shares = [(sums[0] + sums[2]) / (lengths[0] + lengths[2]), sums[1] / lengths[1]]
+    assert logged != pytest.approx(sum(shares) / 2, rel=1e-3)  # the mean of both means
+
+
+def test_tokens_of_all_processes_count_alike(words_module: Any, words_data: Any, make_trainer: Any) -> None:
+    in_processes(2, shared_validation, words_module, words_data, make_trainer)

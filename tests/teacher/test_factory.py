@@ -12,6 +12,7 @@ import yaml
 
 from lightning_sdft import BaseTeacher, CopiedTeacher, LiveTeacher, ReinvokeModule, SDFTModule, TrustRegionTeacher
 from lightning_sdft.commands.fit import main
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import LoRA, add_adapter
 from lightning_sdft.teacher import (
@@ -114,3 +115,8 @@ def test_the_base_of_reinvocation_needs_no_class(config_file: Path) -> None:
     assert cli.model.teacher_choice == CopiedTeacher("compensated", "zoo/laptop")
     restored = ReinvokeModule.load_from_checkpoint("runs/run/checkpoints/last.ckpt")
     assert restored.teacher_choice == cli.model.teacher_choice
+
+
+def test_a_model_that_is_missing_is_refused_before_the_student_is_loaded() -> None:
+    with pytest.raises(PolicyError, match=r"there is no model in '\./nowhere'"):
+        SDFTModule(**{**MODEL, "teacher": CopiedTeacher(model="./nowhere")})

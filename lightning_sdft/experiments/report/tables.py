@@ -28,7 +28,9 @@ def comparison_table(rows: Sequence[Row], methods: Sequence[str], domains: Seque
     pairs = [(domain, method) for domain in domains for method in methods]
     unknown = [f"{method} on {domain}" for domain, method in pairs if _unvalidated(rows, domain, method)]
     if unknown:
-        lines += ["No learning rate could be chosen without `val/accuracy`; give the data a validation split"]
+        lines += [
+            "No learning rate could be chosen without `val/accuracy`; give the data a validation split with references"
+        ]
         lines += ["or the method one learning rate:", "", *(f"- {each}" for each in unknown), ""]
     failed = [row for row in rows if row.error is not None]
     if failed:
