@@ -34,8 +34,8 @@ def pages() -> dict[str, str]:
 
 
 _INTRODUCTION = """A refusal is one line that begins with `error:`, and the exit code is 2; `--debug` shows where it
-comes from. In Python each is a `Refusal` of `lightning_sdft.errors`. These are their texts, as the code has them; what
-differs from case to case is written as `...`.
+comes from. In Python each is a `Refusal` of `lightning_sdft.errors`. These are the texts that stand where an error
+is raised; what differs from case to case is written as `...`.
 """
 
 
