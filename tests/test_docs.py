@@ -30,7 +30,7 @@ LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.*)$", re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-OURS = re.compile(r"\s*(?:\w+ {2,})?lightning-sdft (.+)")  # behind a word, as in what a command prints as next
+OURS = re.compile(r"\s*(?:\w+(?: \w+)* {2,})?lightning-sdft (.+)")  # behind words, as in what a command prints as next
 METRIC = re.compile(r'"((?:train|teacher|student|rollout|retention|memory|speed|val|test)/[a-z_0-9]+)"')
 
 
