@@ -24,10 +24,13 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 MISSING = ("own.yaml", "run.yaml", "proposal.yaml", "runs/sweep/best.yaml", "FILE", "...")
 """Configs that a reader has and the repository has not: they stand for a run of a small model on rows of one's own."""
 
+CONFIG_OF_RUN = re.compile(r"runs/.*/config\.yaml")
+
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.*)$", re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OURS = re.compile(r"\s*(?:\w+ {2,})?lightning-sdft (.+)")  # behind a word, as in what a command prints as next
 METRIC = re.compile(r'"((?:train|teacher|student|rollout|retention|memory|speed|val|test)/[a-z_0-9]+)"')
 
 
@@ -56,14 +59,14 @@ def commands(text: str) -> Iterator[list[str]]:
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     lines += [code for code in CODE.findall(BLOCK.sub("", text)) if len(code.split()) > 2]
     for line in lines:
-        words = shlex.split(line.strip(), comments=True) if line.strip().startswith("lightning-sdft ") else []
-        if words:
-            yield words[1:]
+        found = OURS.match(line)
+        if found is not None:
+            yield shlex.split(found[1], comments=True)
 
 
 def parse(runs: Any, words: Sequence[str], stand_in: Path) -> None:
     """Parse a command line as the entry point does, without running it."""
-    words = [str(stand_in) if word in MISSING else word for word in words]
+    words = [str(stand_in) if word in MISSING or CONFIG_OF_RUN.fullmatch(word) else word for word in words]
     command, *rest = words
     if command in COMMANDS:
         auto_parser(COMMANDS[command], as_positional=False, parser_class=CommandParser).parse_args(rest)
