@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sdft.progress import size_text
 from lightning_sdft.storage.json_text import json_line
 from lightning_sdft.storage.lock import claim_file, release_file
 
@@ -55,7 +56,8 @@ class PredictionWriter(Callback):
         if self._file is not None:
             self._close()
             if trainer.is_global_zero:
-                print(f"predictions written to {self._file.name}")
+                size = size_text(Path(self._file.name).stat().st_size)
+                print(f"predictions written to {self._file.name} ({size})")
             self._file = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -123,7 +123,7 @@ def sizes(rows: int, separate: bool) -> Sizes:
     """
     held_out = 0 if separate else min(HELD_OUT, rows // 5)
     trained = rows - 2 * held_out
-    batch = next((each for each in (32, 16, 8, 4, 2) if trained >= 20 * each), 1)
+    batch = next((each for each in (32, 16, 8) if trained >= 20 * each), min(4, trained))
     steps = trained // batch
     epochs = min(MOST_EPOCHS, max(1, round(STEPS / max(steps, 1))))
     return Sizes(batch, epochs, round(held_out / rows, 3), steps)

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
@@ -30,7 +31,7 @@ from lightning_sdft.commands.before_fit import settle_micro_batches
 from lightning_sdft.commands.config_files import base_config
 from lightning_sdft.commands.log_config import LogConfig
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
-from lightning_sdft.commands.next_steps import after_evaluation, after_fit, after_preflight
+from lightning_sdft.commands.next_steps import after_evaluation, after_fit, after_preflight, after_signal
 from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.preflight import PreflightTrainer
 from lightning_sdft.commands.report import results_table
@@ -128,7 +129,12 @@ class SDFTCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Train, and say what was written and what comes next."""
-        self.trainer.fit(**arguments)
+        try:
+            self.trainer.fit(**arguments)
+        except SIGTERMException:
+            if self.trainer.is_global_zero:
+                after_signal(self.trainer, cast(CommandParser, self.parser).typed)
+            raise
         if self.trainer.is_global_zero:
             after_fit(self.trainer)
 

@@ -22,6 +22,7 @@ __all__ = [
     "after_export",
     "after_fit",
     "after_preflight",
+    "after_signal",
     "say",
 ]
 
@@ -62,6 +63,19 @@ def after_fit(trainer: Trainer) -> None:
     say(written, {**_look(folder), **_test(config, checkpoint), **_export(checkpoint)})
 
 
+def after_signal(trainer: Trainer, typed: Sequence[str]) -> None:
+    """Go on with a run that a signal has ended.
+
+    Args:
+        trainer: The trainer.
+        typed: The arguments of the command line.
+    """
+    settings = _without(typed, ["ckpt_path"])
+    checkpoints = _checkpoints(trainer)
+    go_on = checkpoints and settings
+    say(checkpoints, {"go on": _ours("fit", *settings, *_trust(), "--ckpt_path", "last")} if go_on else {})
+
+
 def after_evaluation(trainer: Trainer, checkpoint: str | Path | None) -> None:
     """Look at the run that was evaluated, and export what it has trained.
 
@@ -83,7 +97,7 @@ def after_preflight(typed: Sequence[str], output: str | None, proposal: str | No
     """
     files = [Path(each) for each in (output, proposal) if each is not None]
     settings = _without(typed, OWN_OPTIONS)
-    added = [] if proposal is None else ["--config", proposal]
+    added = [*([] if proposal is None else ["--config", proposal]), *_trust()]
     steps = {}
     if stop and proposal is not None:
         steps["ask again"] = _ours("preflight", *settings, *added)
@@ -137,8 +151,7 @@ def _look(folder: Path | None) -> Steps:
 def _test(config: Path | None, checkpoint: Path | None) -> Steps:
     if config is None or checkpoint is None or not config.exists():
         return {}
-    trust = [each for name in trusted() for each in ("--trust", name)]
-    return {"test": _ours("test", "--config", _shown(config), "--ckpt_path", _shown(checkpoint), *trust)}
+    return {"test": _ours("test", "--config", _shown(config), "--ckpt_path", _shown(checkpoint), *_trust())}
 
 
 def _export(checkpoint: Path | None) -> Steps:
@@ -162,6 +175,11 @@ def _ours(*arguments: str) -> str:
 
 def _command(*arguments: str) -> str:
     return shlex.join(arguments)
+
+
+def _trust() -> list[str]:
+    """What the command line has trusted."""
+    return [each for name in trusted() for each in ("--trust", name)]
 
 
 def _without(typed: Sequence[str], names: Sequence[str]) -> list[str]:

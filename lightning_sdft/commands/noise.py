@@ -7,6 +7,8 @@ import re
 import sys
 import warnings
 
+from transformers.utils.logging import disable_progress_bar
+
 __all__ = ["keep_quiet"]
 
 WARNINGS = [
@@ -15,7 +17,7 @@ WARNINGS = [
     ".* does not have many workers",  # text is read in no time
     "It is recommended to use `self.log\\(.*sync_dist=True",  # accuracies, which are the same in all processes
     "Total length of `list` across ranks is zero",  # a run without evaluation
-    "`ModelCheckpoint\\(monitor='val/accuracy'\\)` could not find",  # a run without evaluation
+    "`ModelCheckpoint\\(monitor='val/(accuracy|loss)'\\)` could not find",  # a run without evaluation
     "Checkpoint directory .* exists and is not empty",  # a run that is resumed
     "IProgress not found",  # a notebook without ipywidgets, whose bars are text
     "The dirpath has changed from",  # a checkpoint that is evaluated, or a folder that was moved
@@ -42,6 +44,8 @@ class Stderr:
 
 def keep_quiet() -> None:
     """Leave out what does not concern users, and let the lines of Lightning go where the bar is not."""
+    if not sys.stderr.isatty():  # a bar that cannot move is written again and again
+        disable_progress_bar()
     for message in WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric"):

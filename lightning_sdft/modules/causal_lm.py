@@ -46,8 +46,7 @@ class CausalLMModule(CheckpointedModule):
         lora: Train an adapter instead of the model (extra ``lora``), at about ten times the learning rate. Checkpoints
             hold only the adapter.
         learning_rate: Peak learning rate of AdamW. Under ``bf16-true`` an update below 1/512 of a weight rounds to
-            nothing: 50 steps at 1e-5 change only 6% of the laptop model's weights; under ``bf16-mixed``, which keeps
-            them in float32, all.
+            nothing: 50 steps at 1e-5 change 6% of the laptop model's weights; under ``bf16-mixed`` they change all.
         weight_decay: Weight decay of AdamW.
         warmup_steps: Optimizer steps of linear warm-up, after which the rate falls to 0 along a cosine.
         max_prompt_tokens: Token budget of a prompt. Prompts are never truncated.

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
 import pytest
 import torch
 
 from lightning_sdft.commands.card_sources import metadata
 from lightning_sdft.commands.export import export
 from lightning_sdft.commands.fit import main
+from lightning_sdft.commands.model_card import write_card
 from lightning_sdft.modules import SDFTModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
 from tests.cli_runs import config, trusted
@@ -104,6 +107,22 @@ def test_no_path_of_the_machine_and_no_text_of_the_user_gets_into_the_card(
     assert "Licence: **not stated.**" in card
     assert "Not measured, or not kept in the checkpoint." in card
     assert str(family_folder("llama").parent) not in card
+
+
+def test_base_and_data_of_the_hub_are_linked(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "models"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "data")
+    (tmp_path / "data" / "owner___rows").mkdir(parents=True)
+    about = {"lightning_sdft": {"model": "owner/base"}, "datamodule_hyper_parameters": {"train": "owner/rows"}}
+    path = changed(checkpoint, tmp_path / "hub.ckpt", **about)
+    for adapter, relation in ((False, "finetune"), (True, "adapter")):
+        assert write_card(str(tmp_path), path, None, "student", "float32", adapter, "me/model")
+        card = (tmp_path / "README.md").read_text()
+        fields = metadata(card)
+        assert (fields["base_model"], fields["base_model_relation"]) == ("owner/base", relation)
+        assert fields["datasets"] == ["owner/rows"]
+        assert "[owner/base](https://huggingface.co/owner/base), fine-tuned by" in card
+        assert f'AutoModelForCausalLM.from_pretrained("{"owner/base" if adapter else "me/model"}")' in card
 
 
 def test_scores_of_prior_tasks_stand_in_the_table_of_their_step(checkpoint: Path, tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def test_preflight_goes_on_with_the_same_settings_and_what_is_proposed(
     assert printed.startswith("written:\n  p.yaml (1 bytes)\nnext:\n")
     purposes = {"ask again": "preflight"} if stop else {"estimate": "memory", "train": "fit"}
     assert commands(printed) == {
-        purpose: ["lightning-sdft", name, *settings, "--config", "p.yaml"] for purpose, name in purposes.items()
+        purpose: ["lightning-sdft", name, *settings, "--config", "p.yaml", "--trust", "tests"]
+        for purpose, name in purposes.items()
     }
 
 
@@ -142,3 +143,23 @@ def test_the_checkpoint_with_the_best_validation_is_tested_and_exported(
         callback.best_model_path = str(path)  # type: ignore[attr-defined]
     after_fit(trainer)
     assert str(paths[0]) in commands(capsys.readouterr().out)["export"]
+
+
+def test_a_run_that_a_signal_has_ended_goes_on(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = {"class_path": "LastCheckpoints"}
+    content = yaml.safe_load(config_file.read_text())
+    content["trainer"]["callbacks"] = [*content["trainer"]["callbacks"][:2], last]
+    config_file.write_text(yaml.safe_dump(content))
+    ends = ["--trainer.callbacks+=tests.checkpoint.test_preemption.Signal", "--trainer.callbacks.signum=15"]
+    ends += ["--trainer.callbacks.hook=on_before_backward", "--trainer.callbacks.number=2"]
+    with pytest.raises(SystemExit):
+        run(["lightning-sdft", "fit", "--config", str(config_file), *ends, "--trust=tests"], monkeypatch, capsys)
+    printed = capsys.readouterr().out
+    assert "step000002.ckpt (" in printed
+    words = commands(printed)["go on"]
+    assert words[:2] + words[-2:] == ["lightning-sdft", "fit", "--ckpt_path", "last"]
+    number = words.index("--trainer.callbacks.number=2")
+    words[number] = "--trainer.callbacks.number=99"  # it would be ended again
+    assert "step000003.ckpt (" in run(words, monkeypatch, capsys)
