@@ -17,7 +17,7 @@ WIDTH = 120
 """Columns of the plain text."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """Rollouts to look at: coloured in Jupyter and in a terminal, and as plain text with ``str``.
 
@@ -28,6 +28,9 @@ class Inspection:
 
     looks: Sequence[RolloutLook]
     temperature: float
+
+    def __repr__(self) -> str:
+        return f"<Inspection of {len(self.looks)} rollouts; print() shows them>"
 
     def _repr_html_(self) -> str:
         return html.rendered(self.looks, self.temperature)

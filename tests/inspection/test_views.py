@@ -12,3 +12,4 @@ def test_shows_itself_as_text_and_as_html() -> None:
     assert "user: hello" in text
     assert "\x1b" not in text
     assert inspection._repr_html_() == rendered(inspection.looks, 0.7)
+    assert repr(inspection) == f"<Inspection of {len(inspection.looks)} rollouts; print() shows them>"
