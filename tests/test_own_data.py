@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     config = yaml.safe_load(text)
     config["model"]["init_args"] |= {**MODEL, "pretrained": True}
     config["trainer"] = {**TRAINER, "max_steps": 2, "num_sanity_val_steps": -1}
-    (folder / "own.yaml").write_text(yaml.safe_dump(config))
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
     asked: dict[str, list[dict[str, Any]]] = {
         "train.jsonl": [{"instruction": a, "input": "", "output": b} for a, b in rows(0, 16)],
         "validation.jsonl": [{"question": a, "answer": b} for a, b in rows(16, 4)],

@@ -124,8 +124,11 @@ class SDFTCLI(LightningCLI):
             raise SettingError(masked_text(f"Trainer: {error}")) from error
 
     def before_fit(self) -> None:
-        """Settle the micro-batches; Lightning calls this before training, when all is built."""
+        """Settle the micro-batches, for the config that is saved, too; Lightning calls this when all is built."""
         settle_micro_batches(self.model, self.datamodule, self._trainer_settings(self.config_init))
+        settings = self.config[self.subcommand].data.init_args
+        if "micro_batch_size" in settings:
+            settings.micro_batch_size = self.datamodule.micro_batch_size
 
     def fit(self, **arguments: Any) -> None:
         """Train, and say what was written and what comes next."""

@@ -25,8 +25,12 @@ __all__ = ["Fitting", "Room", "fitting", "in_gib", "room"]
 BUSY_TOKENS = 8192
 """Tokens of a micro-batch that keep a device busy: with more it takes more memory, and hardly less time."""
 
-MARGIN = 0.8
-"""Share of the free memory that a micro-batch is chosen for; gaps between tensors are not estimated."""
+SHARES = {True: 0.85, False: 0.6}
+"""Share of a device's memory that micro-batches are chosen for, by whether it is an accelerator.
+
+Gaps between tensors are not estimated, and a CPU has other work. What is free at the moment does not count: a run that
+goes on must choose what it chose before, to go on exactly.
+"""
 
 MEMORY, AVAILABLE = Path("/proc/meminfo"), re.compile(r"^MemAvailable: +([0-9]+) kB", re.MULTILINE)
 """Where Linux says how much memory is free."""
@@ -37,7 +41,7 @@ class Room:
     """Memory for one process, in bytes.
 
     Args:
-        free: What is free now, with what this process has already.
+        free: What is free now, with what this process has already; for several processes not known.
         total: What the device has.
     """
 
@@ -63,15 +67,13 @@ class Fitting:
 def room(accelerator: bool, processes: int) -> Room:
     """The memory that a process has for itself.
 
-    Several processes must choose the same micro-batches, so what is free now does not count among them.
-
     Args:
         accelerator: Whether each process has an accelerator of its own; otherwise they share the CPU's memory.
         processes: Number of processes that train together.
     """
     if accelerator and torch.cuda.is_available():
         free, total = map(min, zip(*map(torch.cuda.mem_get_info, range(torch.cuda.device_count())), strict=True))
-        return Room(free if processes == 1 else total, total)
+        return Room(free if processes == 1 else total, total)  # a process sees what the others have taken, or not yet
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // processes
     known = AVAILABLE.search(MEMORY.read_text()) if MEMORY.is_file() and processes == 1 else None
     return Room(total if known is None else min(total, int(known[1]) * 1024 + round(resident_memory() * 2**20)), total)
@@ -95,7 +97,8 @@ def fitting(module: CausalLMModule, datamodule: DemonstrationDataModule, plan: T
         with _micro_batches(datamodule, size):
             lengths = _lengths(module, datamodule, plan)
             found = estimate(module, plan, lengths, process)
-            if found.peak <= MARGIN * memory.free or (size == sizes[-1] and found.peak <= memory.total):
+            limit = memory.total * (1.0 if size == sizes[-1] else SHARES[plan.accelerator])
+            if found.peak <= limit:
                 return Fitting(size, found.peak, found.held["student's weights"])
     with _micro_batches(datamodule, size):
         others = remedies(module, datamodule, plan, len(lengths.evaluated), found)

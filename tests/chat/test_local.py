@@ -63,14 +63,14 @@ def test_batches_are_handed_on_one_by_one(folder: str, monkeypatch: pytest.Monke
     chat = LocalChat(folder, max_tokens=4, batch_size=2)
     heard: list[int] = []
     read: list[int] = []
-    prefill = Policy.prefill
+    prefill = Policy.prefill_each
 
-    def counted(policy: Policy, prompts: Any) -> Any:
+    def counted(policy: Policy, prompts: Any, counts: Any) -> Any:
         read.append(len(heard))
-        return prefill(policy, prompts)
+        return prefill(policy, prompts, counts)
 
     assert chat.policy  # loads it, which reads a few tokens
-    monkeypatch.setattr(Policy, "prefill", counted)
+    monkeypatch.setattr(Policy, "prefill_each", counted)
     chat.reply(ask(*PROMPTS), lambda index, text: heard.append(index))
     assert heard == [0, 1, 2, 3, 4]
     assert read == [0, 2, 4]  # replies that were there when each batch began

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lightning_sdft.commands import before_fit
 from lightning_sdft.commands.before_fit import settle_micro_batches
+from lightning_sdft.commands.fit import main
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.memory import Room
 from lightning_sdft.modules import SFTModule
@@ -73,3 +76,15 @@ def test_an_estimate_that_fails_does_not_keep_a_run_from_starting(
 
 def test_trainers_that_it_does_not_know_are_left_to_lightning(settled: Callable[..., Any]) -> None:
     assert settled(strategy="unheard of", devices=2) is None
+
+
+def test_what_is_chosen_stands_in_the_config_that_the_run_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lightning-sdft"])
+    monkeypatch.setattr(before_fit, "SMALL", 0)
+    options = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
+    main(["fit", "--config", "laptop_sft", "--data.init_args.batch_size=8", *options])
+    (config,) = tmp_path.rglob("config.yaml")
+    assert yaml.safe_load(config.read_text())["data"]["init_args"]["micro_batch_size"] == 8

@@ -50,7 +50,7 @@ def changed(checkpoint: Path, path: Path, **changes: Any) -> str:
 
 
 def written(folder: Path, checkpoint: Path | str, **arguments: Any) -> str:
-    export(str(folder), str(checkpoint), **arguments)
+    export(str(folder), str(checkpoint), overwrite=True, **arguments)
     return (folder / "README.md").read_text()
 
 

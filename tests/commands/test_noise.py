@@ -15,20 +15,16 @@ from lightning_sdft.commands.noise import keep_quiet
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """Quiet for one test."""
-    handlers = [
-        each
-        for name in ("lightning.pytorch", "lightning.fabric")
-        for each in logging.getLogger(name).handlers
-        if type(each) is logging.StreamHandler
-    ]
-    streams = [each.stream for each in handlers]
+    """Quiet for one test, with the handlers that Lightning makes where pytest has none of its own at its import."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [list(each.handlers) for each in loggers]
+    for each in loggers:
+        each.handlers = [logging.StreamHandler()]
     with warnings.catch_warnings():
         keep_quiet()
         yield
-    for handler, stream in zip(handlers, streams, strict=True):
-        handler.setStream(stream)
-        handler.filters.clear()
+    for each, handlers in zip(loggers, before, strict=True):
+        each.handlers = handlers
 
 
 @pytest.mark.usefixtures("quiet")
