@@ -56,9 +56,7 @@ def test_system_turn_stays_in_front_of_the_teachers_prompt(words_module: Callabl
 
 
 def test_template_must_agree_with_the_privileged_context(words_module: Callable[..., DistillationModule]) -> None:
-    with pytest.raises(
-        ValueError, match=r"=both calls for \{context\}, \{demonstration\}, \{prompt\}"
-    ):
+    with pytest.raises(ValueError, match=r"=both calls for \{context\}, \{demonstration\}, \{prompt\}"):
         words_module(DistillationModule, privileged_context="both", teacher_template=PAPER_TEMPLATE)
     with pytest.raises(ValueError, match="privileged_context=none calls for"):
         words_module(DistillationModule, teacher_template=WORDS_TEMPLATE)
