@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -53,3 +54,12 @@ def test_all_else_goes_to_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("sys.argv", ["lightning-sdft", "configs", "--about", "tool_use_sdft"])
     main()
     assert "experiment/tool_use_sdft" in capsys.readouterr().out
+
+
+def test_a_reader_who_has_read_enough_causes_no_error() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "lightning_sdft", "fit", "--help"]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (0, "")
