@@ -81,7 +81,7 @@ class Sizes:
     Args:
         batch: Prompts in an optimizer step.
         epochs: Passes through the training rows.
-        held_out: Share of the rows for validation, and the same share for the test.
+        held_out: Share of the rows for each set that is held out.
         steps: Optimizer steps of an epoch.
     """
 
@@ -111,18 +111,18 @@ def budgets(tokenizer: Tokenizer, examples: Sequence[Example], sampled: bool) ->
     return replace(found, completion=room, left_out=left_out)
 
 
-def sizes(rows: int, separate: bool) -> Sizes:
+def sizes(rows: int, sets: int) -> Sizes:
     """A batch, a number of epochs and a share of held-out rows.
 
     Args:
         rows: Number of rows.
-        separate: Whether validation and test have files of their own.
+        sets: How many sets (validation, test) are to be held out of the rows; others have files of their own.
 
     Returns:
         About a hundred steps for up to three thousand rows, and one epoch of more.
     """
-    held_out = 0 if separate else min(HELD_OUT, rows // 5)
-    trained = rows - 2 * held_out
+    held_out = min(HELD_OUT, rows // 5)
+    trained = rows - sets * held_out
     batch = next((each for each in (32, 16, 8) if trained >= 20 * each), min(4, trained))
     steps = trained // batch
     epochs = min(MOST_EPOCHS, max(1, round(STEPS / max(steps, 1))))

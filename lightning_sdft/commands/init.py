@@ -29,8 +29,8 @@ from lightning_sdft.commands.first_config import (
 from lightning_sdft.commands.fit import SDFTCLI, main
 from lightning_sdft.commands.next_steps import say
 from lightning_sdft.data.json_rows import JsonDataModule
-from lightning_sdft.data.layouts import Layout, find_layout
-from lightning_sdft.data.tables import open_rows
+from lightning_sdft.data.layouts import AUTO, Layout, find_layout
+from lightning_sdft.data.tables import Row, open_rows
 from lightning_sdft.errors import DataError, PolicyError, SettingError
 from lightning_sdft.memory import Fitting, Room, TrainerPlan, fitting, in_gib, room
 from lightning_sdft.policy import LoRA, load_tokenizer
@@ -64,6 +64,8 @@ def init(
     validation: str | None = None,
     test: str | None = None,
     keep: str | None = None,
+    prompt_column: str = AUTO,
+    demonstration_column: str = AUTO,
     output: str = "run.yaml",
     overwrite: bool = False,
 ) -> Path:
@@ -80,6 +82,8 @@ def init(
         validation: Rows evaluated during training; by default a share of the rows is held out.
         test: Rows of the test; by default a share of the rows is held out.
         keep: Rows of prompts of what the model can do and is to keep; each step holds the model to some of them.
+        prompt_column: Column of the prompts, if it is not found.
+        demonstration_column: Column of the responses to learn from, if it is not found.
         output: The YAML file to write.
         overwrite: Whether to replace a file that is there.
 
@@ -98,14 +102,14 @@ def init(
     model = model or _ask("model", "Model (folder, hub id or .gguf file): ")
     rows = open_rows(data)
     looked_at = list(islice(rows, LOOKED_AT))
-    layout = find_layout(looked_at)
+    layout = _layout(data, looked_at, prompt_column, demonstration_column)
     if layout.demonstration is None:
         raise DataError(f"{data}: {layout}; {method} learns from demonstrations, so give rows that have them")
     print(f"{data}: {len(rows)} rows; {layout}", flush=True)
     tokenizer = load_tokenizer(model)
-    examples = _examples(data)[:LOOKED_AT]
+    examples = _examples(data, layout)[:LOOKED_AT]
     lengths = budgets(tokenizer, examples, sampled=method == "sdft")
-    numbers = sizes(len(rows), separate=validation is not None or test is not None)
+    numbers = sizes(len(rows), sets=[validation, test].count(None))
     column = None if layout.is_conversation else layout.demonstration
     graded = grading(looked_at, examples, column, layout.unused)
     print(_said(lengths, graded), flush=True)
@@ -135,9 +139,17 @@ def _ask(name: str, question: str) -> str:
     return input(question).strip() or _ask(name, question)
 
 
-def _examples(data: str) -> list[Example]:
+def _layout(data: str, rows: list[Row], prompt: str, demonstration: str) -> Layout:
+    try:
+        return find_layout(rows, prompt, demonstration, setting="init")
+    except DataError as error:
+        raise DataError(f"{data}: {str(error).replace('init.', '--')}") from error
+
+
+def _examples(data: str, layout: Layout) -> list[Example]:
+    module = JsonDataModule(train=data, prompt_column=layout.prompt, demonstration_column=layout.demonstration)
     with _quietly():
-        return list(JsonDataModule(train=data).splits.train)
+        return list(module.splits.train)
 
 
 def _said(lengths: Budgets, graded: Grading | None) -> str:

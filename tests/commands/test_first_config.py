@@ -47,12 +47,12 @@ def test_own_responses_get_half_as_much_again(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("rows", [5, 40, 200, 400, 3000, 100_000])
 def test_a_run_has_about_a_hundred_steps_or_an_epoch(rows: int) -> None:
-    found = sizes(rows, separate=False)
+    found = sizes(rows, sets=2)
     held_out = round(found.held_out * rows)
     assert held_out <= min(129, rows // 5 + 1)
     assert found.steps == (rows - 2 * min(128, rows // 5)) // found.batch > 0
     assert found.epochs in {1, 10} or 60 <= found.epochs * found.steps <= 150
-    assert sizes(rows, separate=True).held_out == 0
+    assert sizes(rows, sets=0).steps == rows // sizes(rows, sets=0).batch
 
 
 def test_a_column_that_is_in_the_demonstrations_is_what_answers_are_compared_with() -> None:

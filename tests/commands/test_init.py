@@ -143,6 +143,24 @@ def test_rows_without_demonstrations_are_refused(model: str, write: Callable[...
         init(write(lambda n: {"prompt": f"question {n}"}), model)
 
 
+def test_columns_that_are_not_found_can_be_named(model: str, write: Callable[..., str]) -> None:
+    rows = write(lambda n: {"ask": f"Who gets message {n}?", "say": f"It goes to the team of number {n}, of course."})
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl: .*'ask', 'say'.* Set --prompt_column and --demonstration_column"
+    ):
+        init(rows, model)
+    data = built(init(rows, model, device="cpu", prompt_column="ask", demonstration_column="say")).datamodule
+    assert data.splits.train[0].demonstration.startswith("It goes")
+
+
+def test_a_set_without_a_file_of_its_own_is_held_out(model: str, write: Callable[..., str]) -> None:
+    rows = write(routed)
+    Path("validation.jsonl").write_text(json.dumps(routed(100)) + "\n")
+    splits = built(init(rows, model, device="cpu", validation="validation.jsonl")).datamodule.splits
+    assert [len(each.examples) for each in (*splits.validation, *splits.test)] == [1, 12]
+    assert len(splits.train) == 48
+
+
 def test_in_a_terminal_it_asks_and_elsewhere_it_says_what_is_missing(
     model: str, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
