@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import GREEDY, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import generate, generate_ways
+from lightning_sdft.rollout import generate
 from tests.conftest import END, STOP_IDS, VOCABULARY, make_model, needs_gpu
 
 MAX_TOKENS = 12
@@ -32,31 +32,6 @@ def model_logits(policy: Policy, prompt: list[int], completion: list[int]) -> Te
     with torch.no_grad():
         logits: Tensor = policy.model(input_ids=tokens, use_cache=False).logits[0, len(prompt) - 1 : -1]
     return logits
-
-
-# Several ways
-
-
-def test_each_way_completes_its_prompts_as_if_it_were_alone(policy: Policy) -> None:
-    prompts, seeds = ragged_prompts(), list(range(12))
-    ways = [(GREEDY, 12), (Sampling(temperature=0.8), 5), (Sampling(temperature=1.5), 12)]
-    together = generate_ways(policy, prompts, MAX_TOKENS, ways, seeds)
-    for (sampling, count), rollouts in zip(ways, together, strict=True):
-        alone = generate(policy, prompts[:count], MAX_TOKENS, sampling, seeds[:count])
-        assert [each.completion for each in rollouts] == [each.completion for each in alone]
-        for one, other in zip(rollouts, alone, strict=True):
-            assert one.log_probabilities == pytest.approx(other.log_probabilities, rel=1e-4, abs=1e-4)
-    assert len({str([each.completion for each in rollouts[:5]]) for rollouts in together}) == 3
-
-
-def test_several_ways_read_the_prompts_once(llama: Policy) -> None:
-    read: list[int] = []
-    count = llama.model.base_model.register_forward_pre_hook(
-        lambda model, args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
-    with count:
-        generate_ways(llama, ragged_prompts(), 1, [(GREEDY, 12), (Sampling(), 12)], list(range(12)))
-    assert sum(read) == 12
 
 
 # Greedy
