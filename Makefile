@@ -50,6 +50,7 @@ ablations: .venv/installed-dev ## Run Fig. 5, Fig. 6 and the ablations on the la
 
 stability: .venv/installed-dev ## Compare what keeps SDFT from wearing out, in 800 steps of the laptop model (about five hours on two cores).
 	$(BIN)/lightning-sdft compare --config configs/compare/laptop_stability.yaml --out runs/stability --jobs $(JOBS)
+	$(BIN)/python -m tests.stability runs/stability
 
 test-families: .venv/installed-dev ## Train and export a tiny model of each causal family of transformers, and write docs/families.md (about 5 minutes of a core).
 	$(BIN)/python -m tests.families --out docs/families.md
