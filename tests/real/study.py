@@ -2,7 +2,8 @@
 
 ``python -m tests.real.study`` takes the weights as :mod:`tests.real.smollm2` does, and rows from the real files. It
 asks ``preflight`` for a proposal, runs ``tests/real/routing.yaml``, and prints the curves: the share of
-test messages and of general questions that are answered correctly. The same command goes on where it stopped.
+test messages and of general questions that are answered correctly. The same command goes on where it stopped. With
+``--benchmarks arc_easy piqa hellaswag`` every trained model and the base are asked these as well (``table5.md``).
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ def main() -> None:
     parser.add_argument("--model", help="folder, hub id or .gguf file")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with train, test and general.jsonl")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--benchmarks", nargs="+", default=[], help="tasks of lm-eval, which are fetched from the hub")
+    parser.add_argument("--include_path", help="folder of task files of your own")
+    parser.add_argument("--limit", type=int, default=200, help="questions of each benchmark")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     OUT.mkdir(parents=True, exist_ok=True)
@@ -80,6 +84,9 @@ def main() -> None:
         config = ["--config", "configs/experiment/smollm2_routing_sdft.yaml", "--config", str(OUT / "study.yaml")]
         command("preflight", *config, "--proposal", str(proposal), "--output", str(OUT / "preflight.json"))
     compare = ["--config", "tests/real/routing.yaml", "--out", str(OUT / "compare")]
+    if arguments.benchmarks:
+        prior = {"tasks": arguments.benchmarks, "limit": arguments.limit, "include_path": arguments.include_path}
+        compare += ["--prior", json.dumps(prior)]
     command("compare", *compare, "--jobs", str(arguments.jobs))
     print(report())
 
