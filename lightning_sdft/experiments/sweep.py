@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lightning_sdft.commands.next_steps import after_experiment
 from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.build import build
+from lightning_sdft.experiments.runs.lines import RunsLines
 from lightning_sdft.experiments.runs.run import read_parts
 from lightning_sdft.experiments.search import Settings, Sweep, choices
 from lightning_sdft.settings import Count, Seed, check_ranges
@@ -77,7 +78,8 @@ def sweep(
     from lightning_sdft.experiments.trials import open_study, try_all
     from lightning_sdft.experiments.untried import Untried
 
-    task = Sweep(Path(out), read_parts(parts), choices(grid), seeds, seeded, pruning, threads, trusted())
+    settings = (Path(out), read_parts(parts), choices(grid), seeds, seeded, pruning, threads, trusted())
+    task = Sweep(*settings, lines=RunsLines())
     task.out.mkdir(parents=True, exist_ok=True)
     combinations = Untried(task.space, sampler)
     study = open_study(task, combinations)
