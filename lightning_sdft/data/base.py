@@ -100,7 +100,9 @@ class DemonstrationDataModule(LightningDataModule):
         """Load and check the data and the batch sizes before anything expensive happens."""
         if stage == "fit":
             if not self.splits.train:
-                raise DataError(f"{type(self).__name__}: the train split has no examples")
+                raise DataError(
+                    f"{type(self).__name__}: the train split has no examples; give rows to train on by data.train"
+                )
             self._tell_trainer()
 
     def teardown(self, stage: str) -> None:
