@@ -177,7 +177,8 @@ def _open_hub(source: str, split: str | None, argument: str | None) -> Sequence[
     except Exception as error:  # the hub, the network and the builders each raise their own exceptions
         raise DataError(
             f"{source}: neither a file nor a readable data set of the Hugging Face hub ({error})"
-            f"{neighbour_hint(Path(source), _is_table)}; correct the name, or download the data and give its file or folder{f' by {argument}' if argument else ''}"
+            f"{neighbour_hint(Path(source), _is_table)}; correct the name, or "
+            f"download the data and give its file or folder{f' by {argument}' if argument else ''}"
         ) from error
     return _of_split(table, source, split)
 

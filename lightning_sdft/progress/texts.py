@@ -20,13 +20,13 @@ def at_clock(seconds: float, now: datetime | None = None) -> str:
 
 
 def count_text(count: int, thing: str) -> str:
-    """A number of things, whose plural ends in ``s``.
+    """A number of things, whose plural ends in ``s`` or, behind ``ch``, in ``es``.
 
     Example:
-        >>> count_text(1, "step"), count_text(2, "step"), count_text(12_000, "training example")
-        ('1 step', '2 steps', '12,000 training examples')
+        >>> count_text(1, "step"), count_text(12_000, "step"), count_text(2, "batch")
+        ('1 step', '12,000 steps', '2 batches')
     """
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+    return f"{count:,} {thing}{'' if count == 1 else 'es' if thing.endswith('ch') else 's'}"
 
 
 def seconds_text(seconds: float) -> str:

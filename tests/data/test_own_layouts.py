@@ -167,16 +167,16 @@ def test_rows_that_differ_are_bad_rows(write: Write, good: dict[str, Any], row: 
     ("settings", "said"),
     [
         (
-            {"prompt_column": "qestion"},
-            r"data\.prompt_column=qestion: there is no such column; did you mean question\?",
+            {"prompt_column": "quest"},
+            r"data\.prompt_column=quest: there is no such column; did you mean question\?",
         ),
         (
-            {"demonstration_column": "anwser"},
-            r"data\.demonstration_column=anwser: .* did you mean answer\?; the columns",
+            {"demonstration_column": "answr"},
+            r"data\.demonstration_column=answr: .* did you mean answer\?; the columns",
         ),
         ({"prompt_column": "text"}, r"data\.prompt_column=text: there is no such column; the columns are 'question'"),
         ({"context_column": "not"}, r"own\.jsonl, row 1: no column 'not'; did you mean note\?"),
-        ({"id_column": "nome"}, r"no column 'nome'; did you mean note\?"),
+        ({"id_column": "notes"}, r"no column 'notes'; did you mean note\?"),
         ({"reference_column": "answers", "test_share": 0.5}, r"no column 'answers'; did you mean answer\?"),
     ],
 )

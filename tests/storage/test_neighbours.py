@@ -20,7 +20,7 @@ def test_a_name_that_is_close(name: str, folder: Path) -> None:
     assert hint == f"; did you mean {folder / 'rows.jsonl'}?"
 
 
-@pytest.mark.parametrize("name", ["modle", "rows.jsonl", "train.jsonl", "rows/of/mine.jsonl"])
+@pytest.mark.parametrize("name", ["models", "rows.jsonl", "train.jsonl", "rows/of/mine.jsonl"])
 def test_what_is_of_another_kind_or_not_close_is_not_meant(name: str, folder: Path) -> None:
     """However long the folders are that both are in."""
     assert neighbour_hint(folder / name, lambda each: each.suffix == ".jsonl") == ""
@@ -28,4 +28,4 @@ def test_what_is_of_another_kind_or_not_close_is_not_meant(name: str, folder: Pa
 
 def test_without_a_folder_the_present_one_is_looked_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    assert neighbour_hint(Path("mdoel"), lambda each: not each.suffix) == "; did you mean model?"
+    assert neighbour_hint(Path("mode"), lambda each: not each.suffix) == "; did you mean model?"
