@@ -21,7 +21,7 @@ from lightning_sdft.data.articles import read_articles
 from lightning_sdft.data.tables import take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.contains import plain_words
-from lightning_sdft.progress import Work
+from lightning_sdft.progress import Work, count_text
 from lightning_sdft.records import Message
 from lightning_sdft.settings import Count, Fraction, PositiveShare, Seed, check_ranges
 from lightning_sdft.storage.lock import writing
@@ -100,7 +100,8 @@ def questions(
         for kind, part in (("train", train), ("test", test)):
             rows = [{"article": name, "question": pair.question, "answer": pair.answer} for name, pair in part]
             write_rows(files[kind], rows)
-        print(f"{len(pairs.kept)} questions about {len({name for name, _ in pairs.kept})} of {len(texts)} articles")
+        about = f"{len({name for name, _ in pairs.kept})} of {count_text(len(texts), 'article')}"
+        print(f"{count_text(len(pairs.kept), 'question')} about {about}")
         print(f"  to train on: {len(train)} in {files['train']}, held out: {len(test)} in {files['test']}")
         print(f"  left out: {pairs.same} the same as another one, {pairs.similar} similar to one, {lost} not read")
         if without_pairs:

@@ -16,6 +16,7 @@ from lightning_sdft.experiments.runs.build import build
 from lightning_sdft.experiments.runs.lines import RunsLines
 from lightning_sdft.experiments.runs.run import read_parts
 from lightning_sdft.experiments.search import Settings, Sweep, choices
+from lightning_sdft.progress import count_text
 from lightning_sdft.settings import Count, Seed, check_ranges
 from lightning_sdft.storage.atomic import write_text
 from lightning_sdft.trust import trusted
@@ -95,7 +96,7 @@ def _write(study: optuna.Study, task: Sweep) -> Settings:
     best = max((trial for trial in trials if trial.state.name == "COMPLETE"), key=lambda trial: trial.value or 0.0)
     labels = {name: str(best.params[name]) for name in task.choices}
     cli = build(task.configs(labels), task.out / "best")
-    header = f"# The best of {len(trials)} trials: accuracy {best.value:.4f} on the validation split.\n"
+    header = f"# The best of {count_text(len(trials), 'trial')}: accuracy {best.value:.4f} on the validation split.\n"
     write_text(task.out / "best.yaml", header + cli.parser.dump(cli.config, skip_none=False))
     records = [
         {

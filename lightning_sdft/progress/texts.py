@@ -20,13 +20,13 @@ def at_clock(seconds: float, now: datetime | None = None) -> str:
 
 
 def count_text(count: int, thing: str) -> str:
-    """A number of things, whose plural ends in ``s`` or, behind ``ch``, in ``es``.
+    """A number of things, whose plural ends in ``s``, or in ``es`` behind ``ch`` and ``s``.
 
     Example:
-        >>> count_text(1, "step"), count_text(12_000, "step"), count_text(2, "batch")
-        ('1 step', '12,000 steps', '2 batches')
+        >>> count_text(1, "process"), count_text(12_000, "step"), count_text(2, "batch")
+        ('1 process', '12,000 steps', '2 batches')
     """
-    return f"{count:,} {thing}{'' if count == 1 else 'es' if thing.endswith('ch') else 's'}"
+    return f"{count:,} {thing}{'' if count == 1 else 'es' if thing.endswith(('ch', 's')) else 's'}"
 
 
 def seconds_text(seconds: float) -> str:
