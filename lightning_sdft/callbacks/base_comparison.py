@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from lightning_sdft.progress import count_text
+
 __all__ = ["BaseComparison", "comparison_columns", "comparison_rows"]
 
 Row = tuple[str, str, str, str, str]
@@ -114,7 +116,7 @@ def comparison_table(base: dict[str, float], trained: dict[str, float], method: 
         method: Name of the method, for the title.
         steps: Optimizer steps taken, for the title.
     """
-    table = Table(title=f"{method} after {steps} steps")
+    table = Table(title=f"{method} after {count_text(steps, 'step')}")
     first, *others = comparison_columns(trained)
     table.add_column(first)
     for column in others:

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Timer
 
 from lightning_sdft.progress import Pace, Work, at_clock, seconds_text
 
-__all__ = ["RunLines"]
+__all__ = ["RunLines", "share_done"]
 
 SHOWN = {
     "train/loss": "loss {:.3g}",
@@ -67,7 +67,7 @@ class RunLines:
             if name in trainer.callback_metrics:
                 self._sums[name] += float(trainer.callback_metrics[name])
         self._each = self._seconds / self._steps
-        if self._pace.due(self._share(trainer)):
+        if self._pace.due(share_done(trainer)):
             if self.written:
                 print(self._line(trainer), flush=True)
             self._forget()
@@ -93,20 +93,11 @@ class RunLines:
         validation = self._evaluated / self._validations if self._validations else self._sanity
         return left * self._each + (total // every - (self._step - 1) // every) * validation
 
-    def _share(self, trainer: Trainer) -> float:
-        """The share of the run that is done, by steps or by time, whichever ends it."""
-        total, timer = _total_steps(trainer), _timer(trainer)
-        by_steps = self._step / total if total else 0.0
-        if timer is None:
-            return by_steps
-        elapsed = timer.time_elapsed()
-        return max(by_steps, elapsed / (elapsed + (timer.time_remaining() or 0.0)))
-
     def _line(self, trainer: Trainer) -> str:
         left = self.seconds_left(trainer)
         total = _total_steps(trainer)
         of = "" if total is None else f" of {total}"
-        share = f" ({self._share(trainer):.0%})" if left is not None else ""
+        share = f" ({share_done(trainer):.0%})" if left is not None else ""
         parts = [SHOWN[name].format(value / self._steps) for name, value in self._sums.items()]
         parts.append(f"{seconds_text(self._each)} a step")
         if left:
@@ -148,6 +139,16 @@ class RunLines:
         if found and self.written and trainer.state.fn == "fit":
             when = "before training" if trainer.sanity_checking else f"at step {trainer.global_step}"
             print(f"validation {when}: {', '.join(found)}, {seconds_text(seconds)}", flush=True)
+
+
+def share_done(trainer: Trainer) -> float:
+    """The share of the run that is done, by steps or by time, whichever ends it."""
+    total, timer = _total_steps(trainer), _timer(trainer)
+    by_steps = trainer.global_step / total if total else 0.0
+    if timer is None:
+        return by_steps
+    elapsed = timer.time_elapsed()
+    return max(by_steps, elapsed / (elapsed + (timer.time_remaining() or 0.0)))
 
 
 def _total_steps(trainer: Trainer) -> int | None:

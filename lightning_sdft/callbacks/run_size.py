@@ -1,4 +1,4 @@
-"""How large a run is: what it trains, and the checkpoints that it will write."""
+"""How large a run is: what it trains, reads and writes, and the checkpoints that it will keep."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary
 from torch import Tensor
 
+from lightning_sdft.callbacks.run_tokens import training_line
+from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.modules import CausalLMModule
 from lightning_sdft.progress import size_text
 
 __all__ = ["RunSize", "checkpoint_size"]
@@ -19,7 +22,7 @@ ADAMW_STATES = 2
 
 
 class RunSize(ModelSummary):
-    """Says before training how many parameters are trained, and how large the checkpoints will be."""
+    """Says before training what is trained, how many tokens are read, and how large the checkpoints will be."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say it, in the first process."""
@@ -32,6 +35,10 @@ class RunSize(ModelSummary):
         beside = f", {_count(others)} beside them are not" if others else ""
         name = getattr(pl_module, "model", "")
         print(f"{type(pl_module).__name__} of {name}: {_count(trained)} parameters are trained{beside}", flush=True)
+        datamodule = getattr(trainer, "datamodule", None)
+        if isinstance(pl_module, CausalLMModule) and isinstance(datamodule, DemonstrationDataModule):
+            steps, resumed = trainer.estimated_stepping_batches, trainer.ckpt_path is not None
+            print(training_line(pl_module, datamodule, steps, resumed), flush=True)
         for folder, callbacks in _folders(trainer).items():
             sizes = [weights if each.save_weights_only else whole for each in callbacks]
             print(_line(folder, [each.save_top_k for each in callbacks], sizes), flush=True)

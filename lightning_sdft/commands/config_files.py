@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 
 from lightning_sdft.errors import SettingError, did_you_mean
+from lightning_sdft.storage.neighbours import neighbour_hint
 
 __all__ = ["base_config", "check_yaml", "config_file", "config_names", "included_files"]
 
@@ -69,9 +69,8 @@ def config_file(name: str, folder: Path = Path()) -> Path:
         raise SettingError(f"{name} is the name of several configs; give one of {', '.join(found)}")
     if path.is_dir():
         raise SettingError(f"{path} is a folder; name a config file in it")
-    beside = {each.stem: each for each in sorted(path.parent.glob("*.y*ml"))}
-    close = get_close_matches(path.stem, beside, n=1)
-    hint = f"; did you mean {beside[close[0]]}?" if close else did_you_mean(wanted, [*named, *ends])
+    beside = neighbour_hint(path, lambda each: each.suffix in (".yaml", ".yml"))
+    hint = beside or did_you_mean(wanted, [*named, *ends])
     raise SettingError(
         f"{path} does not exist, nor is it the name of a config of this package"
         f"{hint or '; `lightning-sdft configs` lists them'}"

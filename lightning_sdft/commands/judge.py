@@ -58,7 +58,7 @@ def judge(
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
     asked = Judge(chat, prompt, folder or str(source if source.is_dir() else source.parent), attempts)
-    labels = asked.labels([question for question, _ in pairs], [answer for _, answer in pairs], given)
+    labels = asked.labels([question for question, _ in pairs], [answer for _, answer in pairs], given, progress=True)
     _report(labels, asked.prompt.labels)
 
 

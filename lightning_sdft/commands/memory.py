@@ -79,6 +79,7 @@ class MemoryTrainer(PreflightTrainer, InspectTrainer):
         """
         plan = TrainerPlan.of(self.asked, processes)
         console = Console()
+        console.print(f"{model.model}: a step is rehearsed without numbers, which takes a while", highlight=False)
         try:
             by_data = lengths_by_data(model, datamodule, plan.processes)
             evaluated = len(by_data.evaluated)

@@ -21,6 +21,7 @@ from lightning_sdft.data.articles import read_articles
 from lightning_sdft.data.tables import take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.contains import plain_words
+from lightning_sdft.progress import Work, count_text
 from lightning_sdft.records import Message
 from lightning_sdft.settings import Count, Fraction, PositiveShare, Seed, check_ranges
 from lightning_sdft.storage.lock import writing
@@ -99,7 +100,8 @@ def questions(
         for kind, part in (("train", train), ("test", test)):
             rows = [{"article": name, "question": pair.question, "answer": pair.answer} for name, pair in part]
             write_rows(files[kind], rows)
-        print(f"{len(pairs.kept)} questions about {len({name for name, _ in pairs.kept})} of {len(texts)} articles")
+        about = f"{len({name for name, _ in pairs.kept})} of {count_text(len(texts), 'article')}"
+        print(f"{count_text(len(pairs.kept), 'question')} about {about}")
         print(f"  to train on: {len(train)} in {files['train']}, held out: {len(test)} in {files['test']}")
         print(f"  left out: {pairs.same} the same as another one, {pairs.similar} similar to one, {lost} not read")
         if without_pairs:
@@ -128,16 +130,19 @@ def _replies(
     first_seed = chat.seed if isinstance(chat, LocalChat) else 0
     for turn in range(rounds):
         missing = [name for name in texts if asked[name, turn] not in replies]
+        work = Work(f"questions, round {turn + 1} of {rounds}", len(missing), "replies")
 
-        def keep(index: int, reply: str, missing: list[str] = missing, turn: int = turn) -> None:
+        def keep(index: int, reply: str, missing: list[str] = missing, turn: int = turn, work: Work = work) -> None:
             name = missing[index]
             key = asked[name, turn]
             journal.append({"key": key, "article": name, "round": turn + 1, "model": chat.name, "reply": reply})
             replies[key] = reply
+            work.advance()
 
         if isinstance(chat, LocalChat):
             chat.seed = first_seed + turn  # otherwise a new process would repeat the replies of the first round
-        chat.reply([_conversation(texts[name], per_article) for name in missing], keep)
+        with work:
+            chat.reply([_conversation(texts[name], per_article) for name in missing], keep)
     return {key: replies[key] for key in asked.values() if key in replies}
 
 

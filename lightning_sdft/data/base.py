@@ -22,6 +22,7 @@ from lightning_sdft.data.groups import GroupLoader, MicroBatch
 from lightning_sdft.data.limits import whole_groups
 from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.errors import DataError
+from lightning_sdft.progress import count_text
 from lightning_sdft.records import Example
 from lightning_sdft.settings import Count, Natural, Seed, check_ranges
 from lightning_sdft.trust import trusting
@@ -100,7 +101,7 @@ class DemonstrationDataModule(LightningDataModule):
         """Load and check the data and the batch sizes before anything expensive happens."""
         if stage == "fit":
             if not self.splits.train:
-                raise DataError(f"{type(self).__name__}: the train split has no examples")
+                raise DataError(f"{type(self).__name__}: the train split has no examples; give them by data.train")
             self._tell_trainer()
 
     def teardown(self, stage: str) -> None:
@@ -197,7 +198,7 @@ class DemonstrationDataModule(LightningDataModule):
         if group_size % micro_batch_size:
             raise DataError(
                 f"data.micro_batch_size={micro_batch_size} does not divide the {group_size} prompts per optimizer step "
-                f"and process (data.batch_size={self.batch_size} on {processes} process(es))"
+                f"and process (data.batch_size={self.batch_size} on {count_text(processes, 'process')})"
             )
         return group_size
 
@@ -216,8 +217,8 @@ class DemonstrationDataModule(LightningDataModule):
         if self.trainer.accumulate_grad_batches not in (1, micro_batches):
             raise DataError(
                 f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}, but an optimizer step has "
-                f"{micro_batches} micro-batches: data.batch_size={self.batch_size} over {processes} process(es) in "
-                f"micro-batches of {micro_batch_size}. Leave trainer.accumulate_grad_batches out, or change "
+                f"{micro_batches} micro-batches: data.batch_size={self.batch_size} over "
+                f"{count_text(processes, 'process')} in micro-batches of {micro_batch_size}. Leave trainer.accumulate_grad_batches out, or change "
                 "data.micro_batch_size"
             )
         self._tell("accumulate_grad_batches", micro_batches)

@@ -16,7 +16,7 @@ from lightning_sdft.data.questions import warn_of_overlap
 from lightning_sdft.data.row_module import RowDataModule
 from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.data.tables import Row, take
-from lightning_sdft.errors import DataError
+from lightning_sdft.errors import DataError, did_you_mean
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.grading.judge import JudgedAnswer
@@ -170,7 +170,10 @@ class JsonDataModule(RowDataModule):
         if column is None or any(column in row for row in (rows if isinstance(rows, list) else islice(rows, FIRST))):
             return column is not None
         if evaluated:
-            self._without.append(f"{source}: no column {column!r}; the columns are {', '.join(map(repr, rows[0]))}")
+            hint = did_you_mean(column, rows[0])
+            self._without.append(
+                f"{source}: no column {column!r}{hint}; the columns are {', '.join(map(repr, rows[0]))}"
+            )
         return False
 
     def example(self, row: Row, where: str, name: str, trained: bool) -> Example:

@@ -13,7 +13,7 @@ from itertools import islice
 
 from lightning_sdft.data.conversations import ends_with_response
 from lightning_sdft.data.json_files import BadRow, Row
-from lightning_sdft.errors import DataError
+from lightning_sdft.errors import DataError, did_you_mean
 
 __all__ = ["AUTO", "FIRST", "Layout", "find_layout"]
 
@@ -118,6 +118,13 @@ def find_layout(
     all_read = _readable(rows) if isinstance(rows, list) else first  # a saved data set has the same columns throughout
     columns = [name for name in dict.fromkeys(name for row in all_read for name in row) if name not in taken]
     filled = [name for name in columns if 2 * sum(row.get(name) is not None for row in first) >= len(first)]
+    wanted = {"prompt_column": prompt, "demonstration_column": demonstration if needed else AUTO}
+    for argument, name in wanted.items():
+        if name not in (AUTO, None, *columns, *taken):
+            raise DataError(
+                f"{setting}.{argument}={name}: there is no such column{did_you_mean(str(name), columns)}; the columns "
+                f"are {_listed(columns)}"
+            )
     pairs = _candidates(first, [name for name in filled if name not in graded], prompt, demonstration)
     if not pairs and needed:
         pairs = _candidates(first, filled, prompt, demonstration)

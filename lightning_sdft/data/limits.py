@@ -6,7 +6,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_sdft.errors import DataError
+from lightning_sdft.errors import DataError, SettingError
+from lightning_sdft.progress import count_text
 
 __all__ = ["whole_groups"]
 
@@ -14,7 +15,8 @@ __all__ = ["whole_groups"]
 def whole_groups(trainer: Trainer, epoch: int, micro_batches: int) -> int | float:
     """What ``trainer.limit_train_batches`` must be, so that each epoch ends with a whole group.
 
-    Lightning would step at the end of the epoch on whatever part of a group was there by then.
+    Lightning would step at the end of the epoch on whatever part of a group was there by then. Validations that never
+    come are refused here, because Lightning would refuse them when the model is loaded.
 
     Args:
         trainer: The trainer.
@@ -23,7 +25,20 @@ def whole_groups(trainer: Trainer, epoch: int, micro_batches: int) -> int | floa
 
     Raises:
         DataError: If the limit cuts a group, or the trainer is to step on a changing number of micro-batches.
+        SettingError: If there are more batches between validations than in an epoch.
     """
+    limit = _limit(trainer, epoch, micro_batches)
+    batches, interval = min(epoch, limit) if isinstance(limit, int) else epoch, trainer.val_check_interval
+    if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
+        raise SettingError(
+            f"Trainer: val_check_interval={interval}, but an epoch has {count_text(batches, 'batch')}; set a smaller "
+            "one, or trainer.check_val_every_n_epoch=null to count batches through epochs"
+        )
+    return limit
+
+
+def _limit(trainer: Trainer, epoch: int, micro_batches: int) -> int | float:
+    """The same without regard to validations."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set outside of __init__
         # Lightning adds one of its own that changes nothing.
         if isinstance(callback, GradientAccumulationScheduler) and callback.going_to_accumulate_grad_batches():

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from lightning_sdft.data.csv_files import separated
 from lightning_sdft.data.json_files import BadRow, Row, json_lines, json_list, shortened
-from lightning_sdft.errors import DataError
+from lightning_sdft.errors import DataError, did_you_mean
+from lightning_sdft.storage.neighbours import neighbour_hint
 
 __all__ = ["Row", "hold_out", "open_rows", "read_rows", "take"]
 
@@ -54,8 +55,8 @@ def open_rows(source: str, split: str | None = None, argument: str | None = None
     elif path.is_file():
         rows = _read_file(path)
     elif _looks_like_path(source):
-        setting = f" given by {argument}" if argument else ""
-        raise DataError(f"{source}: no such file or folder (from {Path.cwd()}); correct the path{setting}")
+        setting, beside = f" given by {argument}" if argument else "", neighbour_hint(path, _is_table)
+        raise DataError(f"{source}: no such file or folder (from {Path.cwd()}){beside}; correct the path{setting}")
     else:
         rows = _open_hub(source, split, argument)
     if not rows:
@@ -77,8 +78,9 @@ def take(row: Row, column: str, kind: type[T], where: str) -> T:
     """
     if column not in row:
         raise DataError(
-            f"{where}: no column {column!r}; the columns are {', '.join(map(repr, row)) or 'none'}. Add it, or rename "
-            "one of these (by the data module's argument for the column, where it has one)"
+            f"{where}: no column {column!r}{did_you_mean(column, row)}; the columns are "
+            f"{', '.join(map(repr, row)) or 'none'}. Add it, or rename one of these (by the data module's argument for "
+            "the column, where it has one)"
         )
     value = row[column]
     if not isinstance(value, kind):
@@ -120,6 +122,12 @@ def hold_out(rows: Sequence[T], shares: Sequence[float], seed: int) -> list[list
 def _looks_like_path(source: str) -> bool:
     """Whether a source cannot be a hub id, which has the form ``name`` or ``owner/name``."""
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).suffix in SUFFIXES
+
+
+def _is_table(path: Path) -> bool:
+    """Whether there is a table: a file that can be read, or a folder of a saved data set."""
+    saved = ("dataset_info.json", "dataset_dict.json")
+    return path.suffix.lower() in READABLE or any((path / name).is_file() for name in saved)
 
 
 def _read_file(path: Path) -> list[Row]:
@@ -168,8 +176,9 @@ def _open_hub(source: str, split: str | None, argument: str | None) -> Sequence[
         table = datasets.load_dataset(name, configuration or None, revision=revision or None)
     except Exception as error:  # the hub, the network and the builders each raise their own exceptions
         raise DataError(
-            f"{source}: neither a file nor a readable data set of the Hugging Face hub ({error}); correct the name, "
-            f"or download the data and give its file or folder{f' by {argument}' if argument else ''}"
+            f"{source}: neither a file nor a readable data set of the Hugging Face hub ({error})"
+            f"{neighbour_hint(Path(source), _is_table)}; correct the name, or "
+            f"download the data and give its file or folder{f' by {argument}' if argument else ''}"
         ) from error
     return _of_split(table, source, split)
 

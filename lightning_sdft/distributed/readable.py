@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning_sdft.errors import CheckpointError, did_you_mean
+from lightning_sdft.errors import CheckpointError
+from lightning_sdft.storage.neighbours import neighbour_hint
 
 __all__ = ["check_checkpoint_file", "check_lightnings", "only_data", "reading"]
 
@@ -22,10 +23,8 @@ def check_checkpoint_file(path: str | Path) -> None:
     """
     path = Path(path)
     if not path.exists():
-        beside = map(str, path.parent.glob("*.ckpt"))
-        raise CheckpointError(
-            f"there is no checkpoint {str(path)!r}{did_you_mean(str(path), beside)}; give the path of one"
-        )
+        beside = neighbour_hint(path, lambda each: each.suffix == ".ckpt")
+        raise CheckpointError(f"there is no checkpoint {str(path)!r}{beside}; give the path of one")
     if path.is_file() and not zipfile.is_zipfile(path):
         raise CheckpointError(
             f"the checkpoint {str(path)!r} ({path.stat().st_size} bytes) is truncated or not a checkpoint; use an "

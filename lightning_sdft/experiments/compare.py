@@ -16,6 +16,7 @@ from lightning_sdft.experiments.report.pictures import pareto_picture, pass_at_k
 from lightning_sdft.experiments.report.results import Row, best_rate, records, write_hyperparameters
 from lightning_sdft.experiments.report.tables import comparison_table
 from lightning_sdft.experiments.runs.finished import Finished
+from lightning_sdft.experiments.runs.lines import RunsLines
 from lightning_sdft.experiments.runs.pool import Failure, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks
 from lightning_sdft.experiments.runs.starts import exported
@@ -95,13 +96,16 @@ class _Comparison:
         self.jobs = jobs
         self.threads = threads
         self.rows: list[Row] = []
+        self.lines = RunsLines(plan.size())
         self._begun: dict[Path, Variant] = {}
 
     def perform(self) -> None:
         """Perform every run as soon as those that it waits for have ended."""
         first = [BASE, *(name for name, method in self.plan.methods.items() if method.after is None)]
         folders = self._begin([variant for method in first for variant in self.plan.variants(method)])
-        perform_all(folders, self.jobs, self.threads, lambda folder, what: self._ended(self._begun[folder], what))
+        perform_all(
+            folders, self.jobs, self.threads, lambda folder, what: self._ended(self._begun[folder], what), self.lines
+        )
 
     def _begin(self, variants: Sequence[Variant]) -> list[Path]:
         """Make the folders of runs; if a run cannot start, begin the runs that waited for it as well."""
@@ -109,6 +113,7 @@ class _Comparison:
         for variant in variants:
             folder = self._make(variant)
             if isinstance(folder, Failure):
+                self.lines.leave_out()
                 folders += self._ended(variant, folder)
             else:
                 self._begun[folder] = variant

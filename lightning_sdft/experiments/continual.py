@@ -15,6 +15,7 @@ from lightning_sdft.experiments.chains import BASE_STAGE, Chain, Stage, best_cha
 from lightning_sdft.experiments.plan import BASE, Method, Plan, slug
 from lightning_sdft.experiments.report.curves import curves_picture
 from lightning_sdft.experiments.report.retention import retention_table
+from lightning_sdft.experiments.runs.lines import RunsLines
 from lightning_sdft.experiments.runs.pool import Failure, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run
 from lightning_sdft.experiments.runs.starts import exported
@@ -92,17 +93,21 @@ class _Sequences:
 
     def __post_init__(self) -> None:
         self.rows: list[Stage] = []
+        self.lines = RunsLines(len(self._chains(BASE_STAGE)) + len(self._chains(1)) * len(self.plan.domains))
         self._begun: dict[Path, tuple[Chain, int]] = {}
 
     def perform(self) -> None:
         """Perform the stages of all sequences, each as soon as the one before has ended; stage 0 is the base model."""
         first = [folder for number in (0, 1) for chain in self._chains(number) for folder in self._begin(chain, number)]
-        perform_all(first, self.jobs, self.threads, lambda folder, what: self._ended(*self._begun[folder], what))
+        perform_all(
+            first, self.jobs, self.threads, lambda folder, what: self._ended(*self._begun[folder], what), self.lines
+        )
 
     def _begin(self, chain: Chain, number: int) -> list[Path]:
         """Make the folder of a stage; where it cannot be started, neither can those that come after it."""
         start = self._start(chain, number)
         if isinstance(start, Failure):
+            self.lines.leave_out()
             return self._ended(chain, number, start)
         folder = self._folder(chain, number)
         self._run(chain, number, start).write(folder)

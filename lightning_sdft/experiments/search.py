@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.plan import slug
 from lightning_sdft.experiments.pruning import PRUNED, PRUNING, hand_over
+from lightning_sdft.experiments.runs.lines import RunsLines
 from lightning_sdft.experiments.runs.pool import Failure, perform_all
 from lightning_sdft.experiments.runs.run import Config, Outcome, Run, nested, plain
 
@@ -35,6 +36,7 @@ class Sweep:
     pruning: bool
     threads: int
     trust: Sequence[str]  # read once, because Optuna's threads do not know what is trusted
+    lines: RunsLines
 
     @property
     def space(self) -> dict[str, list[str]]:
@@ -50,7 +52,7 @@ class Sweep:
         if self.pruning:
             hand_over(trial, folders)
         found: dict[Path, Outcome | Failure] = {}
-        perform_all(folders, 1, self.threads, found.__setitem__)
+        perform_all(folders, 1, self.threads, found.__setitem__, self.lines)
         for folder, outcome in found.items():
             if isinstance(outcome, Failure):
                 raise RuntimeError(f"{folder}: {outcome}")

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from lightning_sdft.commands.next_steps import after_experiment
 from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.runs.build import build
+from lightning_sdft.experiments.runs.lines import RunsLines
 from lightning_sdft.experiments.runs.run import read_parts
 from lightning_sdft.experiments.search import Settings, Sweep, choices
+from lightning_sdft.progress import count_text
 from lightning_sdft.settings import Count, Seed, check_ranges
 from lightning_sdft.storage.atomic import write_text
 from lightning_sdft.trust import trusted
@@ -77,7 +79,8 @@ def sweep(
     from lightning_sdft.experiments.trials import open_study, try_all
     from lightning_sdft.experiments.untried import Untried
 
-    task = Sweep(Path(out), read_parts(parts), choices(grid), seeds, seeded, pruning, threads, trusted())
+    settings = (Path(out), read_parts(parts), choices(grid), seeds, seeded, pruning, threads, trusted())
+    task = Sweep(*settings, lines=RunsLines())
     task.out.mkdir(parents=True, exist_ok=True)
     combinations = Untried(task.space, sampler)
     study = open_study(task, combinations)
@@ -93,7 +96,7 @@ def _write(study: optuna.Study, task: Sweep) -> Settings:
     best = max((trial for trial in trials if trial.state.name == "COMPLETE"), key=lambda trial: trial.value or 0.0)
     labels = {name: str(best.params[name]) for name in task.choices}
     cli = build(task.configs(labels), task.out / "best")
-    header = f"# The best of {len(trials)} trials: accuracy {best.value:.4f} on the validation split.\n"
+    header = f"# The best of {count_text(len(trials), 'trial')}: accuracy {best.value:.4f} on the validation split.\n"
     write_text(task.out / "best.yaml", header + cli.parser.dump(cli.config, skip_none=False))
     records = [
         {

@@ -89,6 +89,7 @@ def try_all(study: optuna.Study, sweep: Sweep, sampler: Untried, total: int, job
             done = f"[{len(_chosen(study, *ENDED))}/{total}]"
             print(f"{done} {text(trial.user_attrs[SETTINGS])}: {_result(trial)}", flush=True)
 
+    sweep.lines.total = left() * len(sweep.seeds)
     while True:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -18,6 +18,8 @@ from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.judge_prompts import PROMPTS, JudgePrompt
 from lightning_sdft.grading.references import alternatives, text_of
 from lightning_sdft.policy import Policy
+from lightning_sdft.progress import Work
+from lightning_sdft.records import Message
 from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["Judge", "JudgedAnswer", "LocalJudge", "judged_responses", "question_and_answer"]
@@ -71,13 +73,16 @@ class Judge:
         self._kept: set[str] | None = None
         self._has_replied = False
 
-    def labels(self, questions: Sequence[str], references: Sequence[str], responses: Sequence[str]) -> list[str | None]:
+    def labels(
+        self, questions: Sequence[str], references: Sequence[str], responses: Sequence[str], progress: bool = False
+    ) -> list[str | None]:
         """Label each response.
 
         Args:
             questions: The questions.
             references: The correct answers.
             responses: The answers to judge.
+            progress: Whether to show how far it is.
 
         Returns:
             For each response one of the prompt's labels; ``None`` if there is no verdict.
@@ -94,7 +99,7 @@ class Judge:
             if not self._verdicts.keys() >= set(keys):
                 self._verdicts |= self._verdicts_on_disk(self.folder)
         known = self._verdicts.keys() | self._failed
-        self._ask({key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known})
+        self._ask({key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}, progress)
         return [self._verdicts.get(key) for key in keys]
 
     def forget_failures(self) -> None:
@@ -105,18 +110,17 @@ class Judge:
         """Return the judge itself."""
         return self
 
-    def _ask(self, prompts: Mapping[str, str]) -> None:
+    def _ask(self, prompts: Mapping[str, str], progress: bool) -> None:
         """Ask for verdicts, up to ``attempts`` times for each answer."""
         unlabelled = list(prompts)
         try:
-            for _ in range(self.attempts):
+            for attempt in range(1, self.attempts + 1):
                 if not unlabelled:
                     break
                 asked, unlabelled = unlabelled, []
-                self.chat.reply(
-                    [[{"role": "user", "content": prompts[key]}] for key in asked],
-                    partial(self._hear, asked, unlabelled),
-                )
+                conversations: list[list[Message]] = [[{"role": "user", "content": prompts[key]}] for key in asked]
+                with Work(f"judge, attempt {attempt}", len(asked), "replies", shown=progress) as work:
+                    self.chat.reply(conversations, partial(self._hear, asked, unlabelled, work))
         except ChatError as error:
             if not self._has_replied:
                 raise
@@ -132,8 +136,9 @@ class Judge:
                 "" if self.folder is None else f"; ask again by `lightning-sdft judge --responses {self.folder}`",
             )
 
-    def _hear(self, keys: Sequence[str], unlabelled: list[str], index: int, reply: str) -> None:
+    def _hear(self, keys: Sequence[str], unlabelled: list[str], work: Work, index: int, reply: str) -> None:
         """Store a reply and its label."""
+        work.advance()
         self._has_replied = True
         key, label = keys[index], self.prompt.label(reply)
         if self.folder is not None:

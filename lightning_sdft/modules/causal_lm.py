@@ -30,6 +30,7 @@ from lightning_sdft.modules.surprise import demonstrated
 from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, load_tokenizer
 from lightning_sdft.policy.lora import add_adapter
+from lightning_sdft.policy.skeleton import check_adapter_fits
 from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import generate, own_seeds
 from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
@@ -132,7 +133,9 @@ class CausalLMModule(CheckpointedModule):
                 self.shard_models(self.trainer.strategy.sharding_mesh)
 
     def load_models(self) -> None:
-        """Load the policy."""
+        """Load the policy, or refuse what does not go with it, without reading weights where that is possible."""
+        if self.lora is not None and self.pretrained:
+            check_adapter_fits(self.model, self.lora, self.trust_remote_code)
         self.policy = Policy.load(
             self.model, self.pretrained, self.attention, self.trust_remote_code, self.tokenizer, self.probing
         )

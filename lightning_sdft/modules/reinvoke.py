@@ -38,15 +38,15 @@ class ReinvokeModule(DistillationModule):
             raise SettingError("re-invocation needs the base model; give it as teacher=CopiedTeacher(model=...)")
         super().__init__(model, teacher=teacher, divergence=divergence or ReverseKL(), **kwargs)
 
-    def on_fit_start(self) -> None:
-        """Refuse a callback that would change the base model.
+    def setup(self, stage: str) -> None:
+        """Refuse a callback that would change the base model, before it is loaded.
 
         Raises:
             SettingError: If there is one.
         """
-        if any(isinstance(callback, TeacherUpdate) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+        if stage == "fit" and any(isinstance(callback, TeacherUpdate) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise SettingError(
                 "EMATeacher and GatedTeacher would move the base model towards the student, which has forgotten; "
                 "re-invocation needs the base model unchanged: take them out of trainer.callbacks"
             )
-        super().on_fit_start()
+        super().setup(stage)

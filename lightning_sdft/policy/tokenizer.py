@@ -14,12 +14,13 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from lightning_sdft import zoo
-from lightning_sdft.errors import DataError, PolicyError, did_you_mean
+from lightning_sdft.errors import DataError, PolicyError
 from lightning_sdft.policy.chat_template import ChatTemplate
 from lightning_sdft.policy.control_tokens import ControlTokens
 from lightning_sdft.policy.end_of_turn import end_of_turn, generation_config, listed_stop_ids
 from lightning_sdft.policy.model_files import explaining, hub_problem
 from lightning_sdft.records import text_problem
+from lightning_sdft.storage.neighbours import neighbour_hint
 
 __all__ = ["Tokenizer", "generation_config", "load_tokenizer", "pretrained_source", "refusing_code"]
 
@@ -223,7 +224,8 @@ def pretrained_source(name: str) -> dict[str, Any]:
     path = zoo.folder(name) if name.startswith(zoo.PREFIX) else Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise PolicyError(f"there is no GGUF file {name!r}{_beside(path)}; give the path of one")
+            beside = neighbour_hint(path, lambda each: each.suffix == ".gguf")
+            raise PolicyError(f"there is no GGUF file {name!r}{beside}; give the path of one")
         if None in (find_spec("gguf"), find_spec("accelerate")):
             raise PolicyError(f"reading {name!r} needs more packages: pip install 'lightning-sdft[gguf]'")
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
@@ -232,14 +234,10 @@ def pretrained_source(name: str) -> dict[str, Any]:
     if path.exists():
         raise PolicyError(f"{name!r} is a file; name the folder of a Hugging Face model, or a .gguf file")
     if not HUB_ID.fullmatch(name):
+        beside = neighbour_hint(path, lambda each: each.suffix == ".gguf" or (each / "config.json").is_file())
         raise PolicyError(
-            f"there is no model in {name!r}, for there is no such folder{_beside(path)}; name a Hugging Face folder, a "
+            f"there is no model in {name!r}, for there is no such folder{beside}; name a Hugging Face folder, a "
             ".gguf file, or a model of the hub (such as HuggingFaceTB/SmolLM2-135M-Instruct)"
         )
     local = {} if hub_problem() is None else {"local_files_only": True}
     return {"pretrained_model_name_or_path": name, **local}
-
-
-def _beside(path: Path) -> str:
-    """The folder or file with a similar name, if there is one in the same place."""
-    return did_you_mean(str(path), map(str, path.parent.iterdir())) if path.parent.is_dir() else ""

@@ -1,10 +1,10 @@
-"""How times and sizes are written."""
+"""How counts, times and sizes are written."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-__all__ = ["at_clock", "seconds_text", "size_text"]
+__all__ = ["at_clock", "count_text", "seconds_text", "size_text"]
 
 
 def at_clock(seconds: float, now: datetime | None = None) -> str:
@@ -17,6 +17,16 @@ def at_clock(seconds: float, now: datetime | None = None) -> str:
     now = now or datetime.now()
     then = now + timedelta(seconds=seconds)
     return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%a} {then.day} {then:%b %H:%M}"
+
+
+def count_text(count: int, thing: str) -> str:
+    """A number of things, whose plural ends in ``s``, or in ``es`` behind ``ch`` and ``s``.
+
+    Example:
+        >>> count_text(1, "process"), count_text(12_000, "step"), count_text(2, "batch")
+        ('1 process', '12,000 steps', '2 batches')
+    """
+    return f"{count:,} {thing}{'' if count == 1 else 'es' if thing.endswith(('ch', 's')) else 's'}"
 
 
 def seconds_text(seconds: float) -> str:

@@ -68,7 +68,8 @@ class Work(AbstractContextManager["Work"]):
 
     def _line(self) -> str:
         share = self.done / self.total
-        text = f"{self.what}: {self.done} of {self.total} {self.pieces} ({share:.0%})"
+        pieces = f" {self.pieces}" if self.total > 1 else ""
+        text = f"{self.what}: {self.done} of {self.total}{pieces} ({share:.0%})"
         if share >= 1:
             return text
         seconds = time.monotonic() - self._started

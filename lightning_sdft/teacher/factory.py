@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -50,6 +50,9 @@ class TeacherChoice(ABC):
     model: str | None = None
     """The model that the teacher starts from; by default it starts from the student."""
 
+    can_move: ClassVar[bool] = False
+    """Whether a callback can change the teacher's weights."""
+
     @abstractmethod
     def build(self, student: Policy, lora: LoRA | None, attention: str | None, trust_remote_code: bool) -> Teacher:
         """Build the teacher of a student.
@@ -89,6 +92,8 @@ class CopiedTeacher(TeacherChoice):
     Raises:
         SettingError: If ``memory`` is none of these.
     """
+
+    can_move: ClassVar[bool] = True
 
     memory: TeacherMemory = "float32"
     model: str | None = None

@@ -43,7 +43,7 @@ class TeacherUpdate(Callback):
         """Change the teacher, if this is a step after which it changes; called once after each optimizer step."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a second callback that would change the teacher, before anything expensive happens.
+        """Refuse a teacher that cannot follow, and a second callback that would change it, before models are loaded.
 
         Raises:
             SettingError: If there is one.
@@ -55,21 +55,27 @@ class TeacherUpdate(Callback):
                 "out of trainer.callbacks (configs/method/sdft.yaml has GatedTeacher, configs/preset/paper.yaml has "
                 "EMATeacher instead)"
             )
+        choice = getattr(pl_module, "teacher_choice", None)
+        if stage == "fit" and not hasattr(pl_module, "teacher") and not getattr(choice, "can_move", False):
+            raise self._refusal(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the module has a teacher that can follow the student.
+        """Check that the teacher, which is loaded now, can follow the student.
 
         Raises:
-            SettingError: If it has none.
+            SettingError: If it cannot.
         """
-        teacher, name = getattr(pl_module, "teacher", None), type(self).__name__
+        teacher = getattr(pl_module, "teacher", None)
         if teacher is None or not teacher.can_follow(cast(HasTeacher, pl_module).policy):
-            raise SettingError(
-                f"{name} updates a teacher that has its own copy of the student's weights to move, and "
-                f"{type(pl_module).__name__} has none; use SDFTModule with teacher=CopiedTeacher (its model, if set, "
-                "must have the student's architecture), or leave the callback out for a teacher that is live, frozen "
-                "or a trust region around a frozen reference"
-            )
+            raise self._refusal(pl_module)
+
+    def _refusal(self, module: LightningModule) -> SettingError:
+        return SettingError(
+            f"{type(self).__name__} updates a teacher that has its own copy of the student's weights to move, and "
+            f"{type(module).__name__} has none; use SDFTModule with teacher=CopiedTeacher (its model, if set, must "
+            "have the student's architecture), or leave the callback out for a teacher that is live, frozen or a trust "
+            "region around a frozen reference"
+        )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting steps here, because a module may be trained more than once."""

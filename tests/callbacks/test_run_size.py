@@ -52,7 +52,7 @@ def test_it_is_said_before_training(
     written = [LastCheckpoints(dirpath=tmp_path), ModelCheckpoint(tmp_path, save_weights_only=True, monitor="x")]
     trainer = make_trainer(callbacks=[RunSize(), *written], max_steps=1, enable_checkpointing=True)
     trainer.fit(make_module(SDFTModule), datamodule=make_data())
-    first, second = capsys.readouterr().out.splitlines()[:2]
+    first, _, second = capsys.readouterr().out.splitlines()[:3]
     assert first == "SDFTModule of zoo/laptop: 798,464 parameters are trained, 798,464 beside them are not"
     assert re.fullmatch(
         r"checkpoints: up to 3 of 12.8 MB or 6.4 MB each, 32.1 MB in all \(.* are free\), in .*", second

@@ -35,12 +35,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
 
 @pytest.fixture
 def run(server: ChatServer, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
-    """The command as it is typed; its lines."""
+    """The command as it is typed; its lines, without those about how far it is."""
 
     def run(*arguments: str, prompt: str = "knowledge") -> list[str]:
         chat = ["--chat", "Endpoint", "--chat.model", "m", "--chat.base_url", server.url, "--chat.retries", "0"]
         auto_cli(judge, args=[*arguments, *chat, "--prompt", prompt, "--attempts", "1"], as_positional=False)
-        return capsys.readouterr().out.splitlines()
+        return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("judge, attempt ")]
 
     return run
 
@@ -63,6 +63,13 @@ def predictions(tmp_path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def test_how_far_it_is_is_said(server: ChatServer, predictions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    judge(str(predictions), Endpoint("m", server.url, retries=0), "knowledge")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("judge, ")]
+    assert said[0].startswith("judge, attempt 1: 1 of 5 replies (20%), ends at ")
+    assert said[-1] == "judge, attempt 3: 1 of 1 (100%)"  # the odd one
 
 
 def test_folder_of_a_judge_that_was_down(run: Callable[..., list[str]], server: ChatServer, tmp_path: Path) -> None:

@@ -70,6 +70,15 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def test_how_far_it_is_is_said(
+    server: ChatServer, articles: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions(articles, str(tmp_path / "pairs.jsonl"), endpoint(server), rounds=2)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("questions, round 1 of 2: 1 of 3 replies (33%), ends at ")
+    assert "questions, round 2 of 2: 3 of 3 replies (100%)" in said
+
+
 def test_asks_as_published_and_writes_what_knowledge_reads(
     server: ChatServer, articles: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-from lightning_sdft.errors import DataError
+from lightning_sdft.errors import DataError, SettingError
 from lightning_sdft.modules import SFTModule
 from tests.modules.conftest import make_trainer, words_data, words_module
 
@@ -64,6 +64,18 @@ def test_epochs_end_with_a_whole_group(
     assert trainer.global_step == steps
     assert [index for _, index, _ in batches.seen] == [0, 1] * steps
     assert trainer.limit_train_batches == setting.get("limit_train_batches", 1)
+
+
+@pytest.mark.parametrize(("trainer", "batches"), [({}, 8), ({"limit_train_batches": 2}, 2), ({"max_steps": -1}, 8)])
+def test_validations_that_would_never_come_are_refused_before_a_model_is_loaded(
+    trainer: dict[str, Any], batches: int, make_trainer: Any, words_module: Any, words_data: Any
+) -> None:
+    module = words_module(SFTModule)
+    with pytest.raises(SettingError, match=f"val_check_interval=9, but an epoch has {batches} batches"):
+        make_trainer(val_check_interval=9, **trainer).fit(module, datamodule=words_data())
+    assert not hasattr(module, "policy")
+    make_trainer(val_check_interval=batches, max_epochs=1, **trainer).fit(module, datamodule=words_data())
+    make_trainer(val_check_interval=9, check_val_every_n_epoch=None, max_steps=1).fit(module, datamodule=words_data())
 
 
 def test_loader_without_a_data_module_is_refused_at_the_step_that_has_half_a_group(

@@ -161,3 +161,26 @@ def test_rows_that_differ_are_bad_rows(write: Write, good: dict[str, Any], row: 
     assert str(refused.value).count("own.jsonl") == 1
     kept = JsonDataModule(path, on_bad_row="skip").splits.train
     assert [each.id for each in kept] == ["own-1", "own-3"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"prompt_column": "quest"},
+            r"data\.prompt_column=quest: there is no such column; did you mean question\?",
+        ),
+        (
+            {"demonstration_column": "answr"},
+            r"data\.demonstration_column=answr: .* did you mean answer\?; the columns",
+        ),
+        ({"prompt_column": "text"}, r"data\.prompt_column=text: there is no such column; the columns are 'question'"),
+        ({"context_column": "not"}, r"own\.jsonl, row 1: no column 'not'; did you mean note\?"),
+        ({"id_column": "notes"}, r"no column 'notes'; did you mean note\?"),
+        ({"reference_column": "answers", "test_share": 0.5}, r"no column 'answers'; did you mean answer\?"),
+    ],
+)
+def test_column_that_is_not_there(write: Write, settings: dict[str, Any], said: str) -> None:
+    rows = [{"question": f"{number}?", "answer": f"{number}.", "note": "-"} for number in range(4)]
+    with pytest.raises(DataError, match=said):
+        JsonDataModule(write(*rows), **settings).splits  # noqa: B018  # is read when it is first needed

@@ -22,8 +22,9 @@ NOT_SETTINGS = {
     "Accepted", "Budgets", "Candidate", "Chain", "Estimate", "Fitting", "Forecast", "Gap", "Group", "Head",
     "Inspection", "Item", "Lengths", "Line", "Mean", "MicroBatch", "NonFiniteLossError", "Outcome", "Pace", "Parsed",
     "Phase", "Preflight", "PriorScore", "PriorScores", "Reading", "Rehearsal", "Remedy", "Rollout", "Room", "Row",
-    "Score", "Sign", "SignalEar", "Sizes", "SkillRetention", "Stage", "StopSignal", "TensorSum", "TokenLook",
-    "TokenSequence", "Tokenizer", "TrainerPlan", "Usage", "Variant", "Weights", "Work",
+    "RunsLines",
+    "Score", "Sign", "SignalEar", "Sizes", "SkillRetention", "Stage", "StepTokens", "StopSignal", "TensorSum",
+    "TokenLook", "TokenSequence", "Tokenizer", "TrainerPlan", "Usage", "Variant", "Weights", "Work",
 }  # fmt: skip
 """Classes whose numbers are found out or worked out, and not set by anybody."""
 

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 
 import torch
 
+from lightning_sdft.experiments.runs.lines import RunsLines
 from lightning_sdft.experiments.runs.run import Outcome
 from lightning_sdft.experiments.runs.signals import ending_runs_first, is_ending
 from lightning_sdft.settings import Count, check_ranges
@@ -28,6 +29,9 @@ ERROR = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")
 
 LONGEST_REASON = 500
 
+SECONDS_BETWEEN_LOOKS = 2.0
+"""Seconds after which it is looked how far the runs are."""
+
 
 class Failure(str):
     """Why a run did not end well."""
@@ -38,6 +42,7 @@ def perform_all(
     jobs: Count,
     threads: Count,
     done: Callable[[Path, Outcome | Failure], Iterable[Path] | None],
+    lines: RunsLines | None = None,
 ) -> None:
     """Perform the runs in folders that have no outcome yet.
 
@@ -50,11 +55,13 @@ def perform_all(
         threads: CPU threads of each run; results may depend on their number in the last bit.
         done: Called after each run, and at once for those that have an outcome already; returns folders of runs that
             waited for this one.
+        lines: Says which run begins and how far all are; by default of these folders alone.
 
     Raises:
         SettingError: If ``jobs`` or ``threads`` is not positive.
     """
     check_ranges(perform_all, locals())
+    told = RunsLines(len(folders)) if lines is None else lines
     # Each process is forked from one that has done the imports, which would cost every run several seconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning_sdft.cli"])
@@ -70,9 +77,11 @@ def perform_all(
             if is_ending():
                 return Failure("not begun, because the command was asked to end")
             process.start()
+            told.begin(folder)
             if is_ending():
                 process.terminate()
             process.join()
+            told.end(folder)
         finally:
             slots.put(slot)
         return Outcome.read(folder) or Failure(_reason(folder, process.exitcode))
@@ -88,8 +97,10 @@ def perform_all(
                     if found is None:
                         started[pool.submit(perform, folder)] = folder
                     else:
+                        told.leave_out()
                         waiting.extend(done(folder, found) or ())
-                for future in wait(started, return_when=FIRST_COMPLETED).done:
+                told.look()
+                for future in wait(started, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
                     waiting.extend(done(started.pop(future), future.result()) or ())
         except BaseException:  # such as Ctrl-C, which has ended the present runs: start no others
             pool.shutdown(wait=False, cancel_futures=True)

@@ -17,10 +17,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_sdft.checkpoint import exit_code
 from lightning_sdft.checkpoint.resume import continue_run
 from lightning_sdft.commands.noise import keep_quiet
+from lightning_sdft.commands.refusals import one_line, refusal
 from lightning_sdft.distributed.sharding import unsharded
-from lightning_sdft.errors import Refusal
 from lightning_sdft.evaluation.prior_tasks import PriorSuite
 from lightning_sdft.experiments.runs.build import build
+from lightning_sdft.experiments.runs.lines import RunShare
 from lightning_sdft.experiments.runs.run import AVERAGE, PRIOR, Config, Outcome, Run, claimed
 from lightning_sdft.modules.timing import peak_memory
 from lightning_sdft.storage.masking import masked_text
@@ -50,6 +51,7 @@ def _perform(run: Run, folder: Path) -> None:
     for index, parts in enumerate(run.evaluate_also):
         cli.datamodule.evaluate_also(build(parts, folder / "configs" / f"also-{index}").datamodule)
     trainer, module, data = cli.trainer, cli.model, cli.datamodule
+    trainer.callbacks.append(RunShare(folder))
     best: ModelCheckpoint | None = None
     if run.train:
         trainer.fit(module, datamodule=data, ckpt_path=continue_run(trainer))
@@ -111,7 +113,11 @@ if __name__ == "__main__":
     keep_quiet()
     try:
         perform(Path(sys.argv[1]))
-    except Refusal as error:
-        sys.exit(masked_text(f"error: {error}"))
     except SIGTERMException as error:
         sys.exit(exit_code(error))
+    except Exception as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        print(masked_text(f"error: {one_line(str(refused))}"), file=sys.stderr)
+        sys.exit(2)  # as the command line does
