@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_sdft.data.groups import Group, Item, MicroBatch
+from lightning_sdft.data.groups import Group, Item, MicroBatch, repeated
 from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_messages, template_fields
 from lightning_sdft.distributed.sharding import check_alike
 from lightning_sdft.errors import SettingError
@@ -28,9 +28,16 @@ from lightning_sdft.losses import (
     token_weights,
 )
 from lightning_sdft.modules.causal_lm import CausalLMModule
-from lightning_sdft.modules.rollout_source import RolloutSource, TeacherShare, continued, demonstrated, source_problem
+from lightning_sdft.modules.rollout_source import (
+    RolloutSource,
+    TeacherShare,
+    continued,
+    demonstrated,
+    say_of_rows,
+    source_problem,
+)
 from lightning_sdft.modules.skipping import check_demonstrations, check_skipped, warn_of_nothing
-from lightning_sdft.modules.step_means import mean_tokens
+from lightning_sdft.modules.step_means import DIAGNOSTICS, mean_tokens
 from lightning_sdft.modules.token_focus import focus_factors
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import InProcessEngine, RolloutEngine, generate, own_seeds, score_rollouts
@@ -39,14 +46,6 @@ from lightning_sdft.teacher import CopiedTeacher, FullTeacher, OffloadedTeacher,
 from lightning_sdft.teacher.offloaded import leave_out_of_ddp
 
 __all__ = ["DistillationModule"]
-
-DIAGNOSTICS = {
-    "kl": "teacher/kl",
-    "agreement": "teacher/agreement",
-    "teacher_entropy": "teacher/entropy",
-    "student_entropy": "student/entropy",
-}
-"""Maps each per-token diagnostic of the loss to the name under which its mean is logged."""
 
 
 class DistillationModule(CausalLMModule):
@@ -60,6 +59,8 @@ class DistillationModule(CausalLMModule):
         rollout_source: Where the completions come from: the ``student`` (on-policy) or the ``teacher`` (off-policy
             distillation) samples them, or they are each example's ``demonstration``.
         teacher_share: The share of rollouts that the teacher writes beside the student, which falls during training.
+        generations: Rollouts of each prompt in an optimizer step. Student and teacher read a prompt once for all of
+            them, where the model permits.
         divergence: The divergence to minimise: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``; ``TopK`` or
             ``Clipped`` of one of these, or ``Toward`` a target between student and teacher.
         teacher: Which model is the teacher: ``CopiedTeacher`` (default), a copy of the student as it is when training
@@ -95,6 +96,7 @@ class DistillationModule(CausalLMModule):
         model: str,
         rollout_source: RolloutSource = "student",
         teacher_share: TeacherShare | None = None,
+        generations: Count = 1,
         divergence: Divergence | None = None,
         teacher: TeacherChoice | None = None,
         privileged_context: PrivilegedContext = "none",
@@ -114,12 +116,13 @@ class DistillationModule(CausalLMModule):
         super().__init__(model, **kwargs)
         self.teacher_choice = teacher or CopiedTeacher()
         problem = self.teacher_choice.problem(self.lora, rollout_source == "teacher" or teacher_share is not None)
-        problem = problem or source_problem(rollout_source, teacher_share, engine)
+        problem = problem or source_problem(rollout_source, teacher_share, engine, generations)
         if problem is not None:
             raise SettingError(problem)
         check_skipped(skip_tokens, self.max_completion_tokens)
         self.rollout_source = rollout_source
         self.teacher_share = teacher_share
+        self.generations = generations
         self.divergence = divergence or ForwardKL()
         self.teacher_template = TEMPLATES[privileged_context] if teacher_template is None else teacher_template
         self.teacher_fields = template_fields(self.teacher_template, privileged_context)
@@ -165,32 +168,32 @@ class DistillationModule(CausalLMModule):
         tokens = mean_tokens([len(each.completion) for each in rollouts], self.device, self.skip_tokens)
         warn_of_nothing(tokens, self.skip_tokens)
         # Sorts by the teacher's sequences, which are the longer ones.
-        group.fill(list(map(Item, group.examples, student, teacher, rollouts)), tokens)
+        group.fill(list(map(Item, repeated(group.examples, self.generations), student, teacher, rollouts)), tokens)
         self.means.add_rollouts(rollouts, self.clock.seconds["rollout"])
 
     def sample(self, examples: Sequence[Example]) -> list[Rollout]:
-        """One completion per example, from ``rollout_source``."""
+        """The completions of examples from ``rollout_source``, ``generations`` of each, one example after the other."""
         if self.rollout_source == "demonstration":
             return [demonstrated(example, self.tokenizer) for example in examples]
         if self.rollout_source == "teacher":
             return self.teacher_responds(examples)
         count = 0 if self.teacher_share is None else self.teacher_share.count(len(examples), self.global_step)
-        return [*self.teacher_responds(examples[:count]), *self.respond(examples[count:])]
+        return [*self.teacher_responds(examples[:count]), *self.respond(examples[count:], self.generations)]
 
     def teacher_responds(self, examples: Sequence[Example]) -> list[Rollout]:
         """The teacher's answers to examples, shown what only it sees."""
         if not examples:
             return []
         shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
-        seeds = own_seeds(len(examples))
-        return generate(self.teacher.policy, shown, self.max_completion_tokens, self.sampling, seeds)
+        prompts, seeds = repeated(shown, self.generations), own_seeds(len(examples), self.generations)
+        return generate(self.teacher.policy, prompts, self.max_completion_tokens, self.sampling, seeds)
 
-    def respond(self, examples: Sequence[Example]) -> list[Rollout]:
-        """The student's own answers to examples, from the engine."""
+    def respond(self, examples: Sequence[Example], generations: int = 1) -> list[Rollout]:
+        """The student's own answers to examples, from the engine: so many to each, one example after the other."""
         if not examples:
             return []
-        prompts = self.tokenizer.encode_all([example.prompt for example in examples])
-        limit, seeds = self.max_completion_tokens, own_seeds(len(examples))
+        prompts = repeated(self.tokenizer.encode_all([example.prompt for example in examples]), generations)
+        limit, seeds = self.max_completion_tokens, own_seeds(len(examples), generations)
         return self.engine.generate(
             self.policy, prompts, max_tokens=limit, sampling=self.sampling, seeds=seeds, step=self.global_step
         )
@@ -263,6 +266,8 @@ class DistillationModule(CausalLMModule):
         moves = any(isinstance(callback, TeacherUpdate) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         if isinstance(self.teacher_choice, CopiedTeacher) and not moves:
             rank_zero_info("Neither EMATeacher nor GatedTeacher is among the callbacks: the teacher stays frozen.")
+        if self.generations > 1:
+            say_of_rows(self.policy, self.teacher.policy)
         with self.trainer.precision_plugin.forward_context():
             self.engine.start(self.policy, self.max_prompt_tokens + self.max_completion_tokens)
 
@@ -289,11 +294,9 @@ class DistillationModule(CausalLMModule):
         """Why an example does not fit one of the budgets, or ``None``."""
         if self.rollout_source == "demonstration" and (problem := self.completion_problem(example)) is not None:
             return problem
-        length = len(self.tokenizer.encode(self.teacher_messages(example)))
-        if length > self.max_teacher_prompt_tokens:
-            prompt = len(self.tokenizer.encode(example.prompt))
-            return (
-                f"its teacher prompt has {length} tokens ({prompt} of them the prompt itself), "
-                f"max_teacher_prompt_tokens={self.max_teacher_prompt_tokens}"
-            )
-        return super().training_problem(example)
+        length, budget = len(self.tokenizer.encode(self.teacher_messages(example))), self.max_teacher_prompt_tokens
+        if length <= budget:
+            return super().training_problem(example)
+        prompt = len(self.tokenizer.encode(example.prompt))
+        said = f"its teacher prompt has {length} tokens ({prompt} of them the prompt itself)"
+        return f"{said}, max_teacher_prompt_tokens={budget}"

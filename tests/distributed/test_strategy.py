@@ -43,7 +43,7 @@ BOTH = ("ddp", "fsdp2")
         (["fsdp2"], DFTModule, "llama", {}),
         (["fsdp2"], SDFTModule, "llama", {}),  # test_strategy_checkpoints.py has it with ddp
         (BOTH, SDFTModule, "gemma2", {"reduction": "token", "teacher": CopiedTeacher("compensated")}),
-        (BOTH, SDFTModule, "llama", {"lora": LORA, "learning_rate": 1e-2}),
+        (BOTH, SDFTModule, "llama", {"lora": LORA, "learning_rate": 1e-2, "generations": 3}),
         (["fsdp2"], SDFTModule, "gemma2", {"lora": LORA, "learning_rate": 1e-2}),
         (BOTH, SDFTModule, "llama", {"lora": WITH_HEAD, "learning_rate": 1e-2}),
         (BOTH, DistillationModule, "llama", MIXED),
