@@ -113,22 +113,22 @@ class NF4Linear(QuantizedLinear):
         """Inputs times the weight; see :meth:`QuantizedLinear.products`."""
         from bitsandbytes import matmul_4bit
 
-        if inputs.dtype == torch.float64:
-            return super().products(inputs)
-        product: Tensor = matmul_4bit(inputs, self.weight, self._state(inputs.dtype))
+        if self.in_features % BLOCK or inputs.dtype == torch.float64:
+            return super().products(inputs)  # on CPUs bitsandbytes takes rows that end within a block for others
+        product: Tensor = matmul_4bit(inputs, self.weight, self._state(inputs.dtype, self.out_features))
         return product
 
     def dequantized(self, precision: torch.dtype) -> Tensor:
         """The weight as numbers; see :meth:`QuantizedLinear.dequantized`."""
         known = precision if precision.itemsize <= torch.float32.itemsize else torch.float32
-        weight: Tensor = _functional().dequantize_4bit(self.weight, self._state(known))
-        return weight.to(precision)
+        weight: Tensor = _functional().dequantize_4bit(self.weight, self._state(known, rows=1))
+        return weight.view(self.out_features, self.in_features).to(precision)
 
-    def _state(self, precision: torch.dtype) -> Any:
-        """What bitsandbytes needs beside the bits to make numbers of a precision."""
+    def _state(self, precision: torch.dtype, rows: int) -> Any:
+        """What bitsandbytes needs beside the bits to make numbers of a precision, in so many rows."""
         make = _functional().QuantState
         second = make(self.scales, code=self.code, blocksize=SCALES, dtype=torch.float32)
-        shape = torch.Size((self.out_features, self.in_features))
+        shape = torch.Size((rows, self.out_features * self.in_features // rows))
         return make(self.absmax, shape, None, BLOCK, "nf4", precision, self.offset, second)
 
 
