@@ -82,18 +82,14 @@ def _changes(
         yield f"data.evaluation_batch_size={few}", {"evaluation_batch_size": few}, plan
     teacher: Any = getattr(module, "teacher_choice", None)
     copied = isinstance(teacher, CopiedTeacher)
+    quantizable = find_spec("bitsandbytes") is not None and plan.parts == 1
     if module.lora is None and not (copied and teacher.model) and find_spec("peft") is not None:
         of_adapter = {"teacher_choice": CopiedTeacher()} if copied else {}
         yield f"model.lora.rank={LoRA().rank}", {"lora": LoRA(), **of_adapter}, plan
-        if find_spec("bitsandbytes") is not None and plan.parts == 1:
+        if quantizable:
             settings = f"model.lora.rank={LoRA().rank} model.lora.base=nf4"
             yield settings, {"lora": LoRA(base="nf4"), **of_adapter}, plan
-    elif (
-        module.lora is not None
-        and module.lora.base == "full"
-        and find_spec("bitsandbytes") is not None
-        and plan.parts == 1
-    ):
+    elif module.lora is not None and module.lora.base == "full" and quantizable:
         yield "model.lora.base=nf4", {"lora": replace(module.lora, base="nf4")}, plan
     offloadable = copied and module.lora is None and getattr(module, "rollout_source", "") != "teacher"
     if offloadable and plan.accelerator and plan.parts == 1:
