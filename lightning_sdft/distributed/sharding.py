@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import base_layer, copied_modules
+from lightning_sdft.policy.quantized import stored_as
 
 __all__ = ["check_alike", "local_part", "shard_", "unsharded"]
 
@@ -38,7 +39,8 @@ def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = Non
         offload: Where the shards are kept between uses; by default on the device.
 
     Raises:
-        PolicyError: If the model does not say what its blocks are, or LoRA trains some of its modules in full.
+        PolicyError: If the model does not say what its blocks are, or LoRA trains some of its modules in full,
+            or its weights are quantized.
     """
     model = policy.model
     blocks = policy.blocks()
@@ -51,6 +53,11 @@ def shard_(policy: Policy, mesh: DeviceMesh, offload: OffloadPolicy | None = Non
         raise PolicyError(
             f"lora.modules_to_save={copied} cannot be sharded; leave it empty (lora.target_modules may name any linear "
             "layer or embedding), or use strategy=ddp"
+        )
+    if (stored := stored_as(model)) != "full":
+        raise PolicyError(
+            f"a model in few bits (lora.base={stored}) is not sharded over processes (fsdp2); use strategy=ddp, where "
+            "each has all of it, or lora.base=full"
         )
     tied = _tied(model)
     options: dict[str, Any] = {"mesh": mesh, **({} if offload is None else {"offload_policy": offload})}

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from lightning_sdft.modules import CausalLMModule, DistillationModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import adapter_weights
+from lightning_sdft.policy.quantized import QuantizedLinear
 from lightning_sdft.teacher import CopiedTeacher, LiveTeacher
 
 __all__ = ["Weights", "loaded"]
@@ -45,7 +46,9 @@ class Weights:
     @classmethod
     def of(cls, module: CausalLMModule) -> Weights:
         """The weights of a module that has loaded its models."""
-        student = list(module.policy.parameters())
+        layers = [each for each in module.policy.modules() if isinstance(each, QuantizedLinear)]
+        scales = [buffer for layer in layers for buffer in layer.buffers()]
+        student = [*module.policy.parameters(), *scales]
         adapters = _bytes(adapter_weights(module.policy.model).values())
         blocks = [_bytes(block.parameters()) for block in module.policy.blocks()]
         teacher: list[nn.Parameter] = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
 from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.memory.estimate import Estimate, estimate
 from lightning_sdft.memory.lengths import lengths_by_budgets
 from lightning_sdft.memory.plan import TrainerPlan
@@ -59,9 +60,10 @@ def remedies(
             with _changed(module, changes), _changed(datamodule, changes):
                 count = min(evaluated, changes.get("evaluation_batch_size", evaluated))
                 lengths = lengths_by_budgets(module, datamodule, other.processes, count)
-                peak = estimate(module, other, lengths, now.held.get("process")).peak
-            if peak < now.peak:
-                found.append(Remedy(settings, peak))
+                with suppress(PolicyError):  # a model that cannot be so, as one without linear layers to quantize
+                    peak = estimate(module, other, lengths, now.held.get("process")).peak
+                    if peak < now.peak:
+                        found.append(Remedy(settings, peak))
             work.advance()
     return sorted(found, key=lambda remedy: remedy.peak)
 
@@ -80,9 +82,15 @@ def _changes(
         yield f"data.evaluation_batch_size={few}", {"evaluation_batch_size": few}, plan
     teacher: Any = getattr(module, "teacher_choice", None)
     copied = isinstance(teacher, CopiedTeacher)
+    quantizable = find_spec("bitsandbytes") is not None and plan.parts == 1
     if module.lora is None and not (copied and teacher.model) and find_spec("peft") is not None:
         of_adapter = {"teacher_choice": CopiedTeacher()} if copied else {}
         yield f"model.lora.rank={LoRA().rank}", {"lora": LoRA(), **of_adapter}, plan
+        if quantizable:
+            settings = f"model.lora.rank={LoRA().rank} model.lora.base=nf4"
+            yield settings, {"lora": LoRA(base="nf4"), **of_adapter}, plan
+    elif module.lora is not None and module.lora.base == "full" and quantizable:
+        yield "model.lora.base=nf4", {"lora": replace(module.lora, base="nf4")}, plan
     offloadable = copied and module.lora is None and getattr(module, "rollout_source", "") != "teacher"
     if offloadable and plan.accelerator and plan.parts == 1:
         settings = "model.teacher=CopiedTeacher model.teacher.memory=offload"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -45,7 +47,7 @@ class CausalLMModule(CheckpointedModule):
         model: Where training starts: a Hugging Face folder or hub id, a ``.gguf`` file, or ``zoo/laptop``.
         pretrained: Whether to start from the model's weights; otherwise from random ones.
         lora: Train an adapter instead of the model (extra ``lora``), at about ten times the learning rate. Checkpoints
-            hold only the adapter.
+            hold only the adapter. The model under it may be in 4 or 8 bits a weight.
         learning_rate: Peak learning rate of AdamW. Under ``bf16-true`` an update below 1/512 of a weight rounds to
             nothing: 50 steps at 1e-5 change 6% of the laptop model's weights; under ``bf16-mixed`` they change all.
         weight_decay: Weight decay of AdamW.
@@ -133,12 +135,17 @@ class CausalLMModule(CheckpointedModule):
                 self.shard_models(self.trainer.strategy.sharding_mesh)
 
     def load_models(self) -> None:
-        """Load the policy, or refuse what does not go with it, without reading weights where that is possible."""
+        """Load the policy, or refuse what does not go with it, without reading weights where that is possible.
+
+        One that is to be quantized is read on the CPU: the device need not have room for all of it.
+        """
         if self.lora is not None and self.pretrained:
             check_adapter_fits(self.model, self.lora, self.trust_remote_code)
-        self.policy = Policy.load(
-            self.model, self.pretrained, self.attention, self.trust_remote_code, self.tokenizer, self.probing
-        )
+        quantized = self.lora is not None and self.lora.base != "full"
+        with torch.device("cpu") if quantized else nullcontext():
+            self.policy = Policy.load(
+                self.model, self.pretrained, self.attention, self.trust_remote_code, self.tokenizer, self.probing
+            )
         self.check_policy()
         if self.gradient_checkpointing:
             self.policy.enable_gradient_checkpointing()

@@ -36,7 +36,7 @@ def load_model(
 
     Raises:
         PolicyError: If it is an adapter or an encoder-decoder, needs code that is not trusted, or if weights are
-            missing, left over or of another shape, or if files are missing or broken.
+            missing, left over, quantized or of another shape, or if files are missing or broken.
     """
     source = pretrained_source(name)
     options: dict[str, Any] = {
@@ -98,6 +98,7 @@ def _pretrained(name: str, source: dict[str, Any], options: dict[str, Any]) -> A
     )
     model, info = loaded
     _refuse_other_weights(name, info)
+    _refuse_quantized(name, model)
     if gguf:
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):
@@ -142,6 +143,16 @@ def _refuse_other_weights(name: str, info: Mapping[str, Any]) -> None:
         raise PolicyError(
             f"the weights of {name!r} are not those of the model in its config: {', '.join(wrong)}. Correct the names "
             "in the files, or the config"
+        )
+
+
+def _refuse_quantized(name: str, model: nn.Module) -> None:
+    """Refuse weights that are integers: they cannot be trained, and other packages compute with them as they like."""
+    kinds = {str(each.dtype).removeprefix("torch.") for each in model.parameters() if not each.is_floating_point()}
+    if kinds:
+        raise PolicyError(
+            f"{name!r} holds quantized weights ({', '.join(sorted(kinds))}), which cannot be trained; name the model "
+            "that it was made from, and set lora.base=nf4 to train adapters over 4 bits a weight"
         )
 
 

@@ -6,12 +6,14 @@ layers are replaced by PEFT's, which hold adapters by name: the *student*'s, whi
 
 [1] Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021, https://arxiv.org/abs/2106.09685
 [2] Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023, https://arxiv.org/abs/2312.03732
+[3] Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, 2023, https://arxiv.org/abs/2305.14314
 
 Letters: r rank, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +21,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lightning_sdft.errors import PolicyError, SettingError
+from lightning_sdft.policy.quantized import Base, QuantizedLinear, quantize_
 from lightning_sdft.settings import Count, Fraction, check_ranges
 
 __all__ = [
@@ -39,16 +42,11 @@ __all__ = [
     "check_installed",
     "copied_modules",
     "low_rank",
-    "merged_weight",
-    "merged_weights",
     "using_adapter",
 ]
 
 STUDENT, TEACHER = "student", "teacher"
 """Names of the adapters, which also appear in the names of their weights."""
-
-WRAPPED = r"(\.base_layer|\.original_module)+\."
-"""What PEFT adds to the name of a weight whose layer it wraps, once or several times."""
 
 HOLDERS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "modules_to_save")
 """Attributes in which PEFT's layers hold the weights of adapters, by the adapter's name."""
@@ -69,6 +67,9 @@ class LoRA:
         modules_to_save: Endings of the names of modules that are trained in full instead, each as a copy of its own.
             If one of two tied weights is trained, the two are no longer tied.
         rank_stabilized: Whether to multiply the adapter's output by `alpha / sqrt(rank)` instead [2].
+        base: How the frozen model under the adapter is stored: ``full``, in the precision of the run; ``nf4``, in 4
+            bits a weight (QLoRA [3], extra ``quantized``); ``int8``, in 8. Head, embeddings, norms and
+            ``modules_to_save`` stay as they are.
 
     Raises:
         SettingError: If a value is out of range, or ``target_modules`` is empty or no regular expression.
@@ -80,9 +81,12 @@ class LoRA:
     dropout: Fraction = 0.0
     modules_to_save: Sequence[str] = ()
     rank_stabilized: bool = False
+    base: Base = "full"
 
     def __post_init__(self) -> None:
         check_ranges(LoRA, vars(self))
+        if self.base not in get_args(Base):
+            raise SettingError(f"base={self.base} of LoRA is none of {', '.join(get_args(Base))}")
         if not self.target_modules:
             raise SettingError("LoRA: target_modules is empty, so nothing would be trained; name layers")
         try:
@@ -107,6 +111,8 @@ def check_installed() -> None:
 def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None = None) -> None:
     """Add an adapter to a model. From then on only the student's adapter is used and trained.
 
+    The student's comes with its base: the model is quantized first, if the settings say so.
+
     Args:
         model: A Hugging Face causal language model.
         lora: Settings of the adapter.
@@ -117,8 +123,12 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
         PolicyError: If PEFT is not installed, or the model cannot have such an adapter.
     """
     check_installed()
+    # PEFT imports bitsandbytes where it is, which advises to install kernels that are not used.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import LoraConfig, inject_adapter_in_model
 
+    if name == STUDENT and lora.base != "full":
+        quantize_(model, lora.base, lora.modules_to_save)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -136,7 +146,11 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
             inject_adapter_in_model(config, model, name)
         except ValueError as error:  # there is no such layer, or PEFT does not support its type
             wrong = f"target_modules={lora.target_modules!r}: {str(error).partition('. ')[0]}"
-            linear = {name for name, each in model.named_modules() if type(each).__name__ in ("Linear", "Conv1D")}
+            linear = {
+                name
+                for name, each in model.named_modules()
+                if isinstance(each, QuantizedLinear) or type(each).__name__ in ("Linear", "Conv1D")
+            }
             raise PolicyError(f"{wrong}; name some of {sorted({name.split('.')[-1] for name in linear})}") from error
     _check_adapter(model, lora)
     for weight in adapter_weights(model, name).values():
@@ -217,32 +231,6 @@ def low_rank(layer: Any) -> tuple[Tensor, Tensor] | None:
         return None
     (name,) = layer.active_adapters
     return layer.scaling[name] * layer.lora_B[name].weight, layer.lora_A[name].weight
-
-
-@torch.no_grad()
-def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The model's weights with the student's adapter merged in, under the names they had before it was added."""
-    weights = {
-        re.sub(WRAPPED, ".", name): weight for name, weight in model.state_dict().items() if _owner(name) is None
-    }
-    for name, layer in model.named_modules():
-        if hasattr(layer, "original_module"):
-            trained = layer.modules_to_save[STUDENT].state_dict()
-            weights |= {f"{name}.{key}": weight for key, weight in trained.items()}
-        elif hasattr(layer, "adapter_layer_names"):
-            attribute, merged = merged_weight(layer)
-            weights[re.sub(WRAPPED, ".", f"{name}.{attribute}")] = merged
-    return weights
-
-
-def merged_weight(layer: Any) -> tuple[str, Tensor]:
-    """The weight that the student's adapter of a layer changes, with the adapter merged in, and its name in the layer.
-
-    Usually a linear layer's ``weight``; of experts in one tensor, the name of that tensor.
-    """
-    name = getattr(layer, "parameter_name", "weight")
-    base = getattr(layer.get_base_layer(), name)
-    return name, (base + layer.get_delta_weight(STUDENT)).to(base.dtype)
 
 
 def _owner(weight: str) -> str | None:

@@ -19,6 +19,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import lora
+from lightning_sdft.policy.adapter_export import merged_weights
 from lightning_sdft.policy.decoding import DecodingState, buckets, call_tokens, shared_prefix
 from lightning_sdft.policy.fixed_decoding import FixedState
 from lightning_sdft.policy.layout import Layout, cut_into_trees, in_one_row, in_rows, in_trees, longest_tree
@@ -227,7 +228,7 @@ class Policy(nn.Module):
 
         If the model has an adapter, it is merged into them.
         """
-        weights: dict[str, Tensor] = revert_weight_conversion(self.model, lora.merged_weights(self.model))
+        weights: dict[str, Tensor] = revert_weight_conversion(self.model, merged_weights(self.model))
         return weights
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:

@@ -14,6 +14,7 @@ from lightning_sdft.policy.loading import load_model
 from lightning_sdft.policy.lora import STUDENT, adapter_weights
 from lightning_sdft.policy.policy import Policy
 from lightning_sdft.policy.probe import logits_agree, text_tokens
+from lightning_sdft.policy.quantized import quantize_, stored_as
 
 __all__ = ["check_written_adapter", "check_written_model"]
 
@@ -57,6 +58,8 @@ def check_written_adapter(policy: Policy, folder: str | Path, dtype: torch.dtype
     for weight in adapter_weights(policy.model, STUDENT).values():
         weight.copy_(weight.to(dtype))
     base = load_model(policy.model.peft_config[STUDENT].base_model_name_or_path, True, None, trust_remote_code)
+    if (stored := stored_as(policy.model)) != "full":
+        quantize_(base, stored, policy.model.peft_config[STUDENT].modules_to_save or ())
     _compare(policy, PeftModel.from_pretrained(base, str(folder)), folder, dtype)
 
 

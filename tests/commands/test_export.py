@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from lightning_sdft.checkpoint import load_policy
 from lightning_sdft.commands.export import export
@@ -22,7 +22,7 @@ from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA
 from lightning_sdft.records import Example
 from lightning_sdft.teacher import CopiedTeacher, EMATeacher
-from tests.conftest import move_adapter
+from tests.conftest import make_model, make_tokenizer, move_adapter
 
 TOKENS = torch.tensor([[2, 11, 12, 3, 21, 22, 4]])
 
@@ -181,6 +181,31 @@ def test_adapter_folder_is_read_by_peft(
     assert loaded.peft_config["default"].base_model_name_or_path == str(family_folder(family))
     AutoTokenizer.from_pretrained(tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("base", ["nf4", "int8"])
+def test_adapter_over_few_bits_is_merged_or_read_by_peft_over_the_same_bits(base: Any, tmp_path: Path) -> None:
+    make_model("llama", hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "start")
+    make_tokenizer().save_pretrained(tmp_path / "start")
+    module, checkpoint = train(SFTModule, tmp_path / "start", tmp_path, lora=LoRA(rank=3, base=base))
+    move_adapter(module.policy.model)
+    module.trainer.save_checkpoint(checkpoint)
+    expected = logits(module.policy.model)
+    for dtype, near in (("float32", 1e-5), ("bfloat16", 0.1)):
+        export(str(tmp_path / dtype), str(checkpoint), dtype=dtype)
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / dtype, dtype=torch.float32)
+        assert (logits(merged) - expected).abs().max() < near * expected.abs().max()
+    assert not hasattr(merged.config, "quantization_config")
+    export(str(tmp_path / "adapter"), str(checkpoint), adapter=True)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "start")
+    over = logits(PeftModel.from_pretrained(plain, tmp_path / "adapter"))  # over weights of all their bits
+    assert 1e-3 < (over - expected).abs().max() / expected.abs().max() < 0.5
+    if base == "nf4":
+        bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+        same = AutoModelForCausalLM.from_pretrained(tmp_path / "start", quantization_config=bits)
+        loaded = PeftModel.from_pretrained(same, tmp_path / "adapter").train()  # bitsandbytes answers in bfloat16
+        with torch.no_grad():
+            assert close(loaded(input_ids=TOKENS).logits, expected)
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -17,6 +17,7 @@ from lightning_sdft.distributed.sharding import check_alike, local_part, shard_,
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses import cross_entropy
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.quantized import quantize_
 from lightning_sdft.records import Sampling, TokenSequence
 from lightning_sdft.rollout import generate
 from lightning_sdft.teacher import FullTeacher
@@ -147,6 +148,12 @@ def test_weights_that_are_not_cut_alike_are_refused(family_folder: Callable[[str
 def test_model_without_known_blocks_is_refused(llama: Policy) -> None:
     llama.model._no_split_modules = None
     with pytest.raises(PolicyError, match=r"use strategy=ddp"):
+        shard_(llama, SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_weights_of_few_bits_are_refused(llama: Policy) -> None:
+    quantize_(llama.model, "int8")
+    with pytest.raises(PolicyError, match=r"in few bits \(lora.base=int8\) is not sharded .*; use strategy=ddp"):
         shard_(llama, SimpleNamespace())  # type: ignore[arg-type]
 
 

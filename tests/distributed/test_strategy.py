@@ -75,6 +75,18 @@ def test_two_processes_train_as_one(
     assert outcome(folders["auto"])["whole"] * 0.4 < outcome(folders["fsdp2"])["local"] < 0.6 * expected["whole"]
 
 
+def test_two_processes_train_adapters_over_the_same_bits(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    arguments = {"lora": replace(LORA, base="nf4"), "learning_rate": 1e-2}
+    results = []
+    for strategy, count in (("auto", 1), ("ddp", 2)):
+        (tmp_path / strategy).mkdir()
+        run = Run(str(family_folder("llama")), SDFTModule, strategy, {}, arguments)
+        in_processes(count, fit, run, tmp_path / strategy, count)
+        results.append(outcome(tmp_path / strategy))
+    assert_same(*reversed(results))
+    assert results[1]["tested"] == results[0]["tested"]
+
+
 @needs_gpu
 @pytest.mark.gpu
 def test_a_gpu_trains_as_a_cpu(family_folder: Callable[[str], Path], tmp_path: Path) -> None:

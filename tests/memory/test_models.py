@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -67,6 +68,21 @@ def test_an_adapter_is_trained_alone(llama_folder: Path, words_module: Callable[
     assert (alone.student, alone.adapters, alone.trained) == (4 * count.all, 4 * count.adapter(3), 4 * count.adapter(3))
     taught = weights(words_module(SDFTModule, lora=LoRA(rank=3)))
     assert (taught.adapters, taught.trained, taught.teacher) == (8 * count.adapter(3), 4 * count.adapter(3), 0)
+
+
+@pytest.mark.parametrize("base", ["nf4", "int8"])
+def test_a_base_of_few_bits_keeps_embeddings_and_norms_whole(
+    base: Any, llama_folder: Path, words_module: Callable[..., Any]
+) -> None:
+    count = Llama.of(llama_folder)
+    found = weights(words_module(SFTModule, lora=LoRA(rank=3, base=base)))
+    layers = [inputs * outputs for inputs, outputs in count.linear]
+    if base == "nf4":  # half a byte a weight, one for each 64, four for each of 256 of these; a table and an offset
+        stored = [each // 2 + math.ceil(each / 64) + 4 * math.ceil(each / 64 / 256) + 4 * 257 for each in layers]
+    else:
+        stored = [inputs * outputs + 4 * outputs for inputs, outputs in count.linear]
+    assert found.student == 4 * (count.all - count.blocks * sum(layers)) + count.blocks * sum(stored)
+    assert found.trained == found.adapters == 4 * count.adapter(3)
 
 
 def test_another_teacher_has_its_own_weights(llama_folder: Path, family_folder: Callable[[str], Path]) -> None:

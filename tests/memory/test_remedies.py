@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ SMALLER = "data.micro_batch_size=1"
 CHECKPOINTING = "model.gradient_checkpointing=true"
 FEWER = "data.evaluation_batch_size=4"
 ADAPTER = "model.lora.rank=16"
+FOUR_BITS = "model.lora.rank=16 model.lora.base=nf4"
 OFFLOAD = "model.teacher=CopiedTeacher model.teacher.memory=offload"
 NARROW = "trainer.precision=bf16-true"
 SHARDED = "trainer.strategy=fsdp2 trainer.devices=8 data.micro_batch_size=1"
@@ -113,6 +115,20 @@ def test_adapter_is_what_a_large_model_is_trained_by(three_billion: str, data: A
     weights = 2_954_460_672
     assert 4 * weights < adapter.peak < 6 * weights  # and not 16 bytes for each of them
     assert peak(module, data, TrainerPlan(accelerator=True), 0).held["optimizer"] > 8 * weights
+
+
+def test_four_bits_under_an_adapter_take_an_eighth_of_its_weights(three_billion: str, data: Any) -> None:
+    module = SFTModule(three_billion, max_prompt_tokens=64, max_completion_tokens=64)
+    peaks = {each.settings: each.peak for each in found(module, data, TrainerPlan(accelerator=True))}
+    linear = (peaks[ADAPTER] - peaks[FOUR_BITS]) / (4 - 33 / 64)  # bytes a weight before and after
+    assert 0.9 * 2_954_460_672 > linear > 0.75 * 2_954_460_672
+    module.lora = LoRA()
+    assert "model.lora.base=nf4" in offered(module, data, TrainerPlan(accelerator=True))
+
+
+def test_a_model_without_linear_layers_is_offered_no_bits(family_folder: Callable[[str], Path], data: Any) -> None:
+    module = SFTModule(str(family_folder("gpt2")), max_prompt_tokens=20, max_completion_tokens=30)
+    assert FOUR_BITS not in offered(module, data) >= {ADAPTER}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning_sdft.callbacks import BaseComparison, KLToBase
 from lightning_sdft.modules import DistillationModule, ReinvokeModule, SDFTModule, SFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapted_layers, adapter_weights, using_adapter
+from lightning_sdft.policy.quantized import stored_as
 from lightning_sdft.records import Sampling
 from lightning_sdft.rollout import generate
 from lightning_sdft.teacher import (
@@ -114,19 +116,28 @@ def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize(
-    ("method", "arguments"), [(SFTModule, {}), (SDFTModule, {}), (SDFTModule, {"teacher": BaseTeacher()})]
+    ("method", "arguments"),
+    [
+        (SFTModule, {}),
+        (SDFTModule, {}),
+        (SDFTModule, {"teacher": BaseTeacher()}),
+        (SDFTModule, {"lora": replace(LORA, base="nf4")}),
+        (SFTModule, {"lora": replace(LORA, base="int8")}),
+    ],
 )
 def test_training_moves_adapters_alone(
     method: Any, arguments: dict[str, Any], precision: Any, words_module: Any, words_data: Any, make_trainer: Any
 ) -> None:
-    module, start = words_module(method, lora=LORA, **arguments), Start()
-    moves = [EMATeacher(0.1)] if method is SDFTModule and not arguments else []
+    module, start = words_module(method, **{"lora": LORA, **arguments}), Start()
+    moves = [EMATeacher(0.1)] if method is SDFTModule and "teacher" not in arguments else []
     trainer = make_trainer(callbacks=[start, *moves], max_steps=3, precision=precision, gradient_clip_val=1.0)
     trainer.fit(module, datamodule=words_data())
     moved = {name for name, weight in module.named_parameters() if not torch.equal(weight, start.weights[name])}
     assert moved == {f"policy.model.{name}" for name in adapter_weights(module.policy.model)}
     assert any(f".{TEACHER}." in name for name in moved) == bool(moves)
-    dtypes = {weight.dtype for name, weight in module.named_parameters() if name not in moved}
+    fixed = [weight for name, weight in module.named_parameters() if name not in moved]
+    dtypes = {weight.dtype for weight in fixed if weight.is_floating_point()}
+    assert module.lora.base == stored_as(module.policy.model)
     assert dtypes == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
     assert {weight.dtype for weight in adapter_weights(module.policy.model).values()} == {torch.float32}
     optimizer = {id(each) for group in trainer.optimizers[0].param_groups for each in group["params"]}
@@ -166,10 +177,11 @@ def test_another_model_can_teach_a_student_with_an_adapter(
     assert all(torch.equal(value, expected[name]) for name, value in module.teacher.policy.state_dict().items())
 
 
+@pytest.mark.parametrize("base", ["full", "nf4"])
 def test_fit_evaluates_and_compares_with_the_base(
-    make_module: Any, make_data: Any, make_trainer: Any, capsys: pytest.CaptureFixture[str]
+    base: Any, make_module: Any, make_data: Any, make_trainer: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = make_module(SDFTModule, pretrained=True, lora=LoRA(rank=4), max_completion_tokens=24)
+    module = make_module(SDFTModule, pretrained=True, lora=LoRA(rank=4, base=base), max_completion_tokens=24)
     callbacks = [EMATeacher(0.05), KLToBase(), BaseComparison()]
     options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 1, "max_steps": -1}
     trainer = make_trainer(callbacks=callbacks, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.modules.conftest import SHOWN
 
 CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one
 STEPS = 11
-ADAPTER = {"pretrained": True, "lora": LoRA(rank=2, dropout=0.2, modules_to_save=["norm"])}
+ADAPTER: dict[str, Any] = {"pretrained": True, "lora": LoRA(rank=2, dropout=0.2, modules_to_save=["norm"])}
 
 
 class Losses(Callback):
@@ -69,12 +70,26 @@ def check_resume(
     assert state.keys() == resumed.state_dict().keys()
 
 
-@pytest.mark.parametrize("method", [SFTModule, SDFTModule])
+@pytest.mark.parametrize(
+    ("method", "base", "precision"),
+    [
+        (SFTModule, "full", "32-true"),
+        (SDFTModule, "full", "32-true"),
+        (SDFTModule, "nf4", "bf16-true"),
+        (SFTModule, "int8", "32-true"),
+    ],
+)
 def test_resumed_run_with_an_adapter_equals_the_uninterrupted_one(
-    method: type[CausalLMModule], words_module: Any, words_data: Any, make_trainer: Any, tmp_path: Path
+    method: type[CausalLMModule],
+    base: Any,
+    precision: str,
+    words_module: Any,
+    words_data: Any,
+    make_trainer: Any,
+    tmp_path: Path,
 ) -> None:
     fixtures = (words_module, words_data, make_trainer, tmp_path)
-    check_resume(method, 0, *fixtures, **ADAPTER)
+    check_resume(method, 0, *fixtures, precision, **ADAPTER | {"lora": replace(ADAPTER["lora"], base=base)})
 
 
 @pytest.mark.parametrize(

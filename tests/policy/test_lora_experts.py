@@ -10,8 +10,8 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from lightning_sdft.policy import Policy
-from lightning_sdft.policy.adapter_export import merge_adapter, save_adapter
-from lightning_sdft.policy.lora import LoRA, add_adapter, merged_weights
+from lightning_sdft.policy.adapter_export import merge_adapter, merged_weights, save_adapter
+from lightning_sdft.policy.lora import LoRA, add_adapter
 from lightning_sdft.policy.written import check_written_adapter
 from tests.conftest import make_tokenizer, move_adapter
 

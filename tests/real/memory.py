@@ -60,6 +60,8 @@ class Setting:
 
 CHECKPOINTING = "--model.init_args.gradient_checkpointing=true"
 LORA = "--model.init_args.lora.rank=16"
+NF4 = "--model.init_args.lora.base=nf4"
+NARROW = "--trainer.precision=bf16-true"
 
 SETTINGS = [
     Setting("sft", micro_batch=1),
@@ -77,6 +79,8 @@ SETTINGS = [
     Setting("sft", completion=960, options=(LORA, CHECKPOINTING)),
     Setting("sdft", options=(LORA,)),
     Setting("sdft", prompt=512, completion=64, shown=1024, options=(LORA,)),
+    Setting("sdft", options=(LORA, NF4)),
+    Setting("sdft", options=(LORA, NF4, NARROW)),
 ]
 
 

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from lightning_sdft.errors import RolloutError
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import adapted_layers
+from lightning_sdft.policy.quantized import stored_as
 from lightning_sdft.records import Rollout, Sampling
 from lightning_sdft.rollout.base import RolloutEngine
 
@@ -45,6 +46,11 @@ class VLLMRollouts(RolloutEngine):
                 f"{type(self).__name__} treats head and embedding of {type(model).__name__} as one tied weight, and an "
                 "adapter on either unties them; leave both out of lora.target_modules and modules_to_save, or leave "
                 "engine out"
+            )
+        if (stored := stored_as(model)) != "full":
+            raise RolloutError(
+                f"{type(self).__name__} cannot take the weights of a model in few bits (lora.base={stored}); leave "
+                "engine out, or set lora.base=full"
             )
         self._step = None
 
