@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -63,7 +63,7 @@ def _perform(run: Run, folder: Path) -> None:
         trainer.validate(module, datamodule=data, verbose=False)
     validated = trainer.callback_metrics.get("val/accuracy") if best is None else best.best_model_score
     keeper = VerdictKeeper()
-    trainer.callbacks.append(keeper)  # only now: a run resumes with the callbacks that it had
+    cast(Any, trainer).callbacks.append(keeper)  # only now: a run resumes with the callbacks that it had
     trainer.test(module, datamodule=data, ckpt_path=None if best is None else checkpoint, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     with trainer.precision_plugin.val_step_context():
