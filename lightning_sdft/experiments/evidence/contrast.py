@@ -20,6 +20,9 @@ __all__ = ["LEVEL", "Contrast", "SeedContrast", "contrast", "corrected"]
 
 LEVEL = 0.05
 
+ROUNDING = 1e-9
+"""A smaller difference is none."""
+
 
 @dataclass(frozen=True)
 class SeedContrast:
@@ -76,7 +79,8 @@ class Contrast:
     @property
     def agreeing(self) -> int:
         """Number of seeds whose difference has the sign of the mean."""
-        return sum(each.difference * self.difference > 0 for each in self.seeds)
+        mean_difference = 0.0 if abs(self.difference) < ROUNDING else self.difference
+        return sum(each.difference * mean_difference > 0 for each in self.seeds)
 
     @property
     def words(self) -> str:
