@@ -24,6 +24,7 @@ from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
 from lightning_sdft.commands.refusals import one_line, refusal
 from lightning_sdft.errors import SettingError, did_you_mean
+from lightning_sdft.experiments.archive import remake
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.continual import continual
 from lightning_sdft.experiments.sweep import sweep
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "judge": judge,
     "prior": prior,
     "questions": questions,
+    "remake": remake,
     "sweep": sweep,
 }
 """Subcommands that are plain functions, by name; the arguments of a function are the options of its command."""

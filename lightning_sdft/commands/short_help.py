@@ -33,7 +33,7 @@ OWN = {
 
 GROUPS = {
     "A run": ("init", "preflight", "memory", "fit", "validate", "test", "predict", "inspect", "export"),
-    "Experiments": ("compare", "sweep", "continual", "prior"),
+    "Experiments": ("compare", "sweep", "continual", "remake", "prior"),
     "Data": ("demonstrate", "questions", "judge"),
     "Else": ("configs",),
 }

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
-__all__ = ["any_process", "barrier", "of_first_process", "process_count", "process_index", "sums_over_processes"]
+__all__ = [
+    "any_process",
+    "barrier",
+    "of_each_process",
+    "of_first_process",
+    "process_count",
+    "process_index",
+    "sums_over_processes",
+]
 
 T = TypeVar("T")
 
@@ -39,11 +47,16 @@ def sums_over_processes(values: Sequence[float], device: torch.device) -> list[f
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set on at least one process. Every process must call it."""
+    return any(of_each_process(flag))
+
+
+def of_each_process(value: T) -> list[T]:
+    """The values that all processes pass, in the order of their ranks. Every process must call it."""
     if process_count() == 1:
-        return flag
-    flags: list[bool] = [False] * process_count()
-    distributed.all_gather_object(flags, flag)
-    return any(flags)
+        return [value]
+    values: list[Any] = [None] * process_count()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def of_first_process(value: T) -> T:

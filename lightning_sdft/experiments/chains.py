@@ -41,6 +41,10 @@ class Chain:
         rate = [] if self.learning_rate is None else [f"rate-{self.learning_rate:g}"]
         return runs / slug(self.method) / "-".join([*rate, f"seed-{self.seed}"])
 
+    def stage_folder(self, runs: Path, number: int, skill: str | None) -> Path:
+        """The folder of one of its stages."""
+        return self.folder(runs) / ("base" if skill is None else f"stage-{number}-{slug(skill)}")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -117,6 +121,28 @@ class Stage:
             },
             "error": self.error,
         }
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Stage:
+        """The row of a record."""
+        average = record["prior_average"]
+        return cls(
+            Chain(record["method"], record["learning_rate"], record["seed"]),
+            record["stage"],
+            record["skill"],
+            record["accuracies"],
+            record["validation_accuracy"],
+            {**record["prior"], **({} if average is None else {AVERAGE: average})},
+            {skill: {int(step): each[step] for step in each} for skill, each in record["curves"].items()},
+            record["steps"],
+            record["seconds"],
+            record["peak_memory"],
+            record["error"],
+        )
+
+    def folder(self, runs: Path) -> Path:
+        """The folder of its run."""
+        return self.chain.stage_folder(runs, self.number, self.skill)
 
     def __str__(self) -> str:
         rate = "" if self.chain.learning_rate is None else f" at {self.chain.learning_rate:g}"

@@ -5,23 +5,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_sdft.commands.next_steps import after_experiment
 from lightning_sdft.errors import SettingError
+from lightning_sdft.experiments.archive import check_archive, finish
+from lightning_sdft.experiments.evidence.endpoint import Endpoint, named_endpoint
 from lightning_sdft.experiments.plan import BASE, Method, Plan, Variant
-from lightning_sdft.experiments.report.pictures import pareto_picture, pass_at_k_picture
+from lightning_sdft.experiments.report.experiment import Experiment
 from lightning_sdft.experiments.report.results import Row, best_rate, records, write_hyperparameters
-from lightning_sdft.experiments.report.tables import comparison_table
 from lightning_sdft.experiments.runs.finished import Finished
 from lightning_sdft.experiments.runs.lines import RunsLines
 from lightning_sdft.experiments.runs.pool import Failure, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks
 from lightning_sdft.experiments.runs.starts import exported
 from lightning_sdft.settings import Count, NonNegative, Seed, check_ranges
-from lightning_sdft.storage.atomic import write_text
 
 __all__ = ["compare"]
 
@@ -39,6 +37,9 @@ def compare(
     jobs: Count = 1,
     threads: Count = 1,
     title: str = "",
+    endpoint: Endpoint | None = None,
+    ceilings: list[str] = [],  # noqa: B006
+    archive: str | None = None,
 ) -> list[Row]:
     """Compare methods on new tasks and on what they forget: tables and pictures as in the paper.
 
@@ -49,8 +50,9 @@ def compare(
     ones. The base model is evaluated, too.
 
     Give the arguments in a file with ``--config``; see ``configs/compare``. ``--out`` then has ``results.json`` (a
-    row for each run), ``table5.md``, ``pareto.png`` and ``pareto.svg`` (extra ``plot``), ``tensorboard`` with the tab
-    HParams, and a folder for each run with its configs, log and checkpoints. The same command continues where it
+    row for each run), ``table5.md``, ``evidence.md`` and ``evidence.json`` (what may be said of the methods, by paired
+    tests), ``pareto.png`` and ``pareto.svg`` (extra ``plot``), ``tensorboard`` with the tab HParams, and a folder for
+    each run with its configs, log and checkpoints. The same command continues where it
     stopped: finished runs are never repeated, interrupted ones resume from their last checkpoint, and those that failed
     are tried again. Several commands may work on the same folder.
 
@@ -69,6 +71,12 @@ def compare(
         jobs: Number of runs at once; with at least as many GPUs, each has one of its own.
         threads: CPU threads of each run.
         title: Title of the table and of the picture.
+        endpoint: The comparison that all this is for, named before the results are there, so that its p-value stands as
+            it is. By default the last method against the first one, on the new task.
+        ceilings: Methods that are above what the others can be expected to reach, such as training on the data of all
+            domains at once.
+        archive: File to pack the experiment into, ending in ``.zip``: settings, versions, hardware, results and
+            verdicts, from which ``lightning-sdft remake`` makes the tables again.
 
     Returns:
         A row for each run.
@@ -79,10 +87,16 @@ def compare(
     check_ranges(compare, locals())
     plan = Plan(domains, methods, seeds, learning_rates, seeded, prior, rate_seeds)
     plan.check()
+    check_archive(archive)
+    named = named_endpoint(endpoint, ceilings, plan, Path(out))
     comparison = _Comparison(plan, Path(out), Finished(reuse), jobs, threads)
     comparison.perform()
     rows = sorted(comparison.rows, key=lambda row: (plan.order(row.method), row.variant))
-    _write(plan, rows, Path(out), title)
+    write_hyperparameters(rows, Path(out) / "tensorboard")
+    folders = [row.variant.folder(Path(out) / "runs") for row in rows]
+    experiment = Experiment.of("compare", plan, named, ceilings, title, folders)
+    experiment.write(Path(out), records(rows))
+    finish(Path(out), archive)
     return rows
 
 
@@ -173,15 +187,3 @@ class _Comparison:
         if outcome is None:
             return Failure(f"{before} has failed on {variant.domain} at {rate:g} with seed {variant.seed}")
         return exported(folder, outcome)
-
-
-def _write(plan: Plan, rows: list[Row], out: Path, title: str) -> None:
-    write_text(out / "results.json", json.dumps(records(rows), indent=1) + "\n")
-    table = comparison_table(rows, list(plan.methods), list(plan.domains), title)
-    write_text(out / "table5.md", table)
-    write_hyperparameters(rows, out / "tensorboard")
-    shown = (rows, list(plan.methods), list(plan.domains), title, out)
-    pictures = [*pareto_picture(*shown), *pass_at_k_picture(*shown)]
-    print(table)
-    print(f"written to {out}: results.json, table5.md, {', '.join(pictures) or 'no picture (extra plot)'}")
-    after_experiment(out)

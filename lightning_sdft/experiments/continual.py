@@ -5,22 +5,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lightning_sdft.commands.next_steps import after_experiment
 from lightning_sdft.errors import SettingError
-from lightning_sdft.experiments.chains import BASE_STAGE, Chain, Stage, best_chains
-from lightning_sdft.experiments.plan import BASE, Method, Plan, slug
-from lightning_sdft.experiments.report.curves import curves_picture
-from lightning_sdft.experiments.report.retention import retention_table
+from lightning_sdft.experiments.archive import check_archive, finish
+from lightning_sdft.experiments.chains import BASE_STAGE, Chain, Stage
+from lightning_sdft.experiments.evidence.endpoint import Endpoint, named_endpoint
+from lightning_sdft.experiments.plan import BASE, Method, Plan
+from lightning_sdft.experiments.report.experiment import Experiment
+from lightning_sdft.experiments.report.written import SEQUENCE
 from lightning_sdft.experiments.runs.lines import RunsLines
 from lightning_sdft.experiments.runs.pool import Failure, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run
 from lightning_sdft.experiments.runs.starts import exported
 from lightning_sdft.settings import Count, NonNegative, Seed, check_ranges
-from lightning_sdft.storage.atomic import write_text
 
 __all__ = ["continual"]
 
@@ -36,6 +35,9 @@ def continual(
     jobs: Count = 1,
     threads: Count = 1,
     title: str = "",
+    endpoint: Endpoint | None = None,
+    ceilings: list[str] = [],  # noqa: B006
+    archive: str | None = None,
 ) -> list[Stage]:
     """Learn skills one after another in one model, and see what is left of each (Fig. 3 of the paper).
 
@@ -45,8 +47,9 @@ def continual(
 
     Give the arguments in a file with ``--config``; see ``configs/continual``. ``--out`` then has ``results.json`` (a
     row for each stage of each sequence), ``matrix.md`` (accuracies after every stage, average accuracy, forgetting,
-    backward and forward transfer), ``curves.png`` and ``curves.svg`` (extra ``plot``), and a folder for each run. The
-    same command continues where it stopped, as ``lightning-sdft compare`` does.
+    backward and forward transfer), ``evidence.md`` and ``evidence.json`` (what may be said of the methods, by paired
+    tests), ``curves.png`` and ``curves.svg`` (extra ``plot``), and a folder for each run. The same command continues
+    where it stopped, as ``lightning-sdft compare`` does.
 
     Args:
         out: Folder of the results.
@@ -60,6 +63,11 @@ def continual(
         jobs: Number of runs at once; with at least as many GPUs, each has one of its own.
         threads: CPU threads of each run.
         title: Title of the table and of the picture.
+        endpoint: The comparison that all this is for, named before the results are there, so that its p-value stands as
+            it is. By default the last method against the first one, on the mean over skills at the end.
+        ceilings: Methods that are above what the others can be expected to reach, such as training on all skills at
+            once.
+        archive: File to pack the experiment into, ending in ``.zip``; see ``lightning-sdft compare --help``.
 
     Returns:
         A row for each stage.
@@ -75,10 +83,15 @@ def continual(
         )
     plan = Plan(skills, methods, seeds, learning_rates, seeded, prior)
     plan.check()
+    check_archive(archive)
+    named = named_endpoint(endpoint, ceilings, replace(plan, domains=[SEQUENCE]), Path(out))
     sequences = _Sequences(plan, Path(out), jobs, threads)
     sequences.perform()
     rows = sorted(sequences.rows, key=lambda row: (plan.order(row.chain.method), row.chain, row.number))
-    _write(plan, rows, Path(out), title)
+    folders = [row.folder(Path(out) / "runs") for row in rows]
+    experiment = Experiment.of("continual", plan, named, ceilings, title, folders)
+    experiment.write(Path(out), [row.record() for row in rows])
+    finish(Path(out), archive)
     return rows
 
 
@@ -126,8 +139,8 @@ class _Sequences:
         return sorted({Chain.of(variant) for method in methods for variant in self.plan.variants(method)})
 
     def _folder(self, chain: Chain, number: int) -> Path:
-        name = "base" if number == BASE_STAGE else f"stage-{number}-{slug(self.plan.domains[number - 1])}"
-        return chain.folder(self.out / "runs") / name
+        skill = None if number == BASE_STAGE else self.plan.domains[number - 1]
+        return chain.stage_folder(self.out / "runs", number, skill)
 
     def _start(self, chain: Chain, number: int) -> Path | Failure | None:
         """The model at the end of the stage before; ``None`` for the one in the configs."""
@@ -144,14 +157,3 @@ class _Sequences:
         run = self.plan.run(chain.variant(first), start)
         also = [self.plan.run(chain.variant(skill)).parts for skill in others]
         return replace(run, checkpoint="last", evaluate_also=also)
-
-
-def _write(plan: Plan, rows: list[Stage], out: Path, title: str) -> None:
-    write_text(out / "results.json", json.dumps([row.record() for row in rows], indent=1) + "\n")
-    best = best_chains(rows)
-    table = retention_table(best, rows, list(plan.methods), list(plan.domains), title)
-    write_text(out / "matrix.md", table)
-    pictures = curves_picture(best, list(plan.methods), list(plan.domains), title, out)
-    print(table)
-    print(f"written to {out}: results.json, matrix.md, {', '.join(pictures) or 'no picture (extra plot)'}")
-    after_experiment(out)

@@ -52,7 +52,7 @@ class Answering:
         graded: GradedSets,
         index: int,
         demonstrations: Callable[[Sequence[Example]], Sequence[TokenSequence]],
-    ) -> dict[str, list[Rollout]]:
+    ) -> dict[str, Any]:
         """Like :meth:`grade`, but without graders it counts the losses of the demonstrations, and nothing is answered.
 
         Args:
@@ -67,9 +67,7 @@ class Answering:
         graded.lose(index, token_losses(policy, demonstrations(examples)))
         return {}
 
-    def grade(
-        self, policy: Policy, examples: Sequence[Example], graded: GradedSets, index: int
-    ) -> dict[str, list[Rollout]]:
+    def grade(self, policy: Policy, examples: Sequence[Example], graded: GradedSets, index: int) -> dict[str, Any]:
         """Answer examples of a set, and count the right answers.
 
         Args:
@@ -79,12 +77,12 @@ class Answering:
             index: Number of the set that the examples are from.
 
         Returns:
-            The answers as ``rollouts``, for callbacks.
+            The answers as ``rollouts``, and the verdicts of each grader on each of them as ``verdicts``, for callbacks.
         """
         rollouts = self.respond(policy, examples)
-        graded.update(index, examples, self._texts(rollouts))
+        verdicts = graded.update(index, examples, self._texts(rollouts))
         graded.count(index, [len(rollout.completion) for rollout in rollouts])
-        return {"rollouts": rollouts}
+        return {"rollouts": rollouts, "verdicts": verdicts}
 
     def predict(
         self, policy: Policy, examples: Sequence[Example], graded: GradedSets, index: int

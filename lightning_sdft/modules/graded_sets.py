@@ -51,10 +51,12 @@ class GradedSets(nn.Module):
         assert isinstance(mean, MeanMetric)
         mean.update(losses.nan_to_num(nan=float("inf")))  # the metric would leave NaN out
 
-    def update(self, index: int, examples: Sequence[Example], responses: Sequence[str]) -> None:
-        """Grade the responses to examples of a set."""
-        for grader in self.of(index).values():
-            grader.update(responses, [example.reference for example in examples])
+    def update(self, index: int, examples: Sequence[Example], responses: Sequence[str]) -> list[dict[str, bool | None]]:
+        """Grade the responses to examples of a set, count the verdicts, and return them as :meth:`verdicts` does."""
+        given = self.verdicts(index, examples, responses)
+        for name, grader in self.of(index).items():
+            grader.count([each[name] for each in given])
+        return given
 
     def count(self, index: int, tokens: Sequence[int]) -> None:
         """Count the tokens of responses to examples of a set."""

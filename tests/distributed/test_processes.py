@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.distributed import destroy_process_group, init_process_group
 
-from lightning_sdft.distributed.processes import any_process, process_count, process_index, sums_over_processes
+from lightning_sdft.distributed.processes import (
+    any_process,
+    of_each_process,
+    process_count,
+    process_index,
+    sums_over_processes,
+)
 from tests.launch import in_processes
 
 
@@ -15,6 +21,7 @@ def check_two() -> None:
     index = process_index()
     assert process_count() == 2
     assert sums_over_processes([1.0, float(index)], torch.device("cpu")) == [2.0, 1.0]
+    assert of_each_process({"rank": index}) == [{"rank": 0}, {"rank": 1}]
     assert any_process(index == 0)
     assert any_process(index == 1)
     assert not any_process(False)
@@ -29,4 +36,5 @@ def test_two_processes_know_what_only_one_has() -> None:
 def test_one_process_is_alone(flag: bool) -> None:
     assert (process_count(), process_index()) == (1, 0)
     assert any_process(flag) is flag
+    assert of_each_process(flag) == [flag]
     assert sums_over_processes([1.0, 2.5], torch.device("cpu")) == [1.0, 2.5]

@@ -106,9 +106,12 @@ def pass_at_k_picture(
 
 
 def save_picture(figure: Any, out: Path, name: str) -> list[str]:
-    """Write a figure as PNG and SVG, and return the names of the files."""
+    """Write a figure as PNG and SVG, the same bytes each time, and return the names of the files."""
+    from matplotlib import rc_context
+
     figure.savefig(out / f"{name}.png", dpi=160)
-    figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(out / f"{name}.svg", metadata={"Date": None})
     return [f"{name}.png", f"{name}.svg"]
 
 

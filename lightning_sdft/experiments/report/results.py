@@ -45,6 +45,15 @@ class Row:
             return cls(variant, error=str(what))
         return cls(variant, what.validation_accuracy, what.metrics, what.seconds, what.peak_memory)
 
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Row:
+        """The row of a record."""
+        variant = Variant(record["domain"], record["method"], record["learning_rate"], record["seed"])
+        metrics = None if record["error"] is not None else record["metrics"]
+        found = (record[name] for name in ("validation_accuracy", "seconds", "peak_memory", "error"))
+        validation, seconds, peak_memory, error = found
+        return cls(variant, validation, metrics, seconds, peak_memory, error)
+
     @property
     def method(self) -> str:
         """The method."""

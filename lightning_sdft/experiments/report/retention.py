@@ -8,7 +8,7 @@ from lightning_sdft.experiments.chains import Stage, retention
 from lightning_sdft.experiments.report.intervals import Mean
 from lightning_sdft.experiments.runs.run import AVERAGE
 
-__all__ = ["retention_table"]
+__all__ = ["retention_table", "transfer_table"]
 
 NUMBERS = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfer")
 
@@ -67,3 +67,28 @@ def _numbers(sequences: Sequence[Sequence[Stage]], methods: Sequence[str], skill
             cells.append(Mean.of(values).percent() if values else "-")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def transfer_table(sequences: Sequence[Sequence[Stage]], methods: Sequence[str], skills: Sequence[str]) -> str:
+    """Each skill on its way: where it started, before it was learned, right after, and at the end.
+
+    Args:
+        sequences: Whole sequences, each with its base model first.
+        methods: Methods in their order.
+        skills: Skills in the order in which they are learned.
+    """
+    lines = ["## Transfer, and where each skill started", ""]
+    lines += ["Forward transfer is the second column minus the first, backward transfer the last minus the third.", ""]
+    lines += [
+        "| method | skill | base | before it was learned | right after | at the end |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method in methods:
+        found = [stages for stages in sequences if stages[-1].chain.method == method]
+        for place, skill in enumerate(skills if found else ()):
+            cells = [
+                Mean.of([stages[number].accuracies[skill] for stages in found]).percent()
+                for number in (0, place, place + 1, len(skills))
+            ]
+            lines.append(f"| {method} | {skill} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])

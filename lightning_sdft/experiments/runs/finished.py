@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_sdft.errors import SettingError
+from lightning_sdft.experiments.runs.details import Details
 from lightning_sdft.experiments.runs.run import Outcome, Run
 
 __all__ = ["Finished"]
@@ -22,17 +23,18 @@ class Finished:
     """
 
     def __init__(self, folders: Sequence[str]) -> None:
-        self._outcomes: dict[str, Outcome] = {}
+        self._found: dict[str, Path] = {}
         for folder in folders:
             if not Path(folder).is_dir():
                 raise SettingError(f"reuse={folder!r}: there is no such folder; give the --out of another experiment")
             for file in sorted(Path(folder).rglob("run.json")):
-                outcome = Outcome.read(file.parent)
-                if outcome is not None:
-                    self._outcomes.setdefault(Run.read(file.parent).identity(), outcome)
+                if Outcome.read(file.parent) is not None:
+                    self._found.setdefault(Run.read(file.parent).identity(), file.parent)
 
     def copy(self, run: Run, folder: Path) -> None:
-        """Copy the outcome of the same run to a folder that has none; checkpoints and curves stay where they are."""
-        outcome = self._outcomes.get(run.identity())
-        if outcome is not None and Outcome.read(folder) is None:
+        """Copy outcome and details of the same run to a folder that has none; checkpoints stay where they are."""
+        found = self._found.get(run.identity())
+        outcome = None if found is None else Outcome.read(found)
+        if found is not None and outcome is not None and Outcome.read(folder) is None:
+            Details.read(found).write(folder)
             outcome.write(folder)

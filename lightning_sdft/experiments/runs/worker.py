@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -21,8 +22,10 @@ from lightning_sdft.commands.refusals import one_line, refusal
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.evaluation.prior_tasks import PriorSuite
 from lightning_sdft.experiments.runs.build import build
+from lightning_sdft.experiments.runs.details import Details, VerdictKeeper
 from lightning_sdft.experiments.runs.lines import RunShare
-from lightning_sdft.experiments.runs.run import AVERAGE, PRIOR, Config, Outcome, Run, claimed
+from lightning_sdft.experiments.runs.provenance import provenance
+from lightning_sdft.experiments.runs.run import AVERAGE, PRIOR, Config, Outcome, Run, claimed, read_curves
 from lightning_sdft.modules.timing import peak_memory
 from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import trusting
@@ -51,7 +54,7 @@ def _perform(run: Run, folder: Path) -> None:
     for index, parts in enumerate(run.evaluate_also):
         cli.datamodule.evaluate_also(build(parts, folder / "configs" / f"also-{index}").datamodule)
     trainer, module, data = cli.trainer, cli.model, cli.datamodule
-    trainer.callbacks.append(RunShare(folder))
+    trainer.callbacks.append(RunShare(folder))  # type: ignore[attr-defined]
     best: ModelCheckpoint | None = None
     if run.train:
         trainer.fit(module, datamodule=data, ckpt_path=continue_run(trainer))
@@ -61,11 +64,14 @@ def _perform(run: Run, folder: Path) -> None:
     if best is None:
         trainer.validate(module, datamodule=data, verbose=False)
     validated = trainer.callback_metrics.get("val/accuracy") if best is None else best.best_model_score
+    keeper = VerdictKeeper()
+    cast(Any, trainer).callbacks.append(keeper)  # only now: a run resumes with the callbacks that it had
     trainer.test(module, datamodule=data, ckpt_path=None if best is None else checkpoint, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     with trainer.precision_plugin.val_step_context():
         metrics |= _prior(run, module, metrics)
     if trainer.is_global_zero:
+        Details(keeper.verdicts, _curves(folder), provenance()).write(folder)  # first: a run with an outcome has them
         seconds = time.monotonic() - started
         accuracy = None if validated is None else float(validated)
         Outcome(accuracy, metrics, steps, checkpoint, round(seconds, 1), round(peak_memory(), 1)).write(folder)
@@ -93,6 +99,12 @@ def _end(trainer: Any) -> str:
     file = str(Path(trainer.loggers[0].log_dir) / "end.ckpt")
     trainer.save_checkpoint(file, weights_only=True)
     return file
+
+
+def _curves(folder: Path) -> dict[str, dict[int, float]]:
+    """The accuracies on the validation split, and that of the teacher."""
+    wanted = re.compile(r"val/accuracy(/.+)?|prior/.+|teacher/accuracy")
+    return {name: curve for name, curve in read_curves(folder).items() if wanted.fullmatch(name)}
 
 
 def _prior(run: Run, module: Any, own: Mapping[str, float]) -> dict[str, float]:

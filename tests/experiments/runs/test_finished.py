@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from lightning_sdft.errors import SettingError
+from lightning_sdft.experiments.runs.details import Details
 from lightning_sdft.experiments.runs.finished import Finished
 from lightning_sdft.experiments.runs.run import Outcome, Run
 
 RUN = Run([{"model": {"init_args": {"learning_rate": 1e-5}}}], evaluate_also=[[{"data": 1}]])
+DETAILS = Details({"test/accuracy/double": {"a": True}}, {"val/accuracy": {4: 0.5}}, {"cores": 2})
 OUTCOME = Outcome(0.5, {"test/accuracy": 0.25}, 4, "best.ckpt", 1.5, 300.0)
 
 
@@ -20,6 +22,7 @@ def others(tmp_path: Path) -> Path:
     """An experiment with a finished run and one that is not."""
     RUN.write(tmp_path / "others/runs/double/sft/seed-0")
     OUTCOME.write(tmp_path / "others/runs/double/sft/seed-0")
+    DETAILS.write(tmp_path / "others/runs/double/sft/seed-0")
     replace(RUN, train=False).write(tmp_path / "others/runs/double/base/seed-0")
     return tmp_path / "others"
 
@@ -32,6 +35,7 @@ def taken(run: Run, others: Path, folder: Path) -> Outcome | None:
 
 def test_outcome_is_that_of_the_same_run(others: Path, tmp_path: Path) -> None:
     assert taken(RUN, others, tmp_path / "same") == OUTCOME
+    assert Details.read(tmp_path / "same") == DETAILS
     assert taken(replace(RUN, trust=["mylab"]), others, tmp_path / "trusting") == OUTCOME
     assert taken(replace(RUN, checkpoint="last"), others, tmp_path / "last") is None
     assert taken(replace(RUN, train=False), others, tmp_path / "unfinished") is None
