@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from lightning_sdft.modules import ReinvokeModule as ReinvokeModule
     from lightning_sdft.modules import Retention as Retention
     from lightning_sdft.modules import SDFTModule as SDFTModule
+    from lightning_sdft.modules import SDPOModule as SDPOModule
     from lightning_sdft.modules import SequenceDistillationModule as SequenceDistillationModule
     from lightning_sdft.modules import SFTModule as SFTModule
     from lightning_sdft.modules import TeacherShare as TeacherShare
@@ -147,6 +148,7 @@ _HOMES = {
         "ReinvokeModule",
         "Retention",
         "SDFTModule",
+        "SDPOModule",
         "SFTModule",
         "SequenceDistillationModule",
         "TeacherShare",

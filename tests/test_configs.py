@@ -103,7 +103,7 @@ def test_a_step_of_each_method_and_domain(
     assert cli.trainer.global_step == 1
 
 
-@pytest.mark.parametrize("method", ["sft", "dft", "sdft", "cpt", "reinvoke"])
+@pytest.mark.parametrize("method", ["sft", "dft", "sdft", "sdpo", "cpt", "reinvoke"])
 def test_every_method_composes_with_every_domain(method: str) -> None:
     for data in ("science", "tool_use", "medical", "knowledge", "json", "general", "laptop"):
         config = resolved(f"method/{method}", f"data/{data}", "trainer/cpu")

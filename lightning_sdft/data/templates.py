@@ -1,10 +1,12 @@
 """Templates of the teacher's prompts, which put privileged text into the last user turn.
 
 [1] Shenfeld et al., Self-Distillation Enables Continual Learning, 2026, https://arxiv.org/abs/2601.19897
+[2] Huebotter et al., Reinforcement Learning via Self-Distillation, 2026, https://arxiv.org/abs/2601.20802
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Literal
 
@@ -15,9 +17,12 @@ __all__ = [
     "AUTHORS_TEMPLATE",
     "LAPTOP_TEMPLATE",
     "PAPER_TEMPLATE",
+    "SDPO_TEMPLATE",
     "TEMPLATES",
     "TEMPLATES_TO_TRY",
     "PrivilegedContext",
+    "check_parts",
+    "informed_messages",
     "teacher_messages",
     "template_fields",
 ]
@@ -54,6 +59,14 @@ BOTH_TEMPLATE = (
     "Now answer with a response of your own.\n"
 )
 
+SDPO_TEMPLATE = (
+    "{prompt}",
+    "\n\nCorrect solution:\n\n{sibling}\n\n",
+    "\n\nThe following is feedback from your unsuccessful earlier attempt:\n\n{feedback}\n\n",
+    "\n\nCorrectly solve the original question.\n",
+)
+"""The template of the code of [2], in parts."""
+
 PrivilegedContext = Literal["demonstration", "article", "both", "none"]
 
 TEMPLATES: dict[PrivilegedContext, str] = {
@@ -79,12 +92,7 @@ def template_fields(template: str, privileged_context: PrivilegedContext) -> set
         SettingError: If they are not exactly those that the privileged context needs, or if a brace is left open.
     """
     needed = ", ".join(f"{{{field}}}" for field in sorted(FIELDS[privileged_context]))
-    try:
-        fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
-    except ValueError as error:
-        raise SettingError(
-            f"teacher_template={template!r}: {error}; close the braces of {needed}, and write a brace of the text twice"
-        ) from error
+    fields = _fields(template, needed)
     if fields != FIELDS[privileged_context]:
         raise SettingError(
             f"teacher_template={template!r} has the placeholders {sorted(fields)}, but "
@@ -99,3 +107,57 @@ def teacher_messages(example: Example, template: str) -> list[Message]:
     *earlier, last = example.prompt
     content = template.format(prompt=last["content"], demonstration=example.demonstration, context=example.context)
     return [*earlier, {**last, "content": content}]
+
+
+INFORMED = ("prompt", "demonstration", "sibling", "context", "attempt", "feedback")
+"""The placeholders of a template that is filled after the student has answered."""
+
+
+def check_parts(parts: Sequence[str]) -> set[str]:
+    """The placeholders of a template in parts, checked.
+
+    Raises:
+        SettingError: If there is another one, if the prompt or all that the student does not see is missing, or if a
+            brace is left open.
+    """
+    known = ", ".join(f"{{{field}}}" for field in INFORMED)
+    if isinstance(parts, str):
+        raise SettingError(
+            f"teacher_template={parts!r} is one text; give a list of parts, each of which is left out where its "
+            f"placeholder has nothing to show, such as {list(SDPO_TEMPLATE)}"
+        )
+    fields = set().union(*(_fields(part, known) for part in parts))
+    if "prompt" not in fields or len(fields) == 1 or not fields <= set(INFORMED):
+        raise SettingError(
+            f"teacher_template={list(parts)} has the placeholders {sorted(fields)}; write {{prompt}} and at least one "
+            f"other of {known}"
+        )
+    return fields
+
+
+def informed_messages(example: Example, parts: Sequence[str], shown: Mapping[str, str]) -> list[Message] | None:
+    """The example's conversation with a template in parts in its last user turn.
+
+    Args:
+        example: The example.
+        parts: The template. A part is left out if one of its placeholders has nothing to show.
+        shown: What placeholders other than ``{prompt}`` and ``{context}`` stand for.
+
+    Returns:
+        The conversation, or ``None`` if there is nothing to show but the prompt.
+    """
+    *earlier, last = example.prompt
+    values = {"prompt": last["content"], "context": example.context or "", **shown}
+    kept = [part for part in parts if all(values.get(field) for field in _fields(part))]
+    if all(_fields(part) <= {"prompt"} for part in kept):
+        return None
+    return [*earlier, {**last, "content": "".join(part.format(**values) for part in kept)}]
+
+
+def _fields(template: str, needed: str = "") -> set[str]:
+    try:
+        return {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        raise SettingError(
+            f"teacher_template={template!r}: {error}; close the braces of {needed}, and write a brace of the text twice"
+        ) from error

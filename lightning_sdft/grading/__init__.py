@@ -1,7 +1,7 @@
 """Graders, which decide whether an answer is correct; one file per kind of answer."""
 
 from lightning_sdft.grading.answer_tag import AnswerFormat, AnswerTag
-from lightning_sdft.grading.base import Grader
+from lightning_sdft.grading.base import Feedback, Grader
 from lightning_sdft.grading.choice import Choice
 from lightning_sdft.grading.contains import AnswerContained
 from lightning_sdft.grading.exact_match import ExactMatch
@@ -21,6 +21,7 @@ __all__ = [
     "Choice",
     "CorrectedToolUse",
     "ExactMatch",
+    "Feedback",
     "Grader",
     "JsonFields",
     "Judge",

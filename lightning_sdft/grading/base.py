@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["Grader"]
+__all__ = ["Feedback", "Grader"]
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What whoever wrote a response may be told about it.
+
+    Args:
+        correct: The verdict; ``None`` if the response could not be graded.
+        message: What is wrong with it; empty unless it is wrong.
+    """
+
+    correct: bool | None
+    message: str = ""
 
 
 class Grader(Metric):
@@ -58,6 +72,22 @@ class Grader(Metric):
     def grade_all(self, responses: Sequence[str], references: Sequence[Any]) -> list[bool | None]:
         """Grade many responses; a grader that asks a judge overrides this to ask concurrently."""
         return [self.grade(response, reference) for response, reference in zip(responses, references, strict=True)]
+
+    def feedback(self, response: str, reference: Any) -> str:
+        """What is wrong with a response that was found wrong, without giving away the reference.
+
+        A grader that can say why overrides this.
+        """
+        return "The answer is wrong."
+
+    def feedback_all(self, responses: Sequence[str], references: Sequence[Any]) -> list[Feedback]:
+        """Grade many responses, and say of each wrong one what is wrong."""
+        return [
+            Feedback(verdict, self.feedback(response, reference) if verdict is False else "")
+            for response, reference, verdict in zip(
+                responses, references, self.grade_all(responses, references), strict=True
+            )
+        ]
 
     def update(self, responses: Sequence[str], references: Sequence[Any]) -> None:
         """Grade a batch of responses against their references."""

@@ -59,6 +59,11 @@ class Choice(Grader):
         chosen = self.chosen(response)
         return chosen is not None and any_right(lambda each: self._letter(each) == chosen, reference)
 
+    def feedback(self, response: str, reference: Any) -> str:
+        """Which letter was taken for the answer."""
+        chosen = self.chosen(response)
+        return "The answer chooses no letter." if chosen is None else f"The answer chooses {chosen}, which is wrong."
+
     def chosen(self, response: str) -> str | None:
         """The letter that a response chooses, as a capital; ``None`` if it chooses none."""
         named = self._named.findall(response)

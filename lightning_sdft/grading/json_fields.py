@@ -66,13 +66,28 @@ class JsonFields(Grader):
         given = last_object(response)
         return given is not None and any_right(lambda each: self._agrees(given, _object(each)), reference)
 
+    def feedback(self, response: str, reference: Any) -> str:
+        """Which fields are missing, wrong, or too many, compared with the nearest reference."""
+        given = last_object(response)
+        if given is None:
+            return "The answer has no JSON object."
+        wanted = [found for each in alternatives(reference) if (found := _object(each)) is not None]
+        problems = [self._problems(given, each) for each in wanted]
+        return " ".join(min(problems, key=lambda each: len(each)))
+
     def _agrees(self, given: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:
-        if wanted is None:
-            return False
-        fields = wanted.keys() if self.fields is None else self.fields
-        if self.only and set(given) != set(fields):
-            return False
-        return all(field in given and canonical(given[field]) == canonical(wanted[field]) for field in fields)
+        return wanted is not None and not self._problems(given, wanted)
+
+    def _problems(self, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+        fields = list(wanted if self.fields is None else self.fields)
+        missing = [f"The field {field!r} is missing." for field in fields if field not in given]
+        wrong = [
+            f"The field {field!r} is wrong."
+            for field in fields
+            if field in given and canonical(given[field]) != canonical(wanted[field])
+        ]
+        further = [f"There should be no field {field!r}." for field in given if self.only and field not in fields]
+        return missing + wrong + further
 
 
 def _object(reference: Any) -> Mapping[str, Any] | None:

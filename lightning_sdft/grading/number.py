@@ -62,6 +62,11 @@ class Number(Grader):
         answer = last_number(response)
         return answer is not None and any_right(lambda each: self._is_near(answer, _number(each)), reference)
 
+    def feedback(self, response: str, reference: Any) -> str:
+        """Which number was taken for the answer."""
+        answer = last_number(response)
+        return "The answer has no number." if answer is None else f"The answer's last number, {answer}, is wrong."
+
     def _is_near(self, answer: Decimal, number: Decimal | None) -> bool:
         if number is None or not number.is_finite():
             return False

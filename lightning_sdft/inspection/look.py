@@ -20,6 +20,7 @@ from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.checks import check_budgets, check_complete
 from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.modules.rollout_source import continued, demonstrated
+from lightning_sdft.modules.sdpo import SDPOModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.policy.pieces import piece, pieces
@@ -96,8 +97,13 @@ def taught(module: CausalLMModule) -> DistillationModule:
     """The module, as one that has a teacher.
 
     Raises:
-        SettingError: If it has none.
+        SettingError: If it has none, or one that is shown what only training finds out.
     """
+    if isinstance(module, SDPOModule):
+        raise SettingError(
+            "the teacher of SDPOModule is told of answers once training has graded them; the callback RolloutTable "
+            "shows them, with the teacher's answers and the KL at each token"
+        )
     if isinstance(module, DistillationModule):
         return module
     raise SettingError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.errors import DataError
-from lightning_sdft.modules import CausalLMModule, CPTModule, DistillationModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, CPTModule, DistillationModule, SDPOModule, SFTModule
 from lightning_sdft.modules.checks import naming
 from lightning_sdft.modules.examples import leave_out_bad_rows
 from lightning_sdft.records import Example, Rollout, TokenSequence
@@ -119,6 +119,9 @@ def _read(
         longest = [0] * module.max_completion_tokens
         prompts = module.tokenizer.encode_all([example.prompt for example in examples])
         rollouts = [Rollout(prompt, longest, [], finished=False) for prompt in prompts]
+    if isinstance(module, SDPOModule):  # what the teacher is told depends on the rollouts
+        told = [TokenSequence([0] * module.max_teacher_prompt_tokens, each.completion) for each in rollouts]
+        return told, module.student_sequences(examples, rollouts)
     return module.teacher_sequences(examples, rollouts), module.student_sequences(examples, rollouts)
 
 

@@ -9,6 +9,7 @@ from lightning_sdft.modules.reinvoke import ReinvokeModule
 from lightning_sdft.modules.retention import Retention
 from lightning_sdft.modules.rollout_source import TeacherShare
 from lightning_sdft.modules.sdft import SDFTModule
+from lightning_sdft.modules.sdpo import SDPOModule
 from lightning_sdft.modules.sequence_distillation import SequenceDistillationModule
 from lightning_sdft.modules.sft import SFTModule
 
@@ -21,6 +22,7 @@ __all__ = [
     "ReinvokeModule",
     "Retention",
     "SDFTModule",
+    "SDPOModule",
     "SFTModule",
     "SequenceDistillationModule",
     "TeacherShare",

@@ -8,8 +8,11 @@ from lightning_sdft.data.templates import (
     AUTHORS_TEMPLATE,
     LAPTOP_TEMPLATE,
     PAPER_TEMPLATE,
+    SDPO_TEMPLATE,
     TEMPLATES,
     PrivilegedContext,
+    check_parts,
+    informed_messages,
     teacher_messages,
     template_fields,
 )
@@ -116,3 +119,76 @@ def test_doubled_braces_are_braces() -> None:
     assert template_fields("{{json}} {prompt} {demonstration}", "demonstration") == {"prompt", "demonstration"}
     text = teacher_messages(EXAMPLE, "{{json}} {prompt} {demonstration}")[-1]["content"]
     assert text == "{json} Why? Because."
+
+
+# Templates in parts, which are filled after the student has answered
+
+TOLD = """Why?
+
+Correct solution:
+
+Because.
+
+
+
+The following is feedback from your unsuccessful earlier attempt:
+
+Too short.
+
+
+
+Correctly solve the original question.
+"""
+
+
+def test_the_template_of_sdpo_reads_as_published() -> None:
+    messages = informed_messages(EXAMPLE, SDPO_TEMPLATE, {"sibling": "Because.", "feedback": "Too short."})
+    assert messages == [*EXAMPLE.prompt[:-1], {"role": "user", "content": TOLD}]
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        ({"demonstration": "d", "attempt": "a", "feedback": "f"}, "Why? [d] (a: f) Now."),
+        ({"demonstration": "d", "attempt": "", "feedback": ""}, "Why? [d] Now."),
+        ({"demonstration": "", "attempt": "a", "feedback": "f"}, "Why? (a: f) Now."),
+        ({"demonstration": "", "attempt": "a", "feedback": ""}, None),
+        ({"demonstration": "{prompt}", "attempt": "", "feedback": ""}, "Why? [{prompt}] Now."),
+    ],
+)
+def test_a_part_without_what_it_shows_is_left_out(shown: dict[str, str], text: str | None) -> None:
+    messages = informed_messages(
+        EXAMPLE, ("{prompt}", " [{demonstration}]", " ({attempt}: {feedback})", " Now."), shown
+    )
+    assert (messages is None) == (text is None)
+    if messages is not None:
+        assert messages == [*EXAMPLE.prompt[:-1], {"role": "user", "content": text}]
+
+
+def test_the_article_is_the_examples_own() -> None:
+    messages = informed_messages(EXAMPLE, ["{prompt} {context}"], {"feedback": ""})
+    assert messages is not None
+    assert messages[-1]["content"] == "Why? A long article."
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (["{prompt}"], r"has the placeholders \['prompt'\]; write \{prompt\} and at least one"),
+        (["{feedback}"], r"has the placeholders \['feedback'\]"),
+        (["{prompt}", "{solution}"], r"has the placeholders \['prompt', 'solution'\]"),
+        (
+            ["{prompt}", "{feedback"],
+            "close the braces of {prompt}, {demonstration}, {sibling}, {context}, {attempt}, {feedb",
+        ),
+        ("{prompt} {feedback}", "is one text; give a list of parts"),
+    ],
+)
+def test_parts_that_cannot_be_filled_are_refused(parts: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_parts(parts)
+
+
+def test_parts_are_read_together() -> None:
+    assert check_parts(SDPO_TEMPLATE) == {"prompt", "sibling", "feedback"}
+    assert check_parts(["{{json}} {prompt}", "{attempt}"]) == {"prompt", "attempt"}

@@ -50,8 +50,8 @@ class Run:
 
     def data(self, processes: int, evaluated: int = 3) -> WordsDataModule:
         data = WordsDataModule(batch_size=4, micro_batch_size=2 // processes, evaluation_batch_size=1)
-        examples = [question(index) for index in range(16)]
-        graded = [EvaluationSet(questions(examples[:evaluated]), {"words": ExactMatch()})]
+        examples = questions([question(index) for index in range(16)])
+        graded = [EvaluationSet(examples[:evaluated], {"words": ExactMatch()})]
         data.given = Splits(examples, graded, graded)
         return data
 

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.errors import PolicyError
-from lightning_sdft.modules import CausalLMModule, DFTModule, DistillationModule, SDFTModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, DFTModule, DistillationModule, SDFTModule, SDPOModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.teacher import CopiedTeacher, TrustRegionTeacher
 from tests.conftest import needs_gpu
@@ -32,6 +32,7 @@ MIXED = {
     "max_teacher_prompt_tokens": 32,
 }
 
+TOLD = {"teacher_template": ["{prompt}", " w50 {attempt} w51"], "max_teacher_prompt_tokens": 32, "reduction": "token"}
 
 BOTH = ("ddp", "fsdp2")
 
@@ -48,8 +49,12 @@ BOTH = ("ddp", "fsdp2")
         (BOTH, SDFTModule, "llama", {"lora": WITH_HEAD, "learning_rate": 1e-2}),
         (BOTH, DistillationModule, "llama", MIXED),
         (["fsdp2"], DistillationModule, "llama", {**MIXED, "lora": WITH_HEAD, "learning_rate": 1e-2}),
+        (BOTH, SDPOModule, "llama", TOLD),
     ],
-    ids=["sft-tied", "dft", "sdft", "sdft-tied-compensated", "lora", "lora-tied", "lora-head", "mixed", "mixed-lora"],
+    ids=[
+        *("sft-tied", "dft", "sdft", "sdft-tied-compensated", "lora", "lora-tied", "lora-head", "mixed", "mixed-lora"),
+        "sdpo",
+    ],
 )
 def test_two_processes_train_as_one(
     strategies: Sequence[str],

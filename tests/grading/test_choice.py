@@ -69,3 +69,12 @@ def test_the_letters_may_be_others() -> None:
     for letters in ("", "A1", "Aa"):
         with pytest.raises(SettingError, match="must be letters, each once"):
             Choice(letters)
+
+
+def test_feedback_says_which_letter_was_read_and_not_which_is_right() -> None:
+    found = Choice().feedback_all(["The answer is B.", "Answer: A", "Who knows."], ["B", "B", "B"])
+    assert [each.message for each in found] == [
+        "",
+        "The answer chooses A, which is wrong.",
+        "The answer chooses no letter.",
+    ]

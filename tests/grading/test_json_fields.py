@@ -59,3 +59,22 @@ def test_a_reference_without_a_field_is_refused() -> None:
     with pytest.raises(DataError, match=r"has no field 'land', which data\.grader.fields compares"):
         JsonFields(["city", "land"]).check_reference(WANTED)
     JsonFields(["city"]).check_reference('{"city": "Oslo"}')
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "message"),
+    [
+        ('{"a": 1, "b": 2}', {"a": 1, "b": 2}, ""),
+        ('{"a": 2, "c": 3}', {"a": 1, "b": 2}, "The field 'b' is missing. The field 'a' is wrong."),
+        ('{"a": 1, "c": 3}', [{"x": 1, "y": 2}, {"a": 1, "c": 4}], "The field 'c' is wrong."),
+        ("no object", {"a": 1}, "The answer has no JSON object."),
+        ('{"b": 1}', {}, ""),
+    ],
+)
+def test_feedback_names_the_fields_and_not_their_values(response: str, reference: Any, message: str) -> None:
+    (found,) = JsonFields().feedback_all([response], [reference])
+    assert (found.message, found.correct) == (message, not message)
+
+
+def test_feedback_names_a_field_too_many() -> None:
+    assert JsonFields(only=True).feedback('{"a": 1, "c": 3}', {"a": 1}) == "There should be no field 'c'."

@@ -77,3 +77,10 @@ def test_a_reference_without_a_number_is_refused(reference: Any) -> None:
 def test_a_tolerance_is_not_negative() -> None:
     with pytest.raises(SettingError, match="tolerance"):
         Number(tolerance=-0.1)
+
+
+def test_feedback_says_which_number_was_read_and_not_which_is_right() -> None:
+    found = Number().feedback_all(["It is 41 or 42.", "It is 40, no, 1,041.", "None."], [42, 42, 42])
+    assert [each.correct for each in found] == [True, False, False]
+    messages = ["", "The answer's last number, 1041, is wrong.", "The answer has no number."]
+    assert [each.message for each in found] == messages

@@ -9,7 +9,7 @@ import pytest
 
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.errors import DataError, SettingError
-from lightning_sdft.grading import PythonFunction
+from lightning_sdft.grading import Feedback, PythonFunction
 from lightning_sdft.trust import trusting
 
 SOURCE = """
@@ -20,6 +20,16 @@ limit = 7
 
 def is_right(response, reference):
     return None if response == "?" else response == reference
+
+asked = 0
+
+def says_why(response, reference):
+    global asked
+    asked += 1
+    return (None if response == "?" else response == reference), f"it is {response}"
+
+def says_a_number(response, reference):
+    return False, 7
 
 def returns_text(response, reference):
     return "yes"
@@ -88,3 +98,22 @@ def test_it_needs_no_references(tmp_path: Path) -> None:
         grader = PythonFunction("own_grading.is_right")
     (tested,) = JsonDataModule(test=str(tmp_path / "own.csv"), grader=grader).splits.test
     assert list(tested.graders) == ["json"]
+
+
+def test_a_function_may_say_why(own: Path) -> None:
+    with trusting("own_grading"):
+        grader, plain = PythonFunction("own_grading.says_why"), PythonFunction("own_grading.is_right")
+    assert grader.grade_all(["a", "b", "?"], ["a", "a", "a"]) == [True, False, None]
+    assert grader.feedback_all(["a", "b", "?"], ["a", "a", "a"]) == [
+        Feedback(True),
+        Feedback(False, "it is b"),
+        Feedback(None),
+    ]
+    assert sys.modules["own_grading"].asked == 6  # once about each answer
+    assert grader.feedback("b", "a") == "it is b"
+    assert plain.feedback_all(["b"], ["a"]) == [Feedback(False, "The answer is wrong.")]
+    with (
+        trusting("own_grading"),
+        pytest.raises(DataError, match=r"returned \(False, 7\); return True, False or None, or"),
+    ):
+        PythonFunction("own_grading.says_a_number").grade("a", "a")

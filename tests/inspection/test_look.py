@@ -14,7 +14,7 @@ from lightning_sdft import inspect_rollouts
 from lightning_sdft.errors import DataError, SettingError
 from lightning_sdft.inspection import RolloutLook
 from lightning_sdft.losses import ReverseKL
-from lightning_sdft.modules import DistillationModule, SDFTModule, SFTModule
+from lightning_sdft.modules import DistillationModule, SDFTModule, SDPOModule, SFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.lora import STUDENT, TEACHER, LoRA, adapted_layers, using_adapter
 from lightning_sdft.records import GREEDY, Example, Sampling
@@ -173,6 +173,8 @@ def test_models_are_loaded_if_they_are_not_yet(words_module: Callable[..., Any])
 
 
 def test_what_has_no_teacher_or_no_demonstration_is_refused(words_module: Callable[..., Any]) -> None:
+    with pytest.raises(SettingError, match="SDPOModule is told of answers once training has graded them; the callback"):
+        inspect_rollouts(words_module(SDPOModule), EXAMPLES)
     with pytest.raises(SettingError, match="SFTModule has none; ask the student with"):
         inspect_rollouts(words_module(SFTModule), EXAMPLES)
     bare = Example("bare", [{"role": "user", "content": "w1"}])

@@ -11,7 +11,7 @@ from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.memory import Lengths, lengths_by_budgets, lengths_by_data
-from lightning_sdft.modules import CPTModule, DFTModule, SDFTModule, SFTModule
+from lightning_sdft.modules import CPTModule, DFTModule, SDFTModule, SDPOModule, SFTModule
 from lightning_sdft.records import Example
 from lightning_sdft.rollout import VLLMEngine
 
@@ -107,3 +107,11 @@ def test_what_cannot_be_trained_on_is_not_read(
     assert list(found.student) == [(1 + TURNS, 1 + END)]
     with pytest.raises(DataError, match="none of 2 training examples can be trained on"):
         lengths_by_data(words_module(SFTModule), words_data([too_long, example(41, 2)]), 1)
+
+
+def test_what_a_teacher_will_be_told_is_as_long_as_its_budget(
+    words_module: Callable[..., Any], words_data: Callable[..., Any]
+) -> None:
+    data = words_data([example(3, 2), example(5, 2)], batch_size=2, micro_batch_size=None)
+    found = lengths_by_data(words_module(SDPOModule), data, 1)
+    assert (found.student, found.teacher) == ([(5 + TURNS, 8), (3 + TURNS, 8)], [(32, 8)] * 2)

@@ -12,15 +12,26 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sdft.checkpoint import exact_resume
-from lightning_sdft.modules import CausalLMModule, CPTModule, DFTModule, DistillationModule, SDFTModule, SFTModule
+from lightning_sdft.data.splits import EvaluationSet
+from lightning_sdft.grading import ExactMatch
+from lightning_sdft.modules import (
+    CausalLMModule,
+    CPTModule,
+    DFTModule,
+    DistillationModule,
+    SDFTModule,
+    SDPOModule,
+    SFTModule,
+)
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.teacher import CopiedTeacher, EMATeacher, TrustRegionTeacher
 from tests.conftest import needs_gpu
-from tests.modules.conftest import SHOWN
+from tests.modules.conftest import SHOWN, question
 
 CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one
 STEPS = 11
 ADAPTER: dict[str, Any] = {"pretrained": True, "lora": LoRA(rank=2, dropout=0.2, modules_to_save=["norm"])}
+TOLD = ["{prompt}", " w50 {demonstration} w51", " w52 {attempt} w53"]
 
 
 class Losses(Callback):
@@ -34,7 +45,11 @@ class Losses(Callback):
 def callbacks(method: type[CausalLMModule], folder: Path) -> tuple[list[Callback], Losses]:
     losses = Losses()
     save = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=CHECKPOINT_STEP, save_top_k=-1)
-    return [losses, save, *([EMATeacher(teacher_rate=0.1)] if issubclass(method, SDFTModule) else [])], losses
+    return [
+        losses,
+        save,
+        *([EMATeacher(teacher_rate=0.1)] if issubclass(method, SDFTModule | SDPOModule) else []),
+    ], losses
 
 
 def check_resume(
@@ -115,6 +130,17 @@ def test_resumed_run_mixes_the_same_reference_and_student(
 ) -> None:
     fixtures = (words_module, words_data, make_trainer, tmp_path)
     check_resume(DistillationModule, 0, *fixtures, teacher=TrustRegionTeacher(0.3), **SHOWN, **arguments)
+
+
+def test_resumed_run_is_told_the_same_of_its_answers(
+    words_module: Any, words_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    examples = [replace(question(index), reference="w5") for index in range(16)]
+
+    def data(**arguments: Any) -> Any:
+        return words_data(examples, [EvaluationSet(examples[:2], {"words": ExactMatch()})], **arguments)
+
+    check_resume(SDPOModule, 0, words_module, data, make_trainer, tmp_path, teacher_template=TOLD)
 
 
 @needs_gpu
