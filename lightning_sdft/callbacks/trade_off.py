@@ -82,8 +82,9 @@ def picture(points: list[tuple[int, float, float]], title: str) -> np.ndarray[An
     panel.plot(across, up, color="#bbbbbb", zorder=1)
     dots = panel.scatter(across, up, c=steps, cmap="viridis", zorder=2)
     for label, at, height in (("start", across[0], up[0]), (f"step {steps[-1]}", across[-1], up[-1])):
-        side, shift = ("right", -6) if at > 50 else ("left", 6)  # towards the middle
-        panel.annotate(label, (at, height), xytext=(shift, 6), textcoords="offset points", ha=side)
+        side, across_by = ("right", -6) if at > 50 else ("left", 6)  # towards the middle
+        up_by = -12 if height > 90 else 6
+        panel.annotate(label, (at, height), xytext=(across_by, up_by), textcoords="offset points", ha=side)
     panel.set(xlabel="prior tasks, average (%)", ylabel="new task (%)", title=title)
     panel.set(xlim=WHOLE, ylim=WHOLE)  # so that pictures of several runs can be compared
     panel.grid(alpha=0.3)
