@@ -18,15 +18,19 @@ __all__ = ["AnswerTable"]
 Graded = dict[str, tuple[str, bool | None]]
 """An answer and its verdict, by the id of the example; ``None`` if it was not graded."""
 
-COLUMNS = ("example", "verdict", "prompt", "answer", "base model", "base's verdict", "reference")
+COLUMNS = ("right", "prompt", "answer", "base model", "base right", "reference", "example")
+"""Titles that stay whole in narrow columns: TensorBoard breaks within words."""
 
-VERDICTS = {True: "right", False: "wrong", None: "not graded"}
+VERDICTS = {True: "yes", False: "no", None: "not graded"}
+
+BEFORE = "what it could do before"
+"""Group of the tables of prior tasks, which TensorBoard lists, by name, behind rollouts."""
 
 
 class AnswerTable(Callback):
     """Shows answers to validation questions as tables (in TensorBoard: tab Text), wrong ones first.
 
-    They are named ``answers/<set>`` and ``answers to prior tasks/<set>``. Beside each stands what the base model
+    They are named ``answers/<set>`` and ``what it could do before/<set>``. Beside each stands what the base model
     answered before training, if the sanity check has asked it (``num_sanity_val_steps: -1``). Among the wrong ones
     those come first that the base model had right. Answers that another model judges are shown without verdicts, which
     would have to be paid for again.
@@ -86,7 +90,7 @@ class AnswerTable(Callback):
         prior = {each.name for each in cast(CausalLMModule, pl_module).graded.sets if each.prior}
         for name, given in self._given.items():
             if given:
-                title = f"{'answers to prior tasks' if name in prior else 'answers'}/{name}"
+                title = f"{BEFORE if name in prior else 'answers'}/{name}"
                 log_table(trainer, title, COLUMNS, self.table(name, given))
 
     def table(self, name: str, given: Graded) -> list[list[Cell]]:
@@ -105,7 +109,7 @@ class AnswerTable(Callback):
             before, was = base.get(each, ("-", None))
             verdict_before = VERDICTS[was] if each in base else "-"
             reference = "" if example.reference is None else str(example.reference)
-            texts = (each, VERDICTS[verdict], example.prompt[-1]["content"], text, before, verdict_before, reference)
+            texts = (VERDICTS[verdict], example.prompt[-1]["content"], text, before, verdict_before, reference, each)
             rows.append([Cell.of(shortened(one, self.max_characters)) for one in texts])
         return rows
 

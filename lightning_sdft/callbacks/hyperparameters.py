@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_sdft.callbacks.prior_tasks import PriorTasks
+from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.storage.masking import masked
 from lightning_sdft.teacher import EMATeacher
 
@@ -20,22 +22,30 @@ FIRST = {
     "learning_rate": "2 learning_rate",
     "data.batch_size": "3 batch_size",
     "teacher_rate": "4 teacher_rate",
+    "model": "5 model",
+    "data": "6 data",
 }
-"""Names in TensorBoard, which lists them by name, of what tells most runs apart."""
+"""Names in TensorBoard, which lists them by name and ticks the first five, of what tells most runs apart."""
+
+
+ACCURACY, LOSS = "val/accuracy", "val/loss"
+
+PRIOR, PRIOR_LOSS = "prior/average", "prior_loss/average"
 
 
 class HyperparameterSummary(Callback):
     """Logs the arguments of the module and the data module, without secrets: in TensorBoard to the tab HParams.
 
-    There the method, the learning rate, the batch size and the rate of :class:`EMATeacher` come first, numbered,
-    because TensorBoard sorts by name. Other loggers get all arguments by their own names.
+    There the method, the learning rate, the batch size, the rate of :class:`EMATeacher`, the model and the data come
+    first, numbered, because TensorBoard sorts by name. Other loggers get all arguments by their own names.
 
     Args:
-        metrics: Names of the metrics to show beside them, each with its last value.
+        metrics: Names of the metrics to show beside them, each with its last value. By default accuracies of the new
+            task and of prior tasks, or losses where there are no references, and the loss of training.
     """
 
     def __init__(self, metrics: list[str] | None = None) -> None:
-        self.metrics = ["val/accuracy", "prior/average", "train/loss"] if metrics is None else metrics
+        self.metrics = metrics
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the arguments, unless a resumed run has them in its folder; NaN stands for metrics to come."""
@@ -43,14 +53,30 @@ class HyperparameterSummary(Callback):
         datamodule = getattr(trainer, "datamodule", None)
         if datamodule is not None:
             arguments |= {"data": type(datamodule).__name__, **flatten(masked(datamodule.hparams), "data.")}
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set outside of __init__
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set outside of __init__
+        for callback in callbacks:
             if isinstance(callback, EMATeacher):
                 arguments["teacher_rate"] = callback.teacher_rate
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(arguments)
             elif not _goes_on(trainer, logger):
-                logger.log_hyperparams(first_ones_first(arguments), dict.fromkeys(self.metrics, math.nan))
+                metrics = measured(pl_module, callbacks) if self.metrics is None else self.metrics
+                logger.log_hyperparams(first_ones_first(arguments), dict.fromkeys(metrics, math.nan))
+
+
+def measured(module: LightningModule, callbacks: Sequence[Callback]) -> list[str]:
+    """The metrics that tell how a run has ended, by what it is evaluated on.
+
+    Args:
+        module: The module, with its evaluation sets.
+        callbacks: The callbacks, of which :class:`PriorTasks` measures too.
+    """
+    sets = module.graded.sets if isinstance(module, CausalLMModule) else ()
+    names = {(False, True): ACCURACY, (False, False): LOSS, (True, True): PRIOR, (True, False): PRIOR_LOSS}
+    found = {(each.prior, bool(each.graders)) for each in sets}
+    found |= {(True, True) for each in callbacks if isinstance(each, PriorTasks)}
+    return [*(name for kind, name in names.items() if kind in found), "train/loss"]
 
 
 def _goes_on(trainer: Trainer, logger: TensorBoardLogger) -> bool:

@@ -20,17 +20,18 @@ from lightning_sdft.teacher import OffloadedTeacher
 __all__ = ["RolloutTable"]
 
 COLUMNS = (
-    "example",
     "prompt",
-    "student's rollout",
-    "KL a token",
-    "where they differ most",
-    "the teacher would have said",
+    "student",
+    "teacher would say",
     "demonstration",
+    "KL",
+    "where they differ most",
     "tokens",
+    "example",
 )
+"""Titles that stay whole in narrow columns: TensorBoard breaks within words."""
 
-NOTE = "KL(teacher || student): *from 0.1 nats*, **from 0.5 nats a token**."
+NOTE = "KL(teacher || student), nats a token: *from 0.1*, **from 0.5**."
 
 WORST = 3
 """Most tokens of a rollout whose disagreement is spelled out."""
@@ -101,14 +102,14 @@ class RolloutTable(Callback):
         trained = [token for token in tokens if token.trained]
         mean = sum(token.kl for token in trained) / len(trained) if trained else float("nan")
         return [
-            self._cell(example.id),
             self._cell(example.prompt[-1]["content"]),
             shaded(tokens, self.max_characters),
-            Cell.of(f"{mean:.3f}"),
-            Cell.of("\n".join(map(_difference, _worst(tokens)))),
             self._cell(taught),
             self._cell(example.demonstration or ""),
+            Cell.of(f"{mean:.3f}"),
+            Cell.of("\n".join(map(_difference, _worst(tokens)))),
             Cell.of(f"{len(tokens)}, cut" if cut else str(len(tokens))),
+            self._cell(example.id),
         ]
 
     def _cell(self, text: str) -> Cell:

@@ -18,12 +18,12 @@ FIRST = "at a glance/"
 
 GLANCE = {
     "val/accuracy": f"{FIRST}new task",
-    "val/loss": f"{FIRST}new task, loss of the demonstrations",
+    "val/loss": f"{FIRST}new task, loss",
     "prior/average": f"{FIRST}prior tasks",
-    "teacher/accuracy": f"{FIRST}teacher, shown the demonstration",
-    "teacher/gain": f"{FIRST}teacher minus student",
+    "teacher/accuracy": f"{FIRST}teacher",
+    "teacher/gain": f"{FIRST}teacher's gain",
 }
-"""Metrics that are shown there too."""
+"""Metrics that are shown there too, under names so short that TensorBoard shows them whole."""
 
 LAST = "~details/"
 """A group that TensorBoard lists below all others."""

@@ -18,6 +18,10 @@ TITLE = f"{FIRST}trade-off, new task against prior tasks"
 NEW, PRIOR = "val/accuracy", "prior/average"
 
 
+WHOLE = (-4, 104)
+"""Ends of both axes, in per cent."""
+
+
 class TradeOffPicture(Callback):
     """Draws the new task against the average of prior tasks, a point per validation, when training ends.
 
@@ -70,17 +74,19 @@ def picture(points: list[tuple[int, float, float]], title: str) -> np.ndarray[An
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(4.8, 3.6), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     panel = figure.subplots()
     steps, new, prior = zip(*points, strict=True)
     across, up = [100 * each for each in prior], [100 * each for each in new]
     panel.plot(across, up, color="#bbbbbb", zorder=1)
     dots = panel.scatter(across, up, c=steps, cmap="viridis", zorder=2)
-    panel.annotate("start", (across[0], up[0]), xytext=(6, 6), textcoords="offset points")
-    panel.annotate(f"step {steps[-1]}", (across[-1], up[-1]), xytext=(6, 6), textcoords="offset points")
+    for label, at, height in (("start", across[0], up[0]), (f"step {steps[-1]}", across[-1], up[-1])):
+        side, across_by = ("right", -6) if at > 50 else ("left", 6)  # towards the middle
+        up_by = -12 if height > 90 else 6
+        panel.annotate(label, (at, height), xytext=(across_by, up_by), textcoords="offset points", ha=side)
     panel.set(xlabel="prior tasks, average (%)", ylabel="new task (%)", title=title)
-    panel.margins(0.15)
+    panel.set(xlim=WHOLE, ylim=WHOLE)  # so that pictures of several runs can be compared
     panel.grid(alpha=0.3)
     figure.colorbar(dots, label="optimizer step")
     canvas.draw()

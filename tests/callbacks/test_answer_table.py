@@ -15,6 +15,9 @@ from lightning_sdft.grading import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from tests.modules.test_answering import evaluation_sets
 
+RIGHT, PROMPT, _, BASE, BASE_RIGHT, REFERENCE, EXAMPLE = range(7)
+"""The columns."""
+
 OPTIONS = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 1, "max_steps": -1}
 
 
@@ -66,15 +69,15 @@ def test_wrong_answers_come_first_beside_those_of_the_base(
     trainer = make_trainer(callbacks=[AnswerTable(questions=3), Spoil()], logger=logger, **OPTIONS)
     trainer.fit(words_module(SFTModule), datamodule=words_data(validation=sets, evaluation_batch_size=2))
     shown = tables(logger)
-    assert set(shown) == {"answers/new", "answers to prior tasks/old"}
+    assert set(shown) == {"answers/new", "what it could do before/old"}
     rows = shown["answers/new"]
     assert len(rows) == 3
-    assert [row[1] for row in rows] == ["wrong"] * 3
-    assert [row[5] for row in rows] == ["right", "right", "wrong"]  # what the base had right comes first
-    row = next(row for row in rows if row[0] == right.id)
-    assert row[2] == right.prompt[-1]["content"]
-    assert row[4] == row[6] == right.reference
-    assert wrong.id not in [row[0] for row in rows]  # the fourth
+    assert [row[RIGHT] for row in rows] == ["no"] * 3
+    assert [row[BASE_RIGHT] for row in rows] == ["yes", "yes", "no"]  # what the base had right comes first
+    row = next(row for row in rows if row[EXAMPLE] == right.id)
+    assert row[PROMPT] == right.prompt[-1]["content"]
+    assert row[BASE] == row[REFERENCE] == right.reference
+    assert wrong.id not in [row[EXAMPLE] for row in rows]  # the fourth
 
 
 def test_right_answers_come_last_and_rows_are_few(
@@ -86,8 +89,8 @@ def test_right_answers_come_last_and_rows_are_few(
 ) -> None:
     trainer = make_trainer(callbacks=[AnswerTable(rows=3)], logger=logger, **OPTIONS)
     trainer.fit(words_module(SFTModule, learning_rate=0.0), datamodule=words_data(validation=sets))
-    assert [row[1] for row in tables(logger)["answers/new"]] == ["wrong", "wrong", "right"]
-    assert [row[1] for row in tables(logger)["answers to prior tasks/old"]] == ["right"] * 3
+    assert [row[RIGHT] for row in tables(logger)["answers/new"]] == ["no", "no", "yes"]
+    assert [row[RIGHT] for row in tables(logger)["what it could do before/old"]] == ["yes"] * 3
 
 
 def test_no_model_is_asked_for_verdicts(
@@ -100,7 +103,7 @@ def test_no_model_is_asked_for_verdicts(
     judged = [EvaluationSet(sets[0].examples, {"new": Judged()})]
     trainer = make_trainer(callbacks=[AnswerTable()], logger=logger, **OPTIONS)
     trainer.fit(words_module(SFTModule), datamodule=words_data(validation=judged))
-    assert {row[1] for row in tables(logger)["answers/new"]} == {"not graded"}
+    assert {row[RIGHT] for row in tables(logger)["answers/new"]} == {"not graded"}
 
 
 def test_resumed_run_still_shows_the_answers_of_the_base(
@@ -118,8 +121,8 @@ def test_resumed_run_still_shows_the_answers_of_the_base(
     data = words_data(validation=sets)
     resumed.fit(words_module(SFTModule), datamodule=data, ckpt_path=tmp_path / "one.ckpt")
     rows = tables(logger)["answers/new"]
-    assert [row[5] for row in rows] == ["right", "right", "wrong", "wrong"]
-    assert {row[1] for row in rows} == {"wrong"}
+    assert [row[BASE_RIGHT] for row in rows] == ["yes", "yes", "no", "no"]
+    assert {row[RIGHT] for row in rows} == {"no"}
 
 
 def test_without_a_sanity_check_there_is_no_base(
@@ -131,4 +134,4 @@ def test_without_a_sanity_check_there_is_no_base(
 ) -> None:
     trainer = make_trainer(callbacks=[AnswerTable()], logger=logger, **{**OPTIONS, "num_sanity_val_steps": 0})
     trainer.fit(words_module(SFTModule), datamodule=words_data(validation=sets))
-    assert {(row[4], row[5]) for row in tables(logger)["answers/new"]} == {("-", "-")}
+    assert {(row[BASE], row[BASE_RIGHT]) for row in tables(logger)["answers/new"]} == {("-", "-")}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -15,25 +16,29 @@ from lightning_sdft.callbacks import (
     BaseComparison,
     Dashboard,
     KLToBase,
+    PriorTasks,
     RunLogger,
     TeacherWatch,
     TradeOffPicture,
 )
+from lightning_sdft.callbacks.dashboard import layout
 from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
 from lightning_sdft.records import Example
 from tests.modules.conftest import question
 from tests.modules.test_answering import evaluation_sets
 
-MODES = {SDFTModule: "negative log-likelihood (SFT, DFT, CPT)", SFTModule: "KL to the teacher (distillation)"}
+BOTH = {"learning", "retention", "loss", "speed"}
+CATEGORIES = {SDFTModule: BOTH | {"teacher against student", "rollouts"}, SFTModule: BOTH}
 
 
-def charts(folder: str) -> tuple[dict[str, Any], set[str]]:
-    """The charts of a run by title, and the names of its scalars."""
+def charts(folder: str) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """The charts of a run by category and title, and the names of its scalars."""
     events = EventAccumulator(folder, size_guidance={"tensors": 0}).Reload()
     (event,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    return {chart.title: chart for part in layout.category for chart in part.chart}, set(events.Tags()["scalars"])
+    parts = {part.title: {chart.title: chart for chart in part.chart} for part in layout.category}
+    return parts, set(events.Tags()["scalars"])
 
 
 def asked(sets: list[EvaluationSet]) -> list[EvaluationSet]:
@@ -65,15 +70,30 @@ def test_every_chart_finds_what_the_run_has_logged(
     trainer = make_trainer(callbacks=callbacks, logger=[logger, CSVLogger(tmp_path)], log_every_n_steps=1, **options)
     trainer.fit(words_module(method), datamodule=words_data(validation=sets))
 
-    shown, scalars = charts(logger.log_dir)
-    empty = {title for title, chart in shown.items() if not found(chart, scalars)}
-    other = {"accuracy", "teacher minus student", "tokens", "share that was cut"} if method is SFTModule else set()
-    assert {title for title in empty if "nothing is graded" not in title} == {MODES[method], *other}
-    for chart in shown.values():
+    parts, scalars = charts(logger.log_dir)
+    assert set(parts) == CATEGORIES[method]
+    for title, chart in ((title, chart) for part in parts.values() for title, chart in part.items()):
+        assert found(chart, scalars), title
         for series in chart.margin.series:
             assert {series.value, series.lower, series.upper} <= scalars
-    retention = next(chart for title, chart in shown.items() if title.startswith("each prior task"))
-    assert found(retention, scalars) == {"prior/old", "prior/average"}
+    assert [len(chart.margin.series) for chart in parts["learning"].values()] == [2]
+    average, each, kl = parts["retention"].values()
+    assert average.margin.series[0].value == "prior/average"
+    assert found(each, scalars) == {"prior/old", "prior/average"}
+    assert found(kl, scalars) == {"val/kl_to_base"}
+    (loss,) = parts["loss"].values()
+    assert found(loss, scalars) == {"teacher/kl" if method is SDFTModule else "train/nll"}
+
+
+def test_what_is_not_measured_has_no_chart(words_module: Callable[..., CausalLMModule]) -> None:
+    module = words_module(SFTModule)
+    assert titles(module) == ["loss", "speed"]
+    assert titles(module, KLToBase()) == titles(module, PriorTasks([])) == ["retention", "loss", "speed"]
+
+
+def titles(module: CausalLMModule, *callbacks: Callback) -> list[str]:
+    """The categories of a run."""
+    return [part.title for part in layout(str, module, callbacks).category]
 
 
 def test_losses_take_the_place_of_accuracies_where_nothing_is_graded(
@@ -85,10 +105,10 @@ def test_losses_take_the_place_of_accuracies_where_nothing_is_graded(
     options = {"limit_val_batches": 1.0, "num_sanity_val_steps": -1, "max_epochs": 1, "max_steps": -1}
     trainer = make_trainer(callbacks=[Dashboard(), AnswerTable(), TradeOffPicture()], logger=logger, **options)
     trainer.fit(words_module(SFTModule), datamodule=words_data(validation=sets))
-    shown, scalars = charts(logger.log_dir)
-    losses = [found(chart, scalars) for title, chart in shown.items() if "nothing is graded" in title]
-    assert losses == [{"val/loss"}, {"prior_loss/old", "prior_loss/average"}]
-    assert "at a glance/new task, loss of the demonstrations" in scalars
+    parts, scalars = charts(logger.log_dir)
+    losses = [[found(chart, scalars) for chart in parts[name].values()] for name in ("learning", "retention")]
+    assert losses == [[{"val/loss"}], [{"prior_loss/old", "prior_loss/average"}]]
+    assert "at a glance/new task, loss" in scalars
 
 
 def found(chart: Any, scalars: set[str]) -> set[str]:

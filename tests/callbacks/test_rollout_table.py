@@ -49,11 +49,15 @@ def test_tables_are_logged_after_the_first_and_every_nth_step(
     examples = {example.id: example for example in words_data().splits.train}
     for row in (first, second):
         cells = [unescape(re.sub("<[^>]*>", "", cell)).strip() for cell in row.strip("|").split("|")]
-        name, prompt, rollout, kl, _, _, demonstration, tokens = cells
+        prompt, rollout, _, demonstration, kl, _, tokens, name = cells
         assert prompt == examples[name].prompt[-1]["content"]
         assert demonstration == examples[name].demonstration
         assert len(rollout.split()) == int(tokens.removesuffix(", cut"))
         assert float(kl) >= 0
+
+
+_, STUDENT, TEACHER, _, KL, WHERE, TOKENS, EXAMPLE = range(8)
+"""The columns."""
 
 
 def rows(module: Any, **arguments: Any) -> tuple[Any, list[Any]]:
@@ -70,18 +74,18 @@ def test_rollout_stands_beside_what_the_teacher_says(memory: Any, words_module: 
     module = ready(words_module(SDFTModule, teacher=CopiedTeacher(memory=memory), skip_tokens=1))
     items, found = rows(module)
     looks = token_looks(module, [item.student for item in items], [item.teacher for item in items], 1)
-    assert len({row[0].text for row in found}) == len(EXAMPLES)
+    assert len({row[EXAMPLE].text for row in found}) == len(EXAMPLES)
     for item, row, tokens in zip(items, found, looks, strict=True):
-        assert row[2].text == "".join(token.text for token in tokens)
-        assert float(row[3].text) == pytest.approx(
+        assert row[STUDENT].text == "".join(token.text for token in tokens)
+        assert float(row[KL].text) == pytest.approx(
             sum(token.kl for token in tokens[1:]) / len(tokens[1:]) if tokens[1:] else float("nan"), 1e-2, nan_ok=True
         )
         worst = max(tokens, key=lambda token: token.kl)
-        assert row[4].text.splitlines()[0].endswith(f"KL {worst.kl:.2f}")
-        assert f"teacher '{worst.teacher[0].text}'" in row[4].text.splitlines()[0]
+        assert row[WHERE].text.splitlines()[0].endswith(f"KL {worst.kl:.2f}")
+        assert f"teacher '{worst.teacher[0].text}'" in row[WHERE].text.splitlines()[0]
         (answer,) = generate(module.teacher.policy, [item.teacher.prompt], module.max_completion_tokens, GREEDY)
-        assert row[5].text == ("" if memory == "offload" else module.tokenizer.decode(answer.completion))
-        assert row[7].text.endswith("cut") is not item.rollout.finished
+        assert row[TEACHER].text == ("" if memory == "offload" else module.tokenizer.decode(answer.completion))
+        assert row[TOKENS].text.endswith("cut") is not item.rollout.finished
 
 
 @pytest.mark.parametrize(
@@ -138,7 +142,7 @@ def test_rows_are_spread_over_the_step(
     module.training_step = noted
     trainer.fit(module, datamodule=data)
     ((_, text),) = logged_tables(tensorboard.log_dir)
-    assert [line.split(" ")[1] for line in text.splitlines()[4:]] == [group[index] for index in shown]
+    assert [line.split(" ")[-2] for line in text.splitlines()[4:]] == [group[index] for index in shown]
 
 
 def test_resumed_run_goes_on_with_the_tables(
