@@ -218,8 +218,8 @@ class DemonstrationDataModule(LightningDataModule):
             raise DataError(
                 f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}, but an optimizer step has "
                 f"{micro_batches} micro-batches: data.batch_size={self.batch_size} over "
-                f"{count_text(processes, 'process')} in micro-batches of {micro_batch_size}. Leave trainer.accumulate_grad_batches out, or change "
-                "data.micro_batch_size"
+                f"{count_text(processes, 'process')} in micro-batches of {micro_batch_size}. Leave "
+                "trainer.accumulate_grad_batches out, or change data.micro_batch_size"
             )
         self._tell("accumulate_grad_batches", micro_batches)
         whole = len(self.splits.train) // self.batch_size * micro_batches
