@@ -76,6 +76,26 @@ def test_a_line_comes_before_torch_is_imported(tmp_path: Path) -> None:
     assert "torch is imported" in done.stderr
 
 
+UNUSED = (
+    "bitsandbytes", "datasets", "IPython", "lm_eval", "openai", "optuna", "pandas", "peft", "pyarrow", "sklearn",
+    "sphinx", "tensorflow", "trl", "vllm",
+)  # fmt: skip
+"""Packages that training needs nothing of, or only some runs."""
+
+
+def test_training_imports_no_package_that_it_does_not_need(tmp_path: Path) -> None:
+    sizes = {"train_size": 8, "validation_size": 2, "test_size": 2, "prior_size": 2, "batch_size": 4}
+    small = ["--model.init_args.model", "zoo/laptop-small", *(f"--data.{name}={size}" for name, size in sizes.items())]
+    code = f"""
+import sys
+from lightning_sdft.commands.fit import main
+cli = main(["fit", "--config", "laptop_sdft", *{small!r}, "--trainer.max_steps=1", "--trainer.num_sanity_val_steps=0"])
+print(cli.trainer.global_step, sorted(name for name in {UNUSED!r} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "1 []"
+
+
 def test_help_takes_a_small_part_of_what_all_of_it_takes() -> None:
     short, quick = run("export", "--help")
     whole, slow = run("export", "--help", "all")
