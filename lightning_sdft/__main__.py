@@ -1,4 +1,4 @@
-"""The console script and ``python -m lightning_sdft``: help and completion at once, all else by :mod:`.cli`."""
+"""The console script and ``python -m lightning_sdft``: what needs no torch at once, all else by :mod:`.cli`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import sys
 
 from lightning_sdft.commands.completion import SCRIPTS, candidates
+from lightning_sdft.commands.early import check_command, check_configs, first_line
 from lightning_sdft.commands.short_help import ASKED, short_help
+from lightning_sdft.errors import SettingError
 
 __all__ = ["main"]
 
@@ -31,10 +33,39 @@ def main() -> None:
         if sys.argv[place] in ASKED and sys.argv[place + 1] == "all":
             del sys.argv[place + 1]
             break
+    if "--debug" not in arguments:
+        _refuse_early(arguments)
+    if arguments[:1] == ["configs"] and _listed(arguments[1:]):
+        return
+    if (line := first_line(arguments)) is not None:
+        _say(line)
 
     from lightning_sdft.cli import entry_point  # it imports torch, which takes seconds
 
     entry_point()
+
+
+def _refuse_early(arguments: list[str]) -> None:
+    """End with code 2 and a line if there is no such command or config."""
+    try:
+        check_command(arguments[:1])
+        check_configs(arguments)
+    except SettingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _listed(arguments: list[str]) -> bool:
+    """List the configs, unless the arguments are wrong, of which others know more to say."""
+    from jsonargparse import ArgumentError, auto_cli  # it takes longer than the help
+
+    from lightning_sdft.commands.configs import configs
+
+    try:
+        auto_cli(configs, args=arguments, as_positional=False, exit_on_error=False)
+    except (ArgumentError, SettingError):
+        return False
+    return True
 
 
 def _say(text: str) -> None:

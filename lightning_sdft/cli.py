@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 from jsonargparse import auto_cli
@@ -14,8 +14,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_sdft.checkpoint import exit_code
 from lightning_sdft.commands.configs import configs
 from lightning_sdft.commands.demonstrate import demonstrate
+from lightning_sdft.commands.early import check_command
 from lightning_sdft.commands.export import export
-from lightning_sdft.commands.fit import SDFTCLI, main
+from lightning_sdft.commands.fit import main
 from lightning_sdft.commands.init import init
 from lightning_sdft.commands.judge import judge
 from lightning_sdft.commands.noise import keep_quiet
@@ -23,7 +24,7 @@ from lightning_sdft.commands.parser import CommandParser
 from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
 from lightning_sdft.commands.refusals import one_line, refusal
-from lightning_sdft.errors import SettingError, did_you_mean
+from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.archive import remake
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.continual import continual
@@ -48,9 +49,6 @@ COMMANDS: dict[str, Callable[..., object]] = {
 }
 """Subcommands that are plain functions, by name; the arguments of a function are the options of its command."""
 
-ELSEWHERE = {"train": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict", "merge": "export"}
-"""Our commands by the names that other programs have for them."""
-
 DEBUG = "--debug"
 """Shows where an error comes from."""
 
@@ -72,22 +70,6 @@ class RefusedExit(SystemExit):
 def run_command(command: Callable[..., object], arguments: list[str]) -> None:
     """Run a plain function with arguments from the command line."""
     auto_cli(command, args=arguments, as_positional=False, parser_class=CommandParser, description="")
-
-
-def check_command(first: Sequence[str]) -> None:
-    """Refuse a command that there is not.
-
-    Args:
-        first: The first argument, if there is one.
-
-    Raises:
-        SettingError: If it is neither an option nor a command.
-    """
-    names = [*SDFTCLI.subcommands(), *COMMANDS]
-    for name in first:
-        if not name.startswith("-") and name not in names:
-            hint = f"; did you mean {ELSEWHERE[name]}?" if name in ELSEWHERE else did_you_mean(name, names)
-            raise SettingError(f"there is no command {name}{hint}; there are {', '.join(names)}")
 
 
 def entry_point() -> None:

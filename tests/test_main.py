@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,65 @@ print([name for name in ("torch", "lightning", "transformers", "jsonargparse") i
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "lightning-sdft" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["configs", "--about", "tool_use_sdft"], None, "experiment/tool_use_sdft "),
+        (["fti"], 2, "error: there is no command fti; did you mean fit?"),
+        (["fit", "--config", "laptop_sdtf"], 2, "error: laptop_sdtf does not exist"),
+    ],
+)
+def test_what_needs_no_torch_is_done_without_it(arguments: list[str], code: int | None, said: str) -> None:
+    lines = """
+import sys
+sys.argv = ["lightning-sdft", *%r]
+from lightning_sdft.__main__ import main
+code = None
+try:
+    main()
+except SystemExit as end:
+    code = end.code
+print(code, [name for name in ("torch", "lightning", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", lines % arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{code} []"
+    assert (done.stdout if code is None else done.stderr).startswith(said)
+
+
+def test_a_line_comes_before_torch_is_imported(tmp_path: Path) -> None:
+    """By which torch is broken, so that nothing comes after it."""
+    (tmp_path / "torch.py").write_text("raise ImportError('torch is imported')")
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_sdft", "fit", "--config", "laptop_sdft"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert done.stdout == "fit laptop_sdft: loading torch, Lightning and transformers\n"
+    assert "torch is imported" in done.stderr
+
+
+UNUSED = (
+    "bitsandbytes", "datasets", "IPython", "lm_eval", "openai", "optuna", "pandas", "peft", "pyarrow", "sklearn",
+    "sphinx", "tensorflow", "trl", "vllm",
+)  # fmt: skip
+"""Packages that training needs nothing of, or only some runs."""
+
+
+def test_training_imports_no_package_that_it_does_not_need(tmp_path: Path) -> None:
+    sizes = {"train_size": 8, "validation_size": 2, "test_size": 2, "prior_size": 2, "batch_size": 4}
+    small = ["--model.init_args.model", "zoo/laptop-small", *(f"--data.{name}={size}" for name, size in sizes.items())]
+    code = f"""
+import sys
+from lightning_sdft.commands.fit import main
+cli = main(["fit", "--config", "laptop_sdft", *{small!r}, "--trainer.max_steps=1", "--trainer.num_sanity_val_steps=0"])
+print(cli.trainer.global_step, sorted(name for name in {UNUSED!r} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "1 []"
 
 
 def test_help_takes_a_small_part_of_what_all_of_it_takes() -> None:

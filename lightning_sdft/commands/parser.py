@@ -87,10 +87,13 @@ class CommandParser(LightningArgumentParser):
         return built
 
     def dump(self, namespace: Namespace, *arguments: Any, **options: Any) -> str:
-        """A config as text for ``--print_config``, files and TensorBoard, with secrets masked."""
+        """A config as text for ``--print_config``, files and TensorBoard, with secrets masked.
+
+        It has been validated when it was parsed; to do so again takes longer than all else here.
+        """
         if "skip_none" in options:  # as Lightning still calls it
             options["skip_unset"] = options.pop("skip_none")
-        text: str = super().dump(masked(namespace), *arguments, **options)
+        text: str = super().dump(masked(namespace), *arguments, **{"skip_validation": True, **options})
         return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -227,7 +227,7 @@ def test_counts_what_cannot_be_used(articles: str, tmp_path: Path, capsys: pytes
         questions(articles, str(output), endpoint(server), held_out=0)
     assert [row["answer"] for row in read(output)] == ["Ann."]
     printed = capsys.readouterr().out
-    assert "1 questions about 1 of 3 articles" in printed
+    assert "1 question about 1 of 3 articles" in printed
     assert "left out: 1 the same as another one, 1 similar to one, 2 not read" in printed
     assert "replies without any question: 1" in printed
     assert len(read(output.with_suffix(".journal.jsonl"))) == 3
