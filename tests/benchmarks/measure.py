@@ -94,7 +94,7 @@ class Row:
         unit: Of ours and peer.
         ours: Our measurements.
         peer: The peer's.
-        must: Bound of the ratio ours / peer.
+        must: Bound of the ratio ours / peer; ``None`` for a figure that is only reported.
         at_least: Whether the bound is a lower one (of a rate), and not an upper one (of time or memory).
         setting: What was run.
     """
@@ -103,7 +103,7 @@ class Row:
     unit: str
     ours: Sequence[float]
     peer: Sequence[float]
-    must: float
+    must: float | None
     setting: str
     at_least: bool = False
     ratio: float = field(init=False)
@@ -114,6 +114,8 @@ class Row:
     @property
     def holds(self) -> bool:
         """Whether the ratio is within its bound."""
+        if self.must is None:
+            return True
         return self.ratio >= self.must if self.at_least else self.ratio <= self.must
 
     def record(self) -> dict[str, Any]:
@@ -125,7 +127,7 @@ class Row:
             "peer_range": [min(self.peer), max(self.peer)],
             "unit": self.unit,
             "ratio": self.ratio,
-            "must": f"{'>=' if self.at_least else '<='} {self.must}",
+            "must": None if self.must is None else f"{'>=' if self.at_least else '<='} {self.must}",
             "holds": self.holds,
             "setting": self.setting,
             "versions": versions(),
@@ -133,8 +135,8 @@ class Row:
 
     def line(self) -> str:
         """The row for the Markdown table."""
-        must = f"{'≥' if self.at_least else '≤'} {self.must:g}"
-        holds = "yes" if self.holds else "**no**"
+        must = "" if self.must is None else f"{'≥' if self.at_least else '≤'} {self.must:g}"
+        holds = "" if self.must is None else "yes" if self.holds else "**no**"
         figures = " | ".join(f"{spread(side)} {self.unit}" for side in (self.ours, self.peer))
         return f"| {self.name} | {figures} | **{self.ratio:.2f}** | {must} | {holds} |"
 

@@ -20,6 +20,7 @@ def sdft_trainer(
     micro_batch: int,
     completion: int,
     folder: Path,
+    generations: int = 1,
     **place: Any,
 ) -> Any:
     """A trainer that takes so many steps on all the rows.
@@ -28,9 +29,10 @@ def sdft_trainer(
         model: Folder of the model.
         rows: Prompts and demonstrations.
         steps: Optimizer steps.
-        micro_batch: Prompts per micro-batch.
+        micro_batch: Completions per micro-batch.
         completion: Tokens of each completion, none of which may end before.
         folder: Where it may write.
+        generations: Completions of each prompt in a step.
         place: Arguments that say where and in which precision it computes.
     """
     from datasets import Dataset
@@ -45,8 +47,8 @@ def sdft_trainer(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=len(rows) // steps // micro_batch,
-        num_generations=1,
+        gradient_accumulation_steps=len(rows) * generations // steps // micro_batch,
+        num_generations=generations,
         max_prompt_length=BUDGET,
         max_completion_length=completion,
         generation_kwargs={"min_new_tokens": completion},

@@ -52,25 +52,17 @@ def samples() -> tuple[Policy, list[Tokens], int, Sampling, int]:
     return policy, [prompt for prompt in prompts for _ in range(8)], 64, Sampling(), 1
 
 
-def laptop() -> tuple[Policy, list[Tokens], int, Sampling, int]:
-    policy = Policy.load("zoo/laptop")
-    policy.tokenizer.stop_ids = set()
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(6, 14, (32,), generator=generator).tolist()
-    prompts = [torch.randint(5, 50, (length,), generator=generator).tolist() for length in lengths]
-    return policy, prompts, 12, Sampling(), 20
-
-
 WORKLOADS: dict[str, Callable[[], tuple[Policy, list[Tokens], int, Sampling, int]]] = {
     "long_tail": long_tail,
     "samples": samples,
-    "laptop": laptop,
 }
+
+ENGINES: dict[str, Callable[..., Any]] = {"ours": generate, "generate": generate_with_transformers}
 
 
 def measure(side: str, workload: str) -> dict[str, Any]:
     policy, prompts, max_tokens, sampling, times = WORKLOADS[workload]()
-    engine = generate if side == "ours" else generate_with_transformers
+    engine = ENGINES[side]
     engine(policy, prompts[:2], 2, sampling)
     torch.manual_seed(0)
     start = time.process_time()
@@ -87,12 +79,11 @@ def rows(repetitions: int) -> list[Row]:
     for workload, name, must in (
         ("long_tail", "SmolLM2-135M, 16 prompts, greedy answers of 8 to 96 tokens", 1.5),
         ("samples", "SmolLM2-135M, 4 prompts of 256 tokens x 8 samples of 64", 2.0),
-        ("laptop", "laptop model, 32 prompts x 12 tokens", 2.0),
     ):
-        results = in_turn("rollout", ["ours", "generate"], repetitions, workload=workload)
+        results = in_turn("rollout", list(ENGINES), repetitions, workload=workload)
         if len({each["tokens"] for side in results.values() for each in side}) > 1:
             raise SystemExit(f"the sides wrote different numbers of tokens: {results}")
-        sides = [[each["rate"] for each in results[side]] for side in ("ours", "generate")]
+        sides = [[each["rate"] for each in results[side]] for side in ENGINES]
         result.append(Row(f"rollout, {name}, peer model.generate", "tokens/s", *sides, must, "float32", at_least=True))
     return result
 

@@ -9,8 +9,9 @@ without loading the model; the memory is that of the whole process.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -25,19 +26,26 @@ from tests.real.smollm2 import model_folder
 PROMPTS, COMPLETION = 8, 64
 
 
-def ours(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
+def ours(steps: int, micro_batch: int, folder: Path, prompts: int = PROMPTS, generations: int = 1) -> dict[str, Any]:
     from lightning_sdft import SDFTModule
 
     budgets = {"max_prompt_tokens": BUDGET, "max_teacher_prompt_tokens": BUDGET, "max_completion_tokens": COMPLETION}
     template = TEMPLATE.format(demonstration="demonstration")
-    options = {"skip_tokens": SKIP, "learning_rate": LEARNING_RATE, "warmup_steps": 0}
+    options: dict[str, Any] = {"skip_tokens": SKIP, "learning_rate": LEARNING_RATE, "warmup_steps": 0}
+    if generations > 1:
+        options["generations"] = generations
     module = SDFTModule(str(model_folder()), teacher_template=template, **options, **budgets)
     module.tokenizer.stop_ids = set()
-    result = train(module, questions(steps * PROMPTS), folder, PROMPTS, micro_batch)
-    return result | {"length": result["means"]["rollout/length"]}
+    result = train(module, questions(steps * prompts), folder, prompts, micro_batch)
+    return result | {"length": result["means"]["rollout/length"], "needed": needed(module)}
 
 
-def trl(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
+def needed(module: Any) -> float:
+    """MiB that any side needs in float32: a parameter, its gradient, two moments and the teacher's parameter."""
+    return 5 * sum(each.nbytes for each in module.policy.parameters()) / 2**20
+
+
+def trl(steps: int, micro_batch: int, folder: Path, prompts: int = PROMPTS, generations: int = 1) -> dict[str, Any]:
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -47,8 +55,11 @@ def trl(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
         def on_train_end(self, *args: Any, **kwargs: Any) -> None:
             self.seconds += time.process_time()
 
-    clock, rows = Clock(), questions(steps * PROMPTS)
-    trainer = sdft_trainer(str(model_folder()), rows, steps, micro_batch, COMPLETION, folder, use_cpu=True, bf16=False)
+    clock, rows = Clock(), questions(steps * prompts)
+    place = {"use_cpu": True, "bf16": False}
+    trainer = sdft_trainer(
+        str(model_folder()), rows, steps, micro_batch, COMPLETION, folder, generations=generations, **place
+    )
     trainer.add_callback(clock)
     trainer.train()
     return {"seconds": clock.seconds, "memory": resident("VmHWM"), "length": mean(mean_lengths(trainer))}
@@ -57,10 +68,10 @@ def trl(steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
 SIDES = {"ours": ours, "trl": trl}
 
 
-def measure(side: str, steps: int, micro_batch: int) -> dict[str, Any]:
+def measure(side: str, steps: int, micro_batch: int, **sizes: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         if side != "floor":
-            return SIDES[side](steps, micro_batch, Path(folder))
+            return SIDES[side](steps, micro_batch, Path(folder), **sizes)
         with FlopCounterMode(display=False) as counter:
             ours(steps, micro_batch, Path(folder))
         return {"operations": counter.get_total_flops(), "rate": matrix_rate()}
@@ -78,28 +89,53 @@ def matrix_rate() -> float:
 
 
 def rows(repetitions: int, steps: int = 2) -> list[Row]:
-    """All rows of the benchmark. TRL takes its prompts at once or one by one; the faster setting is the peer."""
-    results = {"ours": [], 1: [], PROMPTS: []}
+    """All rows of the benchmark. TRL takes its prompts one by one, and at once."""
+    results = in_turns(repetitions, steps, (1, PROMPTS))
+    floor = run("step", side="floor", steps=steps, micro_batch=1)
+    setting = f"SmolLM2-135M, {steps} steps of {PROMPTS} prompts, completions of {COMPLETION} tokens, float32"
+    bounds = {1: (1.5, 0.95), PROMPTS: (None, 0.47)}
+    rows = []
+    for size, (rate, peak) in bounds.items():
+        peer = f"peer TRL's {PROMPTS // size} x {size} prompts"
+        rows += compared("step", peer, results["ours"], results[size], steps * PROMPTS, (rate, peak, None), setting)
+    bound = [floor["operations"] / floor["rate"]]
+    seconds = [each["seconds"] for each in results["ours"]]
+    rows.append(Row("step: CPU time, peer its matrix products alone", "s", seconds, bound, 1.5, setting))
+    return rows
+
+
+def in_turns(repetitions: int, steps: int, sizes: Sequence[int], **setting: int) -> dict[Any, list[dict[str, Any]]]:
+    """Measurements of our side, and of TRL's with some sizes of a micro-batch, which write as many tokens."""
+    results: dict[Any, list[dict[str, Any]]] = {"ours": [], **{size: [] for size in sizes}}
     for _ in range(repetitions):
-        for side, micro_batch in (("ours", 1), ("trl", 1), ("trl", PROMPTS)):
-            result = run("step", side=side, steps=steps, micro_batch=micro_batch)
+        for side, micro_batch in (("ours", 1), *(("trl", size) for size in sizes)):
+            result = run("step", side=side, steps=steps, micro_batch=micro_batch, **setting)
             results["ours" if side == "ours" else micro_batch].append(result)
     if {each["length"] for result in results.values() for each in result} != {COMPLETION}:
         raise SystemExit(f"the sides wrote different numbers of tokens: {results}")
-    floor = run("step", side="floor", steps=steps, micro_batch=1)
-    seconds = {side: [each["seconds"] for each in result] for side, result in results.items()}
-    faster, slower = sorted((1, PROMPTS), key=lambda size: median(seconds[size]))
-    setting = f"SmolLM2-135M, {steps} steps of {PROMPTS} prompts, completions of {COMPLETION} tokens, float32"
-    rates = {side: [steps * PROMPTS / each for each in result] for side, result in seconds.items()}
-    memory = {side: [each["memory"] for each in result] for side, result in results.items()}
-    rows = []
-    for size, which in ((faster, "faster"), (slower, "other")):
-        peer = f"peer TRL's {which} setting, {PROMPTS // size} x {size} prompts"
-        rows.append(Row(f"step: rate, {peer}", "prompts/s", rates["ours"], rates[size], 1.7, setting, at_least=True))
-        rows.append(Row(f"step: peak memory, {peer}", "MiB", memory["ours"], memory[size], 0.5, setting))
-    bound = [floor["operations"] / floor["rate"]]
-    rows.append(Row("step: CPU time, peer its matrix products alone", "s", seconds["ours"], bound, 1.5, setting))
-    return rows
+    return results
+
+
+def compared(
+    name: str,
+    peer: str,
+    ours: Sequence[Mapping[str, Any]],
+    theirs: Sequence[Mapping[str, Any]],
+    prompts: int,
+    bounds: tuple[float | None, float | None, float | None],
+    setting: str,
+) -> list[Row]:
+    """Rows of the rate, of the whole peak, and of the peak beyond what both need."""
+    sides, common = (ours, theirs), ours[0]["needed"]
+    rates = [[prompts / each["seconds"] for each in side] for side in sides]
+    peaks = [[each["memory"] for each in side] for side in sides]
+    beyond = [[peak - common for peak in side] for side in peaks]
+    rate, peak, rest = bounds
+    return [
+        Row(f"{name}: rate, {peer}", "prompts/s", *rates, rate, setting, at_least=True),
+        Row(f"{name}: peak memory, {peer}", "MiB", *peaks, peak, setting),
+        Row(f"{name}: peak memory beyond the {common:,.0f} MiB that both need, {peer}", "MiB", *beyond, rest, setting),
+    ]
 
 
 if __name__ == "__main__":
