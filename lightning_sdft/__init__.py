@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_sdft.callbacks import L2SP as L2SP
     from lightning_sdft.callbacks import AnswerTable as AnswerTable
     from lightning_sdft.callbacks import BaseComparison as BaseComparison
     from lightning_sdft.callbacks import BestCheckpoint as BestCheckpoint
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_sdft.data import JsonDataModule as JsonDataModule
     from lightning_sdft.data import KnowledgeDataModule as KnowledgeDataModule
     from lightning_sdft.data import MedicalDataModule as MedicalDataModule
+    from lightning_sdft.data import Replay as Replay
     from lightning_sdft.data import ScienceDataModule as ScienceDataModule
     from lightning_sdft.data import Splits as Splits
     from lightning_sdft.data import StringSkillsDataModule as StringSkillsDataModule
@@ -89,6 +91,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "callbacks": (
+        "L2SP",
         "AnswerTable",
         "BaseComparison",
         "BestCheckpoint",
@@ -116,6 +119,7 @@ _HOMES = {
         "JsonDataModule",
         "KnowledgeDataModule",
         "MedicalDataModule",
+        "Replay",
         "ScienceDataModule",
         "Splits",
         "StringSkillsDataModule",

@@ -7,6 +7,7 @@ from lightning_sdft.callbacks.dashboard import Dashboard
 from lightning_sdft.callbacks.gated_teacher import GatedTeacher
 from lightning_sdft.callbacks.hyperparameters import HyperparameterSummary
 from lightning_sdft.callbacks.kl_to_base import KLToBase
+from lightning_sdft.callbacks.l2_sp import L2SP
 from lightning_sdft.callbacks.last_checkpoints import LastCheckpoints
 from lightning_sdft.callbacks.pass_at_k import PassAtK
 from lightning_sdft.callbacks.prediction_writer import PredictionWriter
@@ -19,6 +20,7 @@ from lightning_sdft.callbacks.teacher_watch import TeacherWatch
 from lightning_sdft.callbacks.trade_off import TradeOffPicture
 
 __all__ = [
+    "L2SP",
     "AnswerTable",
     "BaseComparison",
     "BestCheckpoint",

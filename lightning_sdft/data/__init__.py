@@ -6,6 +6,7 @@ from lightning_sdft.data.groups import Group, GroupLoader, Item, MicroBatch
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.knowledge import KnowledgeDataModule
 from lightning_sdft.data.medical import MedicalDataModule
+from lightning_sdft.data.replay import Replay
 from lightning_sdft.data.row_module import RowDataModule
 from lightning_sdft.data.science import ScienceDataModule, science_question
 from lightning_sdft.data.splits import EvaluationSet, Splits
@@ -27,6 +28,7 @@ __all__ = [
     "KnowledgeDataModule",
     "MedicalDataModule",
     "MicroBatch",
+    "Replay",
     "RowDataModule",
     "ScienceDataModule",
     "Splits",

@@ -6,21 +6,20 @@ import logging
 import random
 import warnings
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Self
 
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_sdft.checkpoint.builders import builder
 from lightning_sdft.data.groups import GroupLoader, MicroBatch
 from lightning_sdft.data.limits import whole_groups
-from lightning_sdft.data.splits import EvaluationSet, Splits
+from lightning_sdft.data.replay import Replay
+from lightning_sdft.data.splits import EvaluationSet, Splits, SplitSource
 from lightning_sdft.errors import DataError
 from lightning_sdft.progress import count_text
 from lightning_sdft.records import Example
@@ -32,7 +31,7 @@ __all__ = ["DemonstrationDataModule"]
 log = logging.getLogger(__name__)
 
 
-class DemonstrationDataModule(LightningDataModule):
+class DemonstrationDataModule(SplitSource):
     """Base class of the data modules: a subclass loads the splits; this class checks them and makes the loaders.
 
     Args:
@@ -43,10 +42,8 @@ class DemonstrationDataModule(LightningDataModule):
         evaluation_batch_size: Prompts answered at once in evaluation.
         workers: Number of ``DataLoader`` workers per training process.
         shuffle_seed: Seed for shuffling the training examples.
+        replay: Mix examples of what must not be forgotten into the training examples.
     """
-
-    setting = "data"
-    """The setting that gave this data module, for errors; whoever else reads one sets another name."""
 
     def __init__(
         self,
@@ -55,6 +52,7 @@ class DemonstrationDataModule(LightningDataModule):
         evaluation_batch_size: Count = 64,
         workers: Natural = 0,
         shuffle_seed: Seed = 0,
+        replay: Replay | None = None,
     ) -> None:
         check_ranges(DemonstrationDataModule, locals())
         super().__init__()
@@ -69,6 +67,7 @@ class DemonstrationDataModule(LightningDataModule):
         self.evaluation_batch_size = evaluation_batch_size
         self.workers = workers
         self.shuffle_seed = shuffle_seed
+        self.replay = replay
         self._splits: Splits | None = None
         self._withheld: list[Example] = []
         self._told: dict[str, Any] = {}  # the settings of the trainer that we have set, as they were
@@ -88,13 +87,10 @@ class DemonstrationDataModule(LightningDataModule):
     def splits(self) -> Splits:
         """The splits, loaded and checked on first access."""
         if self._splits is None:
-            self._splits = self.load()
-            _check_ids("train", self._splits.train)
-            for kind, sets in (("validation", self._splits.validation), ("test", self._splits.test)):
-                for evaluation_set in sets:
-                    _check_ids(f"{kind} ({evaluation_set.name})", evaluation_set.examples)
-                    if not evaluation_set.examples:
-                        raise DataError(f"the {kind} split ({evaluation_set.name}) has no examples")
+            splits = self.load()
+            train = splits.train if self.replay is None else self.replay.mixed(splits.train)
+            self._splits = replace(splits, train=train)
+            self._splits.check()
         return self._splits
 
     def setup(self, stage: str) -> None:
@@ -288,13 +284,3 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, str | int | float | bool)
-
-
-def _check_ids(split: str, examples: Sequence[Example]) -> None:
-    counts = Counter(example.id for example in examples)
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated:
-        raise DataError(
-            f"the {split} split has {len(repeated)} ids more than once, among them {repeated[0]!r} "
-            f"({counts[repeated[0]]} times); ids must be unique"
-        )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from lightning.pytorch import LightningDataModule
 
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.records import Example
 
-__all__ = ["EvaluationSet", "Splits"]
+__all__ = ["EvaluationSet", "SplitSource", "Splits"]
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,38 @@ class Splits:
     train: Sequence[Example] = ()
     validation: Sequence[EvaluationSet] = field(default_factory=tuple)
     test: Sequence[EvaluationSet] = field(default_factory=tuple)
+
+    def check(self) -> None:
+        """Refuse ids that occur twice in a set, and evaluation sets without examples.
+
+        Raises:
+            DataError: If there is such a set.
+        """
+        _check_ids("train", self.train)
+        for kind, sets in (("validation", self.validation), ("test", self.test)):
+            for each in sets:
+                _check_ids(f"{kind} ({each.name})", each.examples)
+                if not each.examples:
+                    raise DataError(f"the {kind} split ({each.name}) has no examples")
+
+
+class SplitSource(LightningDataModule):
+    """A data module that has splits."""
+
+    setting = "data"
+    """The setting that gave this data module, for errors; whoever else reads one sets another name."""
+
+    @property
+    @abstractmethod
+    def splits(self) -> Splits:
+        """The splits."""
+
+
+def _check_ids(split: str, examples: Sequence[Example]) -> None:
+    counts = Counter(example.id for example in examples)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"the {split} split has {len(repeated)} ids more than once, among them {repeated[0]!r} "
+            f"({counts[repeated[0]]} times); ids must be unique"
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 __all__ = ["PriorScore", "PriorScores"]
 
@@ -42,11 +43,14 @@ class PriorScores:
         scores: One score per task.
         limit: Maximum number of questions per task; ``None`` means all.
         lm_eval_version: Version of the harness, because scores depend on it.
+        verdicts: By task, whether each question was answered right; tasks whose scores are no shares of right answers
+            are left out.
     """
 
     scores: tuple[PriorScore, ...]
     limit: int | None
     lm_eval_version: str
+    verdicts: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
 
     @property
     def averaged(self) -> tuple[str, ...]:

@@ -132,11 +132,23 @@ class PriorSuite:
                 PolicyLM(policy, batch_tokens, progress),
                 {"tasks": tasks, "groups": groups},
                 limit=limit,
-                log_samples=False,
+                log_samples=True,
                 confirm_run_unsafe_code=bool(self.allow_code_execution),
             )
         scores = tuple(_score(name, task, metric, results) for name, (task, metric) in self.asked.items())
-        return PriorScores(scores, limit, version("lm-eval"))
+        verdicts = {name: self._verdicts(task, metric, results) for name, (task, metric) in self.asked.items()}
+        return PriorScores(scores, limit, version("lm-eval"), {name: each for name, each in verdicts.items() if each})
+
+    def _verdicts(self, task: str, metric: str | None, results: dict[str, Any]) -> dict[str, bool]:
+        """Whether each question of a task was answered right; none if a score is neither 0 nor 1."""
+        name, filtered = _chosen(task, metric, results)
+        found = {
+            f"{leaf.task_name}-{sample['doc_id']}": sample.get(name)
+            for leaf in _leaves(self.tasks[task])
+            for sample in results["samples"][leaf.task_name]
+            if sample["filter"] == filtered
+        }
+        return {each: bool(value) for each, value in found.items()} if all(v in (0, 1) for v in found.values()) else {}
 
     def _load(self, manager: Any, task: str) -> Any:
         """Load a task or a group of tasks with its data."""
@@ -213,13 +225,8 @@ def _groups(task: Any) -> list[Any]:
 
 
 def _score(name: str, task: str, metric: str | None, results: dict[str, Any]) -> PriorScore:
-    """Find a task's score in the harness's results, whose keys are ``<metric>,<filter>``."""
-    values = results["results"][task]
-    keys = [key.split(",") for key in values if "," in key and "_stderr," not in key]
-    chosen = next(((each, of) for each, of in keys if metric in (None, each)), None)
-    if chosen is None:
-        reported = ", ".join(f"{each}={values[f'{each},{of}']}" for each, of in keys)
-        raise PriorTaskError(f"task {task!r} reports no metric {metric!r}; it reports {reported or 'none'}")
+    """Find a task's score in the harness's results."""
+    values, chosen = results["results"][task], _chosen(task, metric, results)
     stderr = values.get(f"{chosen[0]}_stderr,{chosen[1]}")
     return PriorScore(
         name,
@@ -229,3 +236,14 @@ def _score(name: str, task: str, metric: str | None, results: dict[str, Any]) ->
         int(values["sample_len"]),
         results["higher_is_better"].get(task, {}).get(chosen[0]) is not False,
     )
+
+
+def _chosen(task: str, metric: str | None, results: dict[str, Any]) -> tuple[str, str]:
+    """The metric and the filter of a task's score, which the harness's results have under ``<metric>,<filter>``."""
+    values = results["results"][task]
+    keys = [key.split(",") for key in values if "," in key and "_stderr," not in key]
+    chosen = next(((each, of) for each, of in keys if metric in (None, each)), None)
+    if chosen is None:
+        reported = ", ".join(f"{each}={values[f'{each},{of}']}" for each, of in keys)
+        raise PriorTaskError(f"task {task!r} reports no metric {metric!r}; it reports {reported or 'none'}")
+    return chosen

@@ -52,9 +52,9 @@ def compare(
     Give the arguments in a file with ``--config``; see ``configs/compare``. ``--out`` then has ``results.json`` (a
     row for each run), ``table5.md``, ``evidence.md`` and ``evidence.json`` (what may be said of the methods, by paired
     tests), ``pareto.png`` and ``pareto.svg`` (extra ``plot``), ``tensorboard`` with the tab HParams, and a folder for
-    each run with its configs, log and checkpoints. The same command continues where it
-    stopped: finished runs are never repeated, interrupted ones resume from their last checkpoint, and those that failed
-    are tried again. Several commands may work on the same folder.
+    each run with its configs, log and checkpoints. The same command continues where it stopped: finished runs are never
+    repeated, interrupted ones resume from their last checkpoint, and those that failed are tried again. Several
+    commands may work on the same folder.
 
     Args:
         out: Folder of the results.

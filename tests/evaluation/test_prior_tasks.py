@@ -53,6 +53,9 @@ def test_scores_are_those_of_the_most_probable_answers(folder: Path, laptop: Pol
     assert scores.average.score == pytest.approx(0.75)
     assert scores.averaged == ("skills", "written")
     assert (scores.limit, scores.lm_eval_version) == (None, version("lm-eval"))
+    wrong = {f"skills-{index}" for index, row in enumerate(skills()) if row["label"]}  # the model knows better
+    assert {name for name, right in scores.verdicts["skills"].items() if not right} == wrong
+    assert len(scores.verdicts["skills"]) == len(scores.verdicts["written"]) == 12
 
 
 def test_average_is_unweighted_and_without_what_is_better_when_lower(folder: Path, laptop: Policy) -> None:
@@ -67,6 +70,7 @@ def test_average_is_unweighted_and_without_what_is_better_when_lower(folder: Pat
     assert scores.average.score == pytest.approx((0.75 + 5 / 6) / 2)
     assert scores.average.stderr == pytest.approx((few.stderr**2 + written.stderr**2) ** 0.5 / 2)
     assert PriorScores((letters,), None, "").average is None
+    assert {name: len(each) for name, each in scores.verdicts.items()} == {"skills_few": 4, "written:exact_match": 6}
 
 
 def test_metric_can_be_named_and_a_missing_one_is_refused_with_what_there_is(folder: Path, laptop: Policy) -> None:
@@ -82,6 +86,9 @@ def test_group_has_the_score_over_all_its_questions(folder: Path, laptop: Policy
     assert score.metric == "skills_group:acc"
     assert score.questions == 16
     assert score.score == pytest.approx(0.75)
+    verdicts = suite.evaluate(laptop).verdicts["skills_group"]
+    assert sum(verdicts.values()) / len(verdicts) == pytest.approx(0.75)
+    assert {name.rpartition("-")[0] for name in verdicts} == {"skills_few", "skills_many"}
     assert suite.evaluate(laptop, limit=2).scores[0].questions == 4  # and the suite can be run again
 
 

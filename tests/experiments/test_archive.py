@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -72,11 +73,13 @@ def test_settings_of_the_archive_are_those_of_the_command(packed: tuple[Path, Pa
     assert {"domains", "methods", "seeds", "endpoint", "ceilings"} <= experiment.arguments.keys()
 
 
-def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
+def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An archive of somebody else may name any path."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     with ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr("../escaped.json", "{}")
-        archive.writestr("/tmp/escaped.json", "{}")
+        archive.writestr(f"{tmp_path}/elsewhere/escaped.json", "{}")
     with pytest.raises(SettingError, match=r"has no experiment\.json, which compare and continual write"):
         remake(str(tmp_path / "evil.zip"), str(tmp_path / "again"))
     assert list(tmp_path.glob("**/escaped.json")) == []

@@ -178,17 +178,20 @@ def test_pictures_and_hyperparameters_are_there(out: Path) -> None:
     assert len(list(out.glob("tensorboard/*/double/0/*/events.*"))) == 5
 
 
-def test_same_command_repeats_nothing_but_what_failed(
-    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_same_command_repeats_nothing_but_what_failed_and_its_archive_gives_the_same_tables(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, rows, table = outcomes(out), (out / "results.json").read_text(), (out / "table5.md").read_text()
     assert len(before) == 5
     log = (run(out, "broken", 1e-4) / "log.txt").stat().st_size
     arguments = ["compare", "--config", out.parent / "compare.yaml", "--out", out, "--trust", "tests"]
-    command(monkeypatch, *arguments)
+    command(monkeypatch, *arguments, "--archive", tmp_path / "small.zip")
     assert outcomes(out) == before
     assert (out / "results.json").read_text() == rows
     assert (out / "table5.md").read_text() == table
+    command(monkeypatch, "remake", "--archive", tmp_path / "small.zip", "--out", tmp_path / "again")
+    for name in ("table5.md", "evidence.md", "evidence.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
     assert (run(out, "broken", 1e-4) / "log.txt").stat().st_size > log
     said = capsys.readouterr().out
     assert "[7/7] " in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,25 @@ def check_resume(
     tmp_path: Path,
     precision: str = "32-true",
     accelerator: str = "cpu",
+    beside: Callable[[], list[Callback]] = list,
+    data: Callable[[], dict[str, Any]] = dict,
     **arguments: Any,
 ) -> None:
-    """Compare a run with one that goes on from a checkpoint in the middle of it."""
+    """Compare a run with one that goes on from a checkpoint in the middle of it.
+
+    Args:
+        beside: Makes further callbacks of a run.
+        data: Makes further arguments of its data module.
+    """
 
     def fit(folder: str, ckpt_path: Path | None = None) -> tuple[CausalLMModule, Losses]:
         seed_everything(7 if ckpt_path is None else 8)  # a resumed process starts from another state
         module = words_module(method, **arguments)
         each, losses = callbacks(method, tmp_path / folder)
+        each += beside()
         options = {"max_epochs": 3, "max_steps": STEPS, "callbacks": each, "enable_checkpointing": True}
         trainer = make_trainer(**options, precision=precision, accelerator=accelerator)
-        trainer.fit(module, datamodule=words_data(workers=workers), ckpt_path=ckpt_path)
+        trainer.fit(module, datamodule=words_data(workers=workers, **data()), ckpt_path=ckpt_path)
         return module, losses
 
     whole, whole_losses = fit("whole")

@@ -88,6 +88,9 @@ class Contrast:
         number = f"{len(self.seeds)} seed{'' if len(self.seeds) == 1 else 's'}"
         if self.corrected is None:
             return "no verdicts, no test"
+        questions = sum(each.pairs.gained - each.pairs.lost for each in self.seeds if each.pairs is not None)
+        if questions * self.difference < 0:  # sets of questions that weigh the same need not be of one size
+            return f"not distinguishable with {number}"
         over_seeds = self.half_width is not None and abs(self.difference) > self.half_width
         if self.corrected < LEVEL and self.agreeing == len(self.seeds) and over_seeds:
             return "better" if self.difference > 0 else "worse"

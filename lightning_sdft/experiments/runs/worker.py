@@ -22,7 +22,7 @@ from lightning_sdft.commands.refusals import one_line, refusal
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.evaluation.prior_tasks import PriorSuite
 from lightning_sdft.experiments.runs.build import build
-from lightning_sdft.experiments.runs.details import Details, VerdictKeeper
+from lightning_sdft.experiments.runs.details import Details, VerdictKeeper, Verdicts
 from lightning_sdft.experiments.runs.lines import RunShare
 from lightning_sdft.experiments.runs.provenance import provenance
 from lightning_sdft.experiments.runs.run import AVERAGE, PRIOR, Config, Outcome, Run, claimed, read_curves
@@ -69,9 +69,11 @@ def _perform(run: Run, folder: Path) -> None:
     trainer.test(module, datamodule=data, ckpt_path=None if best is None else checkpoint, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     with trainer.precision_plugin.val_step_context():
-        metrics |= _prior(run, module, metrics)
+        asked, verdicts = _prior(run, module, metrics)
+    metrics |= asked
     if trainer.is_global_zero:
-        Details(keeper.verdicts, _curves(folder), provenance()).write(folder)  # first: a run with an outcome has them
+        details = Details({**keeper.verdicts, **verdicts}, _curves(folder), provenance())
+        details.write(folder)  # first: a run with an outcome has them
         seconds = time.monotonic() - started
         accuracy = None if validated is None else float(validated)
         Outcome(accuracy, metrics, steps, checkpoint, round(seconds, 1), round(peak_memory(), 1)).write(folder)
@@ -107,18 +109,20 @@ def _curves(folder: Path) -> dict[str, dict[int, float]]:
     return {name: curve for name, curve in read_curves(folder).items() if wanted.fullmatch(name)}
 
 
-def _prior(run: Run, module: Any, own: Mapping[str, float]) -> dict[str, float]:
-    """The scores of the benchmarks, and their average together with the prior tasks of the data module."""
+def _prior(run: Run, module: Any, own: Mapping[str, float]) -> tuple[dict[str, float], Verdicts]:
+    """The scores of the benchmarks with their average, in which the data module's prior tasks are, and the verdicts."""
     if run.prior is None:
-        return {}
+        return {}, {}
     suite = PriorSuite(run.prior.tasks, run.prior.include_path, run.prior.allow_code_execution)
     with unsharded(module.policy):
         scores = suite.evaluate(module.policy, run.prior.limit)
+    verdicts = {f"{PRIOR}{task}": each for task, each in scores.verdicts.items()}
     asked = {f"{PRIOR}{score.task}": score.score for score in scores.scores}
     averaged = [name for name in own if name.startswith(PRIOR) and name != f"{PRIOR}{AVERAGE}"]
     averaged += [f"{PRIOR}{task}" for task in scores.averaged]
     found = {**own, **asked}
-    return {**asked, f"{PRIOR}{AVERAGE}": mean(found[name] for name in averaged)} if averaged else asked
+    average = {f"{PRIOR}{AVERAGE}": mean(found[name] for name in averaged)} if averaged else {}
+    return {**asked, **average}, verdicts
 
 
 if __name__ == "__main__":

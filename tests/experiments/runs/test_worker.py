@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_sdft.errors import PriorTaskError
+from lightning_sdft.experiments.runs.details import Details
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run, read_parts
 from lightning_sdft.experiments.runs.worker import perform
 from tests.evaluation.task_files import folder as tasks
@@ -31,6 +32,9 @@ def test_prior_benchmarks_and_further_data_are_asked_too(tasks: Path, tmp_path: 
     average = prior.pop("test/prior/average")
     assert len(prior) == 2 + 7  # those of the data as well
     assert average == pytest.approx(sum(prior.values()) / 9)
+    verdicts = Details.read(tmp_path).verdicts
+    assert verdicts.keys() == prior.keys() | {"test/accuracy/double", "test/accuracy/swap-ends"}
+    assert sum(map(bool, verdicts["test/prior/skills"].values())) == 3
     assert (found.steps, found.checkpoint) == (0, None)
     assert found.validation_accuracy is not None
     before = (tmp_path / "outcome.json").stat().st_mtime_ns
