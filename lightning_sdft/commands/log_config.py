@@ -6,15 +6,15 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_sdft.callbacks.loggers import log_text
 from lightning_sdft.callbacks.run_logger import LAST
 
 __all__ = ["LogConfig"]
 
 
 class LogConfig(SaveConfigCallback):
-    """Saves the config in the folder of the logger, and shows it in TensorBoard.
+    """Saves the config in the folder of the logger, and logs it as a text.
 
     An evaluation that writes into the folder of a run leaves the config of the run there.
 
@@ -30,6 +30,4 @@ class LogConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the config as text, which TensorBoard shows below all others; it can fold none of it."""
         text = self.parser.dump(self.config, skip_none=False)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text(f"{LAST}config", f"```yaml\n{text}\n```")
+        log_text(trainer, f"{LAST}config", text, f"```yaml\n{text}\n```")
