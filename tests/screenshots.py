@@ -13,11 +13,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
-from playwright.sync_api import Locator, Page, sync_playwright
 from tensorboard import program
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
 
 RUNS = ("laptop_sft", "laptop_sdft")
 
@@ -66,7 +68,7 @@ def text(page: Page, tag: str, run: str, top: bool = True) -> bytes:
     """The newest table of a run, or the oldest."""
     loader = page.locator("tf-text-loader").filter(has_text=tag).filter(has_text=run)
     if not top:
-        loader.locator(".step-value").last.scroll_into_view_if_needed()
+        loader.locator(".step-value").last.evaluate("label => label.scrollIntoView(true)")
         page.wait_for_timeout(PATIENCE / 10)
     return upper(page, loader, 400)
 
@@ -117,10 +119,13 @@ def open_tab(page: Page, address: str, tab: str, width: int) -> None:
 
 def main() -> None:
     """Train, unless there are runs, and take the pictures."""
+    from playwright.sync_api import sync_playwright
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/tensorboard"), help="folder of the pictures")
     parser.add_argument("--runs", type=Path, help="runs of laptop_sft and laptop_sdft; by default they are trained")
     parser.add_argument("--browser", default=shutil.which("chromium"), help="its program; by default chromium")
+    parser.add_argument("names", nargs="*", default=list(PICTURES), help="only these pictures")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -131,7 +136,8 @@ def main() -> None:
         page = browser.new_page()
         page.set_default_timeout(10 * PATIENCE)
         shown = None
-        for name, (tab, width, take) in PICTURES.items():
+        for name in given.names:
+            tab, width, take = PICTURES[name]
             if tab != shown:
                 open_tab(page, address, tab, width)
                 shown = tab

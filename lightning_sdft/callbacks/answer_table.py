@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sdft.callbacks.tables import Cell, log_table, shortened
+from lightning_sdft.callbacks.loggers import log_table
+from lightning_sdft.callbacks.tables import Cell, shortened
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.records import Example

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sdft.callbacks.tables import Cell, log_table, shaded, shortened
+from lightning_sdft.callbacks.loggers import log_table
+from lightning_sdft.callbacks.tables import Cell, shaded, shortened
 from lightning_sdft.data.groups import Item
 from lightning_sdft.inspection import TokenLook, token_looks
 from lightning_sdft.inspection.visible import visible

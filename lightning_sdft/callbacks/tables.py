@@ -1,4 +1,4 @@
-"""Tables of text in whatever a run logs to."""
+"""Cells and tables of text, plain and as Markdown."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-
 from lightning_sdft.inspection.records import TokenLook
 from lightning_sdft.inspection.visible import level, visible
 
-__all__ = ["Cell", "log_table", "shaded", "shortened", "table"]
+__all__ = ["Cell", "shaded", "shortened", "table"]
 
 SPECIAL = re.compile(r"[\\`*_{}\[\]<>&|~]")
 """What Markdown or HTML would take for more than text."""
@@ -68,26 +65,3 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *([cell.markdown for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def log_table(
-    trainer: Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], note: str = ""
-) -> None:
-    """Log a table to TensorBoard as text, and to loggers that have ``log_table`` (Weights & Biases) as a table.
-
-    Args:
-        trainer: The trainer, whose first process logs.
-        name: Name of the table.
-        columns: Titles of the columns.
-        rows: The cells of each row.
-        note: Markdown to show above it in TensorBoard.
-    """
-    if not trainer.is_global_zero:
-        return
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            text = table(columns, rows)
-            logger.experiment.add_text(name, f"{note}\n\n{text}" if note else text, trainer.global_step)
-        elif callable(log := getattr(logger, "log_table", None)):
-            data = [[cell.text for cell in row] for row in rows]
-            log(key=name, columns=list(columns), data=data, step=trainer.global_step)

@@ -6,11 +6,11 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sdft.callbacks.good_states import GoodStates
 from lightning_sdft.callbacks.held_out import HeldOut, held_out
+from lightning_sdft.callbacks.loggers import log_text
 from lightning_sdft.callbacks.measures import STRESSED, Measures, measure, measure_under_stress
 from lightning_sdft.callbacks.wear import below_best, worn
 from lightning_sdft.checkpoint.typed_settings import reschedule
@@ -193,8 +193,6 @@ def _follows(trainer: Trainer, module: DistillationModule) -> bool:
 
 
 def _tell(trainer: Trainer, text: str) -> None:
-    """Warn in the terminal, and in TensorBoard as text."""
+    """Warn in the terminal, and as a text among what is logged."""
     rank_zero_warn(f"TeacherWatch: {text}")
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text("teacher/watch", text, trainer.global_step)
+    log_text(trainer, "teacher/watch", text)

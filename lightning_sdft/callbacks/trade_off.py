@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_sdft.callbacks.loggers import log_picture
 from lightning_sdft.callbacks.run_logger import FIRST
 
 __all__ = ["TradeOffPicture"]
@@ -25,8 +25,8 @@ WHOLE = (-4, 104)
 class TradeOffPicture(Callback):
     """Draws the new task against the average of prior tasks, a point per validation, when training ends.
 
-    TensorBoard shows it in its tab Images; loggers that have ``log_image`` (Weights & Biases) get it too. It needs the
-    extra ``plot``; without it, or without prior tasks, nothing is drawn.
+    TensorBoard shows it in its tab Images; MLflow and loggers that have ``log_image`` (Weights & Biases) get it too. It
+    needs the extra ``plot``; without it, or without prior tasks, nothing is drawn.
     """
 
     def __init__(self) -> None:
@@ -42,12 +42,7 @@ class TradeOffPicture(Callback):
         self._keep(trainer)
         if len(self.points) < 2 or not trainer.is_global_zero or find_spec("matplotlib") is None:
             return
-        pixels = picture(self.points, type(pl_module).__name__)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(TITLE, pixels, trainer.global_step, None, "HWC")
-            elif callable(log := getattr(logger, "log_image", None)):
-                log(key=TITLE, images=[pixels], step=trainer.global_step)
+        log_picture(trainer, TITLE, picture(self.points, type(pl_module).__name__))
 
     def _keep(self, trainer: Trainer) -> None:
         step, metrics = trainer.global_step, trainer.callback_metrics

@@ -9,15 +9,15 @@ from typing import Any
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_sdft.callbacks.loggers import log_text
 from lightning_sdft.callbacks.run_logger import LAST
 
 __all__ = ["LogConfig"]
 
 
 class LogConfig(SaveConfigCallback):
-    """Saves the config in the folder of the logger, and shows it in TensorBoard.
+    """Saves the config in the folder of the logger, and logs it as a text.
 
     An evaluation that writes into the folder of a run leaves the config of the run there.
 
@@ -44,6 +44,4 @@ class LogConfig(SaveConfigCallback):
             files.makedirs(self._folder, exist_ok=True)
             with files.open(os.path.join(self._folder, self.config_filename), "w") as file:
                 file.write(text)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text(f"{LAST}config", f"```yaml\n{text}\n```")
+        log_text(trainer, f"{LAST}config", text, f"```yaml\n{text}\n```")

@@ -1,26 +1,14 @@
 from __future__ import annotations
 
 from html import unescape
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from lightning_sdft.callbacks.tables import Cell, log_table, shaded, shortened, table
+from lightning_sdft.callbacks.tables import Cell, shaded, shortened, table
 from tests.inspection.conftest import token_look
 
 HOSTILE = "**a** _b_ `c` [d](e) <b>f</b> | g & h ~~i~~ \\* \x1b[31m"
-
-
-class Collecting(CSVLogger):
-    """A logger that takes tables, as that of Weights & Biases does."""
-
-    def log_table(self, **table: Any) -> None:
-        self.table = table
 
 
 def html_of(text: str) -> str:
@@ -56,19 +44,3 @@ def test_tokens_are_marked_by_their_divergence() -> None:
 def test_long_rollout_loses_its_middle() -> None:
     cell = shaded([token_look(f"{index:02} ", 0.0) for index in range(50)], 12)
     assert cell.text == "00 01  [...] 48 49 "
-
-
-def test_first_process_logs_to_whatever_takes_tables(tmp_path: Path) -> None:
-    board, other = TensorBoardLogger(tmp_path, name="a", version=""), Collecting(tmp_path, name="b")
-    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[board, other, CSVLogger(tmp_path)], global_step=7)
-    rows = [[Cell("plain", "**bold**"), Cell.of("1")]]
-    log_table(trainer, "name", ["x", "y"], rows, note="*note*")
-    trainer.is_global_zero = False
-    log_table(trainer, "never", ["x", "y"], rows)
-    board.finalize("success")
-    events = EventAccumulator(board.log_dir, size_guidance={"tensors": 0}).Reload()
-    (event,) = events.Tensors("name/text_summary")
-    text = event.tensor_proto.string_val[0].decode()
-    assert (event.step, text) == (7, "*note*\n\n| x | y |\n| --- | --- |\n| **bold** | 1 |")
-    assert other.table == {"key": "name", "columns": ["x", "y"], "data": [["plain", "1"]], "step": 7}
-    assert "never/text_summary" not in events.Tags()["tensors"]

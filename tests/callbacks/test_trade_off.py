@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_sdft.callbacks import TradeOffPicture, trade_off
+from lightning_sdft.callbacks.run_logger import FIRST
 from lightning_sdft.callbacks.trade_off import picture
 from lightning_sdft.modules import CausalLMModule, SFTModule
 from tests.modules.test_answering import evaluation_sets
@@ -54,7 +55,7 @@ def test_picture_is_logged_when_training_ends(
     sets = evaluation_sets(words_module(SFTModule), rights)
     trainer.fit(words_module(SFTModule), datamodule=words_data(validation=sets))
     assert images(board) == drawn
-    assert [(each["key"], each["step"]) for each in other.images] == [(name, 8) for name in drawn]
+    assert [(FIRST + each["key"], each["step"]) for each in other.images] == [(name, 8) for name in drawn]
     assert [step for step, _, _ in callback.points] == ([0, 4, 8] if "old" in rights else [])
     if "old" in rights:
         assert callback.points[0][1:] == (0.75, 1.0)
