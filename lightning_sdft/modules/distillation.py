@@ -31,6 +31,7 @@ from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.rollout_source import RolloutSource, TeacherShare, continued, demonstrated, source_problem
 from lightning_sdft.modules.skipping import check_demonstrations, check_skipped, warn_of_nothing
 from lightning_sdft.modules.step_means import mean_tokens
+from lightning_sdft.modules.thinking import budgeted, check_thinking
 from lightning_sdft.modules.token_focus import focus_factors
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import InProcessEngine, RolloutEngine, generate, own_seeds, score_rollouts
@@ -129,6 +130,7 @@ class DistillationModule(CausalLMModule):
         temperature = loss_temperature or sampling.temperature or 1.0
         self.temperatures = {"temperature": temperature, "teacher_temperature": teacher_temperature}
         self.engine = engine or InProcessEngine()
+        check_thinking(self.tokenizer.thoughts, focus, self.engine)
         self.importance = importance
         self.reduction = reduction
         self.focus = focus
@@ -162,7 +164,7 @@ class DistillationModule(CausalLMModule):
             rollouts = self.sample(group.examples)
         student = self.student_sequences(group.examples, rollouts)
         teacher = self.teacher_sequences(group.examples, rollouts)
-        tokens = mean_tokens([len(each.completion) for each in rollouts], self.device, self.skip_tokens)
+        tokens = mean_tokens([len(each) for each in self.in_loss(rollouts)], self.device, self.skip_tokens)
         warn_of_nothing(tokens, self.skip_tokens)
         # Sorts by the teacher's sequences, which are the longer ones.
         group.fill(list(map(Item, group.examples, student, teacher, rollouts)), tokens)
@@ -183,7 +185,8 @@ class DistillationModule(CausalLMModule):
             return []
         shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
         seeds = own_seeds(len(examples))
-        return generate(self.teacher.policy, shown, self.max_completion_tokens, self.sampling, seeds)
+        sample = partial(generate, self.teacher.policy, sampling=self.sampling)
+        return budgeted(sample, shown, self.max_completion_tokens, seeds, self.tokenizer.thoughts)
 
     def respond(self, examples: Sequence[Example]) -> list[Rollout]:
         """The student's own answers to examples, from the engine."""
@@ -191,9 +194,8 @@ class DistillationModule(CausalLMModule):
             return []
         prompts = self.tokenizer.encode_all([example.prompt for example in examples])
         limit, seeds = self.max_completion_tokens, own_seeds(len(examples))
-        return self.engine.generate(
-            self.policy, prompts, max_tokens=limit, sampling=self.sampling, seeds=seeds, step=self.global_step
-        )
+        sample = partial(self.engine.generate, self.policy, sampling=self.sampling, step=self.global_step)
+        return budgeted(sample, prompts, limit, seeds, self.tokenizer.thoughts)
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The student's prompts, followed by the rollouts."""
@@ -220,6 +222,7 @@ class DistillationModule(CausalLMModule):
             group_lengths=batch.group.completion_lengths,
             importance=importance,
             group_tokens=batch.group.tokens,
+            places=self.in_loss(batch.student_sequences),
         )
         return weights.to(self.device)
 
@@ -289,11 +292,9 @@ class DistillationModule(CausalLMModule):
         """Why an example does not fit one of the budgets, or ``None``."""
         if self.rollout_source == "demonstration" and (problem := self.completion_problem(example)) is not None:
             return problem
-        length = len(self.tokenizer.encode(self.teacher_messages(example)))
-        if length > self.max_teacher_prompt_tokens:
-            prompt = len(self.tokenizer.encode(example.prompt))
-            return (
-                f"its teacher prompt has {length} tokens ({prompt} of them the prompt itself), "
-                f"max_teacher_prompt_tokens={self.max_teacher_prompt_tokens}"
-            )
-        return super().training_problem(example)
+        length, budget = len(self.tokenizer.encode(self.teacher_messages(example))), self.max_teacher_prompt_tokens
+        if length <= budget:
+            return super().training_problem(example)
+        prompt = len(self.tokenizer.encode(example.prompt))
+        said = f"its teacher prompt has {length} tokens ({prompt} of them the prompt itself)"
+        return f"{said}, max_teacher_prompt_tokens={budget}"
