@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from lightning_sdft.modules import SFTModule as SFTModule
     from lightning_sdft.modules import TeacherShare as TeacherShare
     from lightning_sdft.policy import Policy as Policy
+    from lightning_sdft.policy import Thinking as Thinking
     from lightning_sdft.policy.lora import LoRA as LoRA
     from lightning_sdft.records import Example as Example
     from lightning_sdft.records import Rollout as Rollout
@@ -157,7 +158,7 @@ _HOMES = {
         "SequenceDistillationModule",
         "TeacherShare",
     ),
-    "policy": ("LoRA", "Policy"),
+    "policy": ("LoRA", "Policy", "Thinking"),
     "records": ("Example", "Rollout", "Sampling"),
     "rollout": ("RolloutEngine", "VLLMEngine", "VLLMServer"),
     "teacher": ("BaseTeacher", "CopiedTeacher", "EMATeacher", "LiveTeacher", "Teacher", "TrustRegionTeacher"),

@@ -48,6 +48,12 @@ def plan_of(folder: str, arguments: Any) -> Plan:
     return Plan(domains, arguments.methods, seeds, rates, arguments.seeded, arguments.prior)
 
 
+def in_words_of(opening: str, closing: str, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Words in place of the tags around thinking, for a tokenizer that knows whole words only."""
+    thinks = any("thinking" in part.get("model", {}).get("init_args", {}) for part in parts)
+    return [nested("model.init_args.thinking", {"opening": opening, "closing": closing})] if thinks else []
+
+
 def instead(parts: list[dict[str, Any]], stand_in: Path, rows: dict[str, Path], judge_url: str) -> list[dict[str, Any]]:
     """Models and data that are at hand, where those of the parts are not."""
     method = next(part["model"] for part in reversed(parts) if "class_path" in part.get("model", {}))
@@ -55,6 +61,7 @@ def instead(parts: list[dict[str, Any]], stand_in: Path, rows: dict[str, Path], 
     if data["class_path"] == "StringSkillsDataModule":
         return [nested("model.init_args.model", "zoo/laptop")]
     models = [nested("model.init_args.model", str(stand_in)), nested("model.init_args.max_completion_tokens", 8)]
+    models += in_words_of("<assistant>", "w58", parts)  # the chat template opens the thinking
     prefix = "data.init_args."
     if method["class_path"] == "ReinvokeModule":
         models += [nested("model.init_args.teacher.model", str(stand_in))]
@@ -86,7 +93,8 @@ def test_runs_of_each_method_are_read(
     monkeypatch.chdir(ROOT)
     parts = parts_of(folder, path, method, tmp_path)
     monkeypatch.chdir(tmp_path)
-    cli = build([*parts, nested("model.init_args.model", "zoo/laptop"), {"trainer": QUICK}], tmp_path / "configs")
+    laptop = [nested("model.init_args.model", "zoo/laptop"), *in_words_of("begin", "done", parts)]
+    cli = build([*parts, *laptop, {"trainer": QUICK}], tmp_path / "configs")
     names = [type(each).__name__ for each in cli.trainer.callbacks]
     averaged = method in AVERAGED or method.partition(",")[0] == "EMA" or path.stem in EMA_FILES
     assert names.count("EMATeacher") == averaged
@@ -106,6 +114,8 @@ def test_runs_of_each_method_are_read(
         ("compare/laptop_rollouts", "SFT on the teacher's answers"),
         ("compare/laptop_teacher", "live teacher"),
         ("compare/knowledge_context", "article"),
+        ("compare/medical_reasoning", "SFT"),
+        ("compare/medical_reasoning", "SDFT"),
         ("continual/skills", "SDFT"),
         ("sweep/skills_sdft", ""),
     ],

@@ -77,7 +77,8 @@ class AnswerTable(Callback):
         grader = next(iter(module.graded.of(dataloader_idx).values()))
         verdicts: Sequence[bool | None] = [None] * len(texts)
         if not grader.asks_a_model:
-            verdicts = grader.grade_all(texts, [example.reference for example in asked])
+            answers = [module.tokenizer.answer(rollout.completion) for rollout in rollouts]
+            verdicts = grader.grade_all(answers, [example.reference for example in asked])
         for example, text, verdict in zip(asked, texts, verdicts, strict=True):
             given[example.id] = (text, verdict)
             examples[example.id] = example

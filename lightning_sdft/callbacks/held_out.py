@@ -103,7 +103,7 @@ class HeldOut:
 
     def _grade(self, answers: Sequence[Rollout]) -> list[float]:
         assert self.grader is not None  # else there are likelihoods
-        texts = [self.module.tokenizer.decode(answer.completion) for answer in answers]
+        texts = [self.module.tokenizer.answer(answer.completion) for answer in answers]
         verdicts = self.grader.grade_all(texts, [example.reference for example in self.examples[: len(answers)]])
         return [float("nan") if verdict is None else float(verdict) for verdict in verdicts]
 

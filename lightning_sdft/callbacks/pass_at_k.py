@@ -109,7 +109,7 @@ class PassAtK(Callback):
         prompts = [prompt for prompt in encoded for _ in range(self.samples)]
         seeds = [_seed(self.seed, example.id, number) for example in examples for number in range(self.samples)]
         rollouts = generate(module.policy, prompts, module.max_completion_tokens, self.sampling, seeds)
-        return [module.tokenizer.decode(rollout.completion) for rollout in rollouts]
+        return [module.tokenizer.answer(rollout.completion) for rollout in rollouts]
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, name: str, k: int, score: Score) -> None:
         for suffix, value in (("", score.value), ("_low", score.low), ("_high", score.high)):

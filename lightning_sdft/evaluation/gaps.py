@@ -105,7 +105,7 @@ class Asker:
             rollouts += generate(self.policy, part, self.max_completion_tokens, sampling, own)
             if self.answered is not None:
                 self.answered(len(part))
-        responses = [self.policy.tokenizer.decode(rollout.completion) for rollout in rollouts]
+        responses = [self.policy.tokenizer.answer(rollout.completion) for rollout in rollouts]
         verdicts = self.grader.grade_all(responses, [example.reference for example in self.examples])
         graded = torch.tensor([float("nan") if each is None else float(each) for each in verdicts])
         return graded, sum(not rollout.finished for rollout in rollouts) / max(len(rollouts), 1)

@@ -124,7 +124,7 @@ def preflight(
         return rollouts
 
     def grade(rollouts: Sequence[Rollout]) -> Tensor:
-        responses = [policy.tokenizer.decode(rollout.completion) for rollout in rollouts]
+        responses = [policy.tokenizer.answer(rollout.completion) for rollout in rollouts]
         verdicts = grader.grade_all(responses, [example.reference for example in examples])
         return torch.tensor([float("nan") if verdict is None else float(verdict) for verdict in verdicts])
 

@@ -73,7 +73,7 @@ class JsonFields(Grader):
             return "The answer has no JSON object."
         wanted = [found for each in alternatives(reference) if (found := _object(each)) is not None]
         problems = [self._problems(given, each) for each in wanted]
-        return " ".join(min(problems, key=lambda each: len(each)))
+        return " ".join(sorted(problems, key=len)[0])
 
     def _agrees(self, given: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:
         return wanted is not None and not self._problems(given, wanted)

@@ -25,6 +25,7 @@ def token_weights(
     group_lengths: Sequence[int] | None = None,
     importance: Tensor | None = None,
     group_tokens: float | None = None,
+    places: Sequence[range] | None = None,
 ) -> Tensor:
     """Weight of each token of a micro-batch.
 
@@ -42,20 +43,23 @@ def token_weights(
         importance: Importance weight of each token, `(N,)`; see :class:`TruncatedImportance`.
         group_tokens: Number of tokens that count in the optimizer step, averaged over processes; by default those of
             ``group_lengths``. If given, averaging over processes gives the mean over the tokens of all processes.
+        places: Where the tokens of each completion are that count, and of which the first are skipped; by default
+            everywhere.
 
     Returns:
         Weights `(N,)`, N = sum of ``lengths``.
     """
     group_lengths = lengths if group_lengths is None else group_lengths
-    counted = [max(length - skip_tokens, 0) for length in lengths]
+    places = [range(length) for length in lengths] if places is None else places
+    counted = [each[skip_tokens:] for each in places]
     if reduction == "sequence":
-        shares = [1 / (max(count, 1) * len(lengths)) for count in counted]
+        shares = [1 / (max(len(each), 1) * len(lengths)) for each in counted]
     else:
         total = counted_tokens(group_lengths, skip_tokens) if group_tokens is None else group_tokens
         shares = [len(group_lengths) / (len(lengths) * max(total, 1))] * len(lengths)
     weights = torch.zeros(sum(lengths))
     start = 0
-    for length, count, share in zip(lengths, counted, shares, strict=True):
-        weights[start + length - count : start + length] = share
+    for length, each, share in zip(lengths, counted, shares, strict=True):
+        weights[start + each.start : start + each.stop] = share
         start += length
     return weights if importance is None else weights * importance.to(weights.device)

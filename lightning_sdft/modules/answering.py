@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.modules.checks import naming
 from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.modules.surprise import token_losses
+from lightning_sdft.modules.thinking import budgeted
 from lightning_sdft.policy import Policy, Tokenizer
 from lightning_sdft.records import GREEDY, Example, Rollout, TokenSequence
 from lightning_sdft.rollout import generate
@@ -43,7 +45,9 @@ class Answering:
     def respond(self, policy: Policy, examples: Sequence[Example]) -> list[Rollout]:
         """Answer the prompts of examples greedily."""
         encode = naming(lambda example: self.tokenizer.encode(example.prompt))
-        return generate(policy, [encode(example) for example in examples], self.max_completion_tokens, GREEDY)
+        prompts = [encode(example) for example in examples]
+        sample = partial(generate, policy, sampling=GREEDY)
+        return budgeted(sample, prompts, self.max_completion_tokens, [0] * len(prompts), self.tokenizer.thoughts)
 
     def evaluate(
         self,
@@ -80,7 +84,8 @@ class Answering:
             The answers as ``rollouts``, and the verdicts of each grader on each of them as ``verdicts``, for callbacks.
         """
         rollouts = self.respond(policy, examples)
-        verdicts = graded.update(index, examples, self._texts(rollouts))
+        answers = [self.tokenizer.answer(each.completion) for each in rollouts]
+        verdicts = graded.update(index, examples, answers)
         graded.count(index, [len(rollout.completion) for rollout in rollouts])
         return {"rollouts": rollouts, "verdicts": verdicts}
 
@@ -92,8 +97,9 @@ class Answering:
         The arguments are those of :meth:`grade`.
         """
         rollouts = self.respond(policy, examples)
-        responses = self._texts(rollouts)
-        verdicts = graded.verdicts(index, examples, responses)
+        responses = [self.tokenizer.decode(each.completion) for each in rollouts]
+        answers = [self.tokenizer.answer(each.completion) for each in rollouts]
+        verdicts = graded.verdicts(index, examples, answers)
         return [
             {
                 "id": example.id,
@@ -105,6 +111,3 @@ class Answering:
             }
             for example, rollout, response, correct in zip(examples, rollouts, responses, verdicts, strict=True)
         ]
-
-    def _texts(self, rollouts: Sequence[Rollout]) -> list[str]:
-        return [self.tokenizer.decode(rollout.completion) for rollout in rollouts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,10 +30,12 @@ from lightning_sdft.modules.retention import Retention, RetentionLoss
 from lightning_sdft.modules.step_log import StepLog
 from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.modules.surprise import demonstrated
+from lightning_sdft.modules.thinking import budgeted, check_budget, in_loss
 from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, load_tokenizer
 from lightning_sdft.policy.lora import add_adapter
 from lightning_sdft.policy.skeleton import check_adapter_fits
+from lightning_sdft.policy.thinking import Thinking, Thoughts
 from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import generate, own_seeds
 from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
@@ -65,8 +68,12 @@ class CausalLMModule(CheckpointedModule):
             They are its defaults wherever a conversation is rendered, and exported tokenizers keep them.
         retention: On general prompts, hold the model near the one that training started from: what it can do, it keeps.
 
+        thinking: How a model is treated that thinks before it answers: a thinking budget, and what is in the loss.
+
     Raises:
-        SettingError: If ``lora`` is given without ``pretrained``: checkpoints would lack the random weights under it.
+        PolicyError: If the tokenizer cannot write what ends the thinking.
+        SettingError: If the thinking budget leaves no token for answers, or if ``lora`` is given without
+            ``pretrained``: checkpoints would lack the random weights under it.
     """
 
     conversational = True  # whether training reads conversations as the chat template writes them
@@ -89,6 +96,7 @@ class CausalLMModule(CheckpointedModule):
         probing: bool = True,
         template_arguments: dict[str, Any] | None = None,
         retention: Retention | None = None,
+        thinking: Thinking | None = None,
     ) -> None:
         check_ranges(CausalLMModule, locals(), type(self).__name__)
         super().__init__()
@@ -112,6 +120,9 @@ class CausalLMModule(CheckpointedModule):
         self.probing = probing
         self.retention = retention
         self.tokenizer = load_tokenizer(model, trust_remote_code, template_arguments)
+        if thinking is not None:
+            self.tokenizer.thoughts = Thoughts(thinking, self.tokenizer.hugging_face, self.tokenizer.template)
+            check_budget(self.tokenizer.thoughts, max_completion_tokens)
         self.answering = Answering(self.tokenizer, max_completion_tokens)
         self.graded = GradedSets()
         self.clock = PhaseClock()
@@ -204,6 +215,10 @@ class CausalLMModule(CheckpointedModule):
         """Prompts with their demonstrations as completions."""
         return demonstrated(self.tokenizer, examples)
 
+    def in_loss(self, sequences: Sequence[TokenSequence]) -> list[range]:
+        """The places of the completion tokens of each sequence that are in the loss, before any are skipped."""
+        return in_loss(self.tokenizer.thoughts, sequences)
+
     def training_problem(self, example: Example) -> str | None:
         """Why an example does not fit the token budgets of training, or ``None``."""
         return self.prompt_problem(example)
@@ -239,7 +254,8 @@ class CausalLMModule(CheckpointedModule):
     def respond(self, examples: Sequence[Example]) -> list[Rollout]:
         """The student's own answers to examples, sampled as in training."""
         prompts = self.tokenizer.encode_all([example.prompt for example in examples])
-        return generate(self.policy, prompts, self.max_completion_tokens, Sampling(), own_seeds(len(prompts)))
+        sample = partial(generate, self.policy, sampling=Sampling())
+        return budgeted(sample, prompts, self.max_completion_tokens, own_seeds(len(prompts)), self.tokenizer.thoughts)
 
     def on_validation_start(self) -> None:
         """Gather the weights if they are sharded."""

@@ -38,6 +38,7 @@ from lightning_sdft.modules.rollout_source import (
 )
 from lightning_sdft.modules.skipping import check_demonstrations, check_skipped, warn_of_nothing
 from lightning_sdft.modules.step_means import DIAGNOSTICS, mean_tokens
+from lightning_sdft.modules.thinking import Sample, budgeted, check_thinking
 from lightning_sdft.modules.token_focus import focus_factors
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import InProcessEngine, RolloutEngine, generate, own_seeds, score_rollouts
@@ -132,6 +133,7 @@ class DistillationModule(CausalLMModule):
         temperature = loss_temperature or sampling.temperature or 1.0
         self.temperatures = {"temperature": temperature, "teacher_temperature": teacher_temperature}
         self.engine = engine or InProcessEngine()
+        check_thinking(self.tokenizer.thoughts, focus, self.engine)
         self.importance = importance
         self.reduction = reduction
         self.focus = focus
@@ -165,7 +167,7 @@ class DistillationModule(CausalLMModule):
             rollouts = self.sample(group.examples)
         student = self.student_sequences(group.examples, rollouts)
         teacher = self.teacher_sequences(group.examples, rollouts)
-        tokens = mean_tokens([len(each.completion) for each in rollouts], self.device, self.skip_tokens)
+        tokens = mean_tokens([len(each) for each in self.in_loss(rollouts)], self.device, self.skip_tokens)
         warn_of_nothing(tokens, self.skip_tokens)
         # Sorts by the teacher's sequences, which are the longer ones.
         group.fill(list(map(Item, repeated(group.examples, self.generations), student, teacher, rollouts)), tokens)
@@ -182,21 +184,20 @@ class DistillationModule(CausalLMModule):
 
     def teacher_responds(self, examples: Sequence[Example]) -> list[Rollout]:
         """The teacher's answers to examples, shown what only it sees."""
-        if not examples:
-            return []
-        shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
-        prompts, seeds = repeated(shown, self.generations), own_seeds(len(examples), self.generations)
-        return generate(self.teacher.policy, prompts, self.max_completion_tokens, self.sampling, seeds)
+        sample = partial(generate, self.teacher.policy, sampling=self.sampling)
+        return self._responses(sample, [self.teacher_messages(example) for example in examples], self.generations)
 
     def respond(self, examples: Sequence[Example], generations: int = 1) -> list[Rollout]:
         """The student's own answers to examples, from the engine: so many to each, one example after the other."""
-        if not examples:
+        sample = partial(self.engine.generate, self.policy, sampling=self.sampling, step=self.global_step)
+        return self._responses(sample, [example.prompt for example in examples], generations)
+
+    def _responses(self, sample: Sample, conversations: Sequence[list[Message]], generations: int) -> list[Rollout]:
+        if not conversations:
             return []
-        prompts = repeated(self.tokenizer.encode_all([example.prompt for example in examples]), generations)
-        limit, seeds = self.max_completion_tokens, own_seeds(len(examples), generations)
-        return self.engine.generate(
-            self.policy, prompts, max_tokens=limit, sampling=self.sampling, seeds=seeds, step=self.global_step
-        )
+        prompts = repeated(self.tokenizer.encode_all(conversations), generations)
+        seeds = own_seeds(len(conversations), generations)
+        return budgeted(sample, prompts, self.max_completion_tokens, seeds, self.tokenizer.thoughts)
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The student's prompts, followed by the rollouts."""
@@ -223,6 +224,7 @@ class DistillationModule(CausalLMModule):
             group_lengths=batch.group.completion_lengths,
             importance=importance,
             group_tokens=batch.group.tokens,
+            places=self.in_loss(batch.student_sequences),
         )
         return weights.to(self.device)
 

@@ -84,7 +84,7 @@ class Informing:
         """
         if self._grader is None:
             raise DataError("without a data module nothing says which answers are right; pass datamodule=... to fit")
-        answers = [self.tokenizer.decode(each.completion) for each in rollouts]
+        answers = [self.tokenizer.answer(each.completion) for each in rollouts]
         found = self._grader.feedback_all(answers, [each.reference for each in examples])
         shown = _shown(examples, answers, found)
         prompts = [self._encoded(example, each) for example, each in zip(examples, shown, strict=True)]

@@ -75,8 +75,8 @@ class SDPOModule(DistillationModule):
         if group.items:
             return
         super().fill(group)
-        learned = [len(item.student.completion) for item in group.items if _is_informed(item)]
-        group.tokens = mean_tokens(learned, self.device, self.skip_tokens)
+        learned = self.in_loss([item.student for item in group.items if _is_informed(item)])
+        group.tokens = mean_tokens([len(each) for each in learned], self.device, self.skip_tokens)
         for name, share in self.informing.shares.items():
             self.means.add(name, share)
 

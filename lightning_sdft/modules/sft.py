@@ -54,7 +54,7 @@ class SFTModule(CausalLMModule):
         if group.items:
             return
         sequences = self.demonstrations(group.examples)
-        tokens = mean_tokens([len(sequence.completion) for sequence in sequences], self.device)
+        tokens = mean_tokens([len(each) for each in self.in_loss(sequences)], self.device)
         # Packing leaves no padding to save by sorting, which would only put all long sequences into one micro-batch.
         group.fill(list(map(Item, group.examples, sequences)), tokens, by_length=not self.packing)
 
@@ -65,6 +65,7 @@ class SFTModule(CausalLMModule):
             self.reduction,
             group_lengths=batch.group.completion_lengths,
             group_tokens=batch.group.tokens,
+            places=self.in_loss(batch.student_sequences),
         )
         return weights.to(self.device)
 

@@ -19,6 +19,7 @@ from lightning_sdft.policy.chat_template import ChatTemplate
 from lightning_sdft.policy.control_tokens import ControlTokens
 from lightning_sdft.policy.end_of_turn import end_of_turn, generation_config, listed_stop_ids
 from lightning_sdft.policy.model_files import explaining, hub_problem
+from lightning_sdft.policy.thinking import Thoughts
 from lightning_sdft.records import text_problem
 from lightning_sdft.storage.neighbours import neighbour_hint
 
@@ -45,6 +46,9 @@ class Tokenizer:
         template_arguments: Values of variables that the chat template reads, such as ``{"enable_thinking": False}``.
             They become the template's defaults, also in a saved tokenizer.
 
+    Attributes:
+        thoughts: Tells the thinking in responses from the answers, if the model thinks.
+
     Raises:
         PolicyError: If the tokenizer has no chat template or no end-of-sequence token, or if the template does not read
             an argument.
@@ -70,6 +74,7 @@ class Tokenizer:
         self.pad_id: int = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.end_id = end_of_turn(tokenizer, self.template, self.stop_ids)
         self.stop_ids.add(self.end_id)
+        self.thoughts: Thoughts | None = None
         self._control = ControlTokens(tokenizer, self.template, {tokenizer.eos_token_id, self.end_id})
 
     @cached_property
@@ -118,10 +123,14 @@ class Tokenizer:
     def encode_completion(self, text: str) -> list[int]:
         """Token ids of a response, including the token that ends it.
 
+        Where the chat template opens the thinking, and the response is an answer alone, the end of the thinking stands
+        before it.
+
         Raises:
             DataError: If the tokenizer refuses the text.
         """
-        return [*self._encode(text), self.end_id]
+        before = [] if self.thoughts is None else self.thoughts.before(text)
+        return [*before, *self._encode(text), self.end_id]
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text that is no part of a conversation, with what the tokenizer adds to texts.
@@ -145,6 +154,10 @@ class Tokenizer:
         """
         text: str = self.hugging_face.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+    def answer(self, tokens: Sequence[int]) -> str:
+        """Text of a response without its thinking, as graders see it; with :attr:`thoughts` unset it is all of it."""
+        return self.decode(tokens if self.thoughts is None else tokens[self.thoughts.end(tokens) :])
 
     def served_stop_ids(self, listed: int | list[int] | None) -> int | list[int] | None:
         """The ends of a response for a generation config: those that it lists, and the others that are ends here."""

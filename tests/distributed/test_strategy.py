@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.errors import PolicyError
 from lightning_sdft.modules import CausalLMModule, DFTModule, DistillationModule, SDFTModule, SDPOModule, SFTModule
+from lightning_sdft.policy import Thinking
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.teacher import CopiedTeacher, TrustRegionTeacher
 from tests.conftest import needs_gpu
@@ -34,6 +35,7 @@ MIXED = {
 
 TOLD = {"teacher_template": ["{prompt}", " w50 {attempt} w51"], "max_teacher_prompt_tokens": 32, "reduction": "token"}
 
+THINKING = Thinking(max_tokens=3, loss_on="answer", opening="<assistant>", closing="w58")  # the template opens it
 BOTH = ("ddp", "fsdp2")
 
 
@@ -50,10 +52,11 @@ BOTH = ("ddp", "fsdp2")
         (BOTH, DistillationModule, "llama", MIXED),
         (["fsdp2"], DistillationModule, "llama", {**MIXED, "lora": WITH_HEAD, "learning_rate": 1e-2}),
         (BOTH, SDPOModule, "llama", TOLD),
+        (["fsdp2"], SDFTModule, "llama", {"thinking": THINKING, "reduction": "token"}),
     ],
     ids=[
         *("sft-tied", "dft", "sdft", "sdft-tied-compensated", "lora", "lora-tied", "lora-head", "mixed", "mixed-lora"),
-        "sdpo",
+        *("sdpo", "thinking"),
     ],
 )
 def test_two_processes_train_as_one(
