@@ -41,7 +41,7 @@ STEP = ["--trainer.precision=32-true", "--trainer.fast_dev_run=true"]
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_stands_on_the_base_and_is_its_methods(name: str, in_folder: Path) -> None:
     cli = built(f"experiment/{name}")
-    method = name.removesuffix("_lora").rsplit("_", 1)[1]
+    method = "sdft" if name.endswith("_qlora") else name.removesuffix("_lora").rsplit("_", 1)[1]
     assert type(cli.model).__name__.lower() == f"{method}module"
     assert cli.model.weight_decay == 0
     assert cli.datamodule.group_size(1) == cli.datamodule.batch_size  # and whole micro-batches

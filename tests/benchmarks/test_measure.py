@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.benchmarks import loss, measure
+from tests.benchmarks import commands, loss, measure
 from tests.benchmarks.measure import Row, meter, table, write
 from tests.launch import in_processes
 
@@ -27,6 +28,16 @@ def test_table() -> None:
         "| rate | 32.00 (30.00 to 40.00) tokens/s | 19.00 (10.00 to 20.00) tokens/s | **1.68** | ≥ 1.5 | yes |",
         "| memory | 300 MiB | 1,100 (1,000 to 1,200) MiB | **0.27** | ≤ 0.25 | **no** |",
     ]
+
+
+def test_figure_without_a_bound_is_only_reported() -> None:
+    row = replace(SMALLER, must=None)
+    assert row.holds
+    assert row.line().endswith("| **0.27** |  |  |")
+
+
+def test_first_line_of_a_command_comes_after_some_seconds_of_the_cpu() -> None:
+    assert commands.first_line(["configs"]) > 0.1
 
 
 def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,3 +205,14 @@ class TestStorage:
                 with Hollow():
                     hollow = states(dtype, **arguments)
                 assert hollow == states(dtype, **arguments) == 2 * 150 * dtype.itemsize + 4
+
+
+def test_weights_that_are_packed_in_bytes_take_no_memory_either() -> None:
+    before = resident_memory()
+    with Hollow() as run:
+        packed = torch.empty(2**28).mul(9).round().to(torch.int8)
+        assert run.ledger.now == 2**28
+        assert packed.float().shape == packed.shape
+        tokens = torch.tensor([3, 200], dtype=torch.uint8).long()
+    assert resident_memory() - before < 64
+    assert tokens.tolist() == [3, 200]

@@ -162,6 +162,7 @@ def test_resumed_run_is_told_the_same_of_its_answers(
         ("bf16-true", {"teacher": CopiedTeacher("compensated")}),
         ("16-mixed", {}),  # whose scale of the gradients is part of the state
         ("bf16-mixed", ADAPTER),  # whose dropout draws on the device
+        ("bf16-true", ADAPTER | {"lora": replace(ADAPTER["lora"], base="nf4")}),  # quantized on the device
     ],
 )
 def test_resumed_run_on_a_gpu_equals_the_uninterrupted_one(
