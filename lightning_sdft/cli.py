@@ -25,9 +25,9 @@ from lightning_sdft.commands.prior import prior
 from lightning_sdft.commands.questions import questions
 from lightning_sdft.commands.refusals import one_line, refusal
 from lightning_sdft.errors import SettingError
-from lightning_sdft.experiments.archive import remake
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.continual import continual
+from lightning_sdft.experiments.remake import remake
 from lightning_sdft.experiments.sweep import sweep
 from lightning_sdft.storage.masking import masked_text
 from lightning_sdft.trust import split_trust, trusting

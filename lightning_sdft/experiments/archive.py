@@ -1,11 +1,10 @@
-"""Packs an experiment into one file that can be cited, and makes its tables again from it, without training."""
+"""Packs an experiment into one file that can be cited."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 import yaml
@@ -16,7 +15,7 @@ from lightning_sdft.experiments.report.written import write_report
 from lightning_sdft.storage.atomic import whole_file
 from lightning_sdft.storage.masking import masked
 
-__all__ = ["check_archive", "finish", "remake"]
+__all__ = ["check_archive", "finish", "unpack"]
 
 WHOLE = ("experiment.json", "endpoint.json", "results.json", "*.md", "evidence.json", "*.png", "*.svg")
 """Files of an experiment that are packed."""
@@ -54,36 +53,6 @@ def finish(out: Path, archive: str | None) -> None:
     after_experiment(out)
 
 
-def remake(archive: str, out: str) -> None:
-    """Make the tables, the evidence and the pictures of an experiment again from its archive, without training.
-
-    ``lightning-sdft compare --archive FILE`` and ``continual --archive FILE`` pack an experiment. The archive also has
-    the settings as ``config.yaml``, which the same command takes, the config of each run, the verdict on each question,
-    and versions, commit and hardware in ``experiment.json``. With the same version of this package, tables and evidence
-    are the same to the last byte.
-
-    Args:
-        archive: The archive, or the folder of an experiment.
-        out: Folder to write to; it must not have an experiment of its own.
-
-    Raises:
-        SettingError: If there is no such archive, or it has no results, or ``out`` is the folder of an experiment.
-    """
-    if (Path(out) / "runs").exists():
-        raise SettingError(
-            f"{out} is the folder of an experiment, whose tables would be overwritten; give another --out"
-        )
-    Path(out).mkdir(parents=True, exist_ok=True)
-    if Path(archive).is_dir():
-        files = write_report(Path(archive), Path(out))
-    else:
-        with TemporaryDirectory() as folder:
-            _unpack(Path(archive), Path(folder))
-            files = write_report(Path(folder), Path(out))
-    print((Path(out) / files[0]).read_text(encoding="utf-8"))
-    print(f"written to {out}: {', '.join(files)}")
-
-
 def _pack(out: Path, archive: Path) -> None:
     """Pack an experiment; the same files give the same archive."""
     settings = json.loads((out / "experiment.json").read_text(encoding="utf-8"))["arguments"]
@@ -108,8 +77,16 @@ def _entry(name: str) -> ZipInfo:
     return entry
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack what tables are made from, and nothing else."""
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack what tables are made from, and nothing else.
+
+    Args:
+        archive: The archive.
+        folder: Folder to write to.
+
+    Raises:
+        SettingError: If it cannot be read.
+    """
     try:
         with ZipFile(archive) as packed:
             for entry in packed.infolist():
