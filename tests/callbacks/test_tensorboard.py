@@ -39,6 +39,8 @@ TRAINING = [
     "speed/share_student",
     "speed/share_backward",
 ]
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+
 EVALUATION = ["val/accuracy/new", "val/accuracy", "prior/old", "prior/average", "val/kl_to_base"]
 
 
@@ -63,6 +65,7 @@ def test_all_metrics_are_logged_at_the_right_steps(
     trainer.fit(words_module(SDFTModule), datamodule=words_data(validation=validation))
 
     events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0}).Reload()
+    assert [name for name in events.Tags()["scalars"] if not explained(name)] == []
     assert set(TRAINING) | set(EVALUATION) <= set(events.Tags()["scalars"])
     for name in TRAINING:
         points = [point for point in events.Scalars(name) if not math.isnan(point.value)]
@@ -82,3 +85,16 @@ def test_all_metrics_are_logged_at_the_right_steps(
         strict=True,
     ):
         assert rate.value == pytest.approx(4 * share.value / seconds.value, rel=1e-4)  # 4 prompts a step
+
+
+def explained(name: str) -> bool:
+    """Whether docs/metrics.md says what a metric is; of ends of intervals it names the beginnings."""
+    beginning = name.rpartition("/")[0]
+    return name == "epoch" or any(f"`{each}`" in PAGE for each in (name, f"{beginning}/NAME", beginning))
+
+
+def test_what_no_page_explains_is_found() -> None:
+    assert explained("prior/copy")
+    assert explained("prior_low/copy")
+    assert not explained("teacher/mood")
+    assert not explained("val/mood")
