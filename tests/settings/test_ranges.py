@@ -19,7 +19,7 @@ from lightning_sdft.errors import Refusal, SettingError
 from lightning_sdft.settings import Count, Range, Seed, Share, check_ranges, ranges
 
 NOT_SETTINGS = {
-    "Accepted", "Budgets", "Candidate", "Chain", "Estimate", "Fitting", "Forecast", "Gap", "Group", "Head",
+    "Accepted", "Asking", "Budgets", "Candidate", "Chain", "Estimate", "Fitting", "Forecast", "Gap", "Group", "Head",
     "Inspection", "Item", "Lengths", "Line", "Mean", "MicroBatch", "NonFiniteLossError", "Outcome", "Pace", "Parsed",
     "Phase", "Preflight", "PriorScore", "PriorScores", "Reading", "Rehearsal", "Remedy", "Rollout", "Room", "Row",
     "Score", "Sign", "SignalEar", "Sizes", "SkillRetention", "Stage", "StopSignal", "TensorSum", "TokenLook",
