@@ -145,7 +145,7 @@ class Asker:
     def survey(self, temperature: float, template: str, templates: Sequence[str] = ()) -> list[Gap]:
         """The gap as it is set, and the widest that is found, each over all questions; between them all others.
 
-        The first few questions are asked with all templates greedily, and then with the best template at one temperature
+        The first few questions are asked with all templates greedily, and then with the best of them at one temperature
         after another, from the highest down, until the gap is as wide as the greedy one. So the gap that is proposed is
         measured on questions by which it was not chosen, too.
 
