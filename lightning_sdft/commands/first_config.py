@@ -13,7 +13,18 @@ from lightning_sdft.data.templates import AUTHORS_TEMPLATE, teacher_messages
 from lightning_sdft.policy import Tokenizer
 from lightning_sdft.records import Example
 
-__all__ = ["Budgets", "Grading", "Method", "Sizes", "budgets", "config_text", "grading", "learning_rate", "sizes"]
+__all__ = [
+    "Budgets",
+    "Grading",
+    "Method",
+    "Sizes",
+    "budgets",
+    "config_text",
+    "grading",
+    "in_steps",
+    "learning_rate",
+    "sizes",
+]
 
 Method = Literal["sdft", "sft", "dft"]
 """The methods that learn from demonstrations alone."""
@@ -51,12 +62,14 @@ class Budgets:
     Args:
         prompt: Tokens of the prompt.
         completion: Tokens of the response.
+        demonstration: Tokens of a demonstration.
         teacher: Tokens of the prompt as the teacher sees it, with the demonstration.
         left_out: Number of examples that are longer.
     """
 
     prompt: int
     completion: int
+    demonstration: int
     teacher: int
     left_out: int
 
@@ -102,12 +115,13 @@ def budgets(tokenizer: Tokenizer, examples: Sequence[Example], sampled: bool) ->
     prompts = list(map(len, tokenizer.encode_all([each.prompt for each in examples])))
     shown = list(map(len, tokenizer.encode_all([teacher_messages(each, AUTHORS_TEMPLATE) for each in examples])))
     completions = [len(tokenizer.encode_completion(each.demonstration or "")) for each in examples]
-    found = Budgets(_budget(prompts), _budget(completions), _budget(shown), 0)
+    longest = _budget(completions)
+    found = Budgets(_budget(prompts), longest, longest, _budget(shown), 0)
     left_out = sum(
         prompt > found.prompt or completion > found.completion or (sampled and teacher > found.teacher)
         for prompt, completion, teacher in zip(prompts, completions, shown, strict=True)
     )
-    room = max(2 * STEP, _up(1.5 * found.completion)) if sampled else found.completion
+    room = max(2 * STEP, in_steps(1.5 * found.completion)) if sampled else found.completion
     return replace(found, completion=room, left_out=left_out)
 
 
@@ -123,7 +137,7 @@ def sizes(rows: int, sets: int) -> Sizes:
     """
     held_out = min(HELD_OUT, rows // 5)
     trained = rows - sets * held_out
-    batch = next((each for each in (32, 16, 8) if trained >= 20 * each), min(4, trained))
+    batch = next((each for each in (32, 16) if trained >= 40 * each), 8 if trained >= 160 else min(4, trained))
     steps = trained // batch
     epochs = min(MOST_EPOCHS, max(1, round(STEPS / max(steps, 1))))
     return Sizes(batch, epochs, round(held_out / rows, 3), steps)
@@ -180,7 +194,9 @@ def _lines(settings: Settings, depth: int) -> list[str]:
             continue
         setting, comment = value if isinstance(value, tuple) else (value, "")
         if setting is not None:
-            text = yaml.safe_dump(setting, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+            style = '"' if isinstance(setting, str) and "\n" in setting else None
+            text = yaml.safe_dump(setting, default_flow_style=True, default_style=style, width=10**6)
+            text = text.removesuffix("...\n").strip()
             lines.append(f"{'  ' * depth}{name}: {text}{f' # {comment}' if comment else ''}")
     return lines
 
@@ -188,8 +204,9 @@ def _lines(settings: Settings, depth: int) -> list[str]:
 def _budget(lengths: Sequence[int]) -> int:
     ordered = sorted(lengths)
     longest, common = ordered[-1], ordered[ceil(0.95 * len(ordered)) - 1]
-    return _up(longest if longest <= 2 * common else ordered[ceil(0.99 * len(ordered)) - 1])
+    return in_steps(longest if longest <= 2 * common else ordered[ceil(0.99 * len(ordered)) - 1])
 
 
-def _up(tokens: float) -> int:
+def in_steps(tokens: float) -> int:
+    """A budget of so many tokens or a few more."""
     return STEP * ceil(tokens / STEP)

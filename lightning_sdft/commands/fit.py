@@ -33,7 +33,7 @@ from lightning_sdft.commands.log_config import LogConfig
 from lightning_sdft.commands.memory import ELSEWHERE, MemoryTrainer
 from lightning_sdft.commands.next_steps import after_evaluation, after_fit, after_preflight, after_signal
 from lightning_sdft.commands.parser import CommandParser
-from lightning_sdft.commands.preflight import PreflightTrainer
+from lightning_sdft.commands.preflight import PreflightTrainer, proposal_file
 from lightning_sdft.commands.report import results_table
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.distributed.strategy import check_strategy_name
@@ -144,9 +144,8 @@ class SDFTCLI(LightningCLI):
     def preflight(self, **arguments: Any) -> None:
         """Check model and demonstrations, and say what comes next."""
         result = cast(PreflightTrainer, self.trainer).preflight(**arguments)
-        stop = judge_preflight(result)[0] == "stop"
-        typed = cast(CommandParser, self.parser).typed
-        after_preflight(typed, arguments.get("output"), arguments.get("proposal"), stop)
+        typed, proposal = cast(CommandParser, self.parser).typed, proposal_file(result, arguments.get("proposal"))
+        after_preflight(typed, arguments.get("output"), proposal, judge_preflight(result)[0] == "stop")
 
     def validate(self, verbose: bool = True, **arguments: Any) -> None:
         """Evaluate on the validation sets, and print a table that is easier to read than Lightning's.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 
+from lightning_sdft.commands.first_answers import FirstAnswers, ask_first, settle_answers
 from lightning_sdft.commands.first_config import (
     EVALUATED,
     Budgets,
@@ -23,18 +20,18 @@ from lightning_sdft.commands.first_config import (
     budgets,
     config_text,
     grading,
-    learning_rate,
+    in_steps,
     sizes,
 )
-from lightning_sdft.commands.fit import SDFTCLI, main
+from lightning_sdft.commands.first_fit import built, is_elsewhere, quietly, settle
 from lightning_sdft.commands.next_steps import say
 from lightning_sdft.data.json_rows import JsonDataModule
 from lightning_sdft.data.layouts import AUTO, Layout, find_layout
 from lightning_sdft.data.tables import Row, open_rows
-from lightning_sdft.errors import DataError, PolicyError, SettingError
-from lightning_sdft.memory import Fitting, Room, TrainerPlan, fitting, in_gib, room
-from lightning_sdft.policy import LoRA, load_tokenizer
+from lightning_sdft.errors import DataError, SettingError
+from lightning_sdft.policy import load_tokenizer
 from lightning_sdft.records import Example
+from lightning_sdft.settings import Natural, check_ranges
 from lightning_sdft.storage.atomic import write_text
 
 __all__ = ["init"]
@@ -44,16 +41,11 @@ Device = Literal["auto", "cpu", "gpu"]
 LOOKED_AT = 2000
 """Number of rows whose lengths are looked at."""
 
-UNKNOWN = Room(2**60, 2**60)
-"""The memory of a device that is not here."""
+LONGER = 3
+"""How much longer than the demonstrations the model's first answers may be when it is asked, before they are cut."""
 
-LEANER: tuple[dict[str, Any], ...] = (
-    {},
-    {"gradient_checkpointing": True},
-    {"lora": {"rank": LoRA().rank}},
-    {"lora": {"rank": LoRA().rank}, "gradient_checkpointing": True},
-)
-"""Settings that are tried one after another until the run fits."""
+LONGEST = 1024
+"""Tokens at which first answers are cut, unless demonstrations are as long."""
 
 
 def init(
@@ -63,16 +55,20 @@ def init(
     device: Device = "auto",
     validation: str | None = None,
     test: str | None = None,
+    prior: str | None = None,
     keep: str | None = None,
     prompt_column: str = AUTO,
     demonstration_column: str = AUTO,
+    questions: Natural = 16,
     output: str = "run.yaml",
     overwrite: bool = False,
 ) -> Path:
     """Read your rows and a model, and write a commented config that runs.
 
     How the columns are understood, the lengths, the batch, the epochs, the micro-batches that fit and what answers are
-    compared with are found out and said. In a terminal it asks for what is not given.
+    compared with are found out and said. For SDFT the model itself is asked a few of the questions, by itself and shown
+    the demonstrations, at several temperatures and with several prompts: what it answers best with is written down. In
+    a terminal it asks for what is not given.
 
     Args:
         data: File, folder or hub id of the rows: prompts with responses, or conversations.
@@ -81,9 +77,11 @@ def init(
         device: Where to train; ``auto`` takes a GPU if there is one.
         validation: Rows evaluated during training; by default a share of the rows is held out.
         test: Rows of the test; by default a share of the rows is held out.
+        prior: Rows of what the model can do, in the columns of the others; their accuracy shows what it has kept.
         keep: Rows of prompts of what the model can do and is to keep; each step holds the model to some of them.
         prompt_column: Column of the prompts, if it is not found.
         demonstration_column: Column of the responses to learn from, if it is not found.
+        questions: Number of training questions that the model is asked; with 0 it is not loaded, and keeps defaults.
         output: The YAML file to write.
         overwrite: Whether to replace a file that is there.
 
@@ -95,6 +93,7 @@ def init(
         DataError: If the rows cannot be read, or have no demonstrations.
         PolicyError: If the model cannot be used, or fits in no way.
     """
+    check_ranges(init, locals())
     path = Path(output)
     if path.exists() and not overwrite:
         raise SettingError(f"{path} is there already; give --output another name, or --overwrite=true to replace it")
@@ -113,15 +112,19 @@ def init(
     column = None if layout.is_conversation else layout.demonstration
     graded = grading(looked_at, examples, column, layout.unused)
     print(_said(lengths, graded), flush=True)
-    files = {"train": data, "validation": validation, "test": test}
+    files = {"train": data, "validation": validation, "test": test, "prior": prior}
     settings: dict[str, Any] = {
         "config": [f"method/{method}"],
         "model": _model(model, method, lengths, keep),
         "data": {"class_path": "JsonDataModule", "init_args": _data(files, layout, graded, numbers)},
         "trainer": _trainer(_on_gpu(device), numbers, f"{path.stem}_{method}"),
     }
-    settled = _settle(settings, method)
-    steps = _steps(path, method, graded is not None)
+    settled = settle(settings, method)
+    if method == "sdft" and questions and not is_elsewhere(settings):
+        print(f"{model}: {settled}; it is asked {questions} questions in several ways", flush=True)
+        _take(settings, _answers(settings, questions, lengths, graded is not None))
+        settled = settle(settings, method)
+    steps = _steps(path, method)
     head = [
         f"{method.upper()} of {model} on {data}: written by `lightning-sdft init`, to be changed as you like.",
         *(f"  {command}" for command in steps.values()),
@@ -130,6 +133,20 @@ def init(
     print(f"{model}: {settled}")
     say([path], steps)
     return path
+
+
+def _answers(settings: dict[str, Any], questions: int, lengths: Budgets, graded: bool) -> FirstAnswers:
+    """What the model answers to some of the questions, and what follows for its settings."""
+    limit = max(lengths.completion, min(in_steps(LONGER * lengths.demonstration), LONGEST))
+    own = settings["model"]["init_args"] | {"max_completion_tokens": limit}
+    with quietly():
+        gaps = ask_first(built({**settings, "model": {"init_args": own}}, on_device=True), questions)
+    return settle_answers(gaps, graded, lengths.demonstration, limit)
+
+
+def _take(settings: dict[str, Any], found: FirstAnswers) -> None:
+    settings["model"]["init_args"] |= found.settings
+    print(found.said)
 
 
 def _ask(name: str, question: str) -> str:
@@ -148,7 +165,7 @@ def _layout(data: str, rows: list[Row], prompt: str, demonstration: str) -> Layo
 
 def _examples(data: str, layout: Layout) -> list[Example]:
     module = JsonDataModule(train=data, prompt_column=layout.prompt, demonstration_column=layout.demonstration)
-    with _quietly():
+    with quietly():
         return list(module.splits.train)
 
 
@@ -210,62 +227,12 @@ def _trainer(gpu: bool, numbers: Sizes, name: str) -> dict[str, Any]:
     }
 
 
-def _settle(settings: dict[str, Any], method: Method) -> str:
-    """Set what makes the run fit, and the learning rate that goes with it; returns what was found."""
-    own, rows, trainer = settings["model"]["init_args"], settings["data"]["init_args"], settings["trainer"]
-    elsewhere = trainer["accelerator"] == "gpu" and not torch.accelerator.is_available()
-    for leaner in LEANER:
-        cli = _built({**settings, "model": {"init_args": {**own, **leaner}}})
-        devices = {name: trainer[name] for name in ("accelerator", "precision")}
-        plan = TrainerPlan.of({**cli.config_init.trainer.as_dict(), **devices})
-        memory = UNKNOWN if elsewhere else room(plan.accelerator, 1)
-        try:
-            with _quietly():
-                found: Fitting = fitting(cli.model, cli.datamodule, plan, memory)
-        except PolicyError as error:
-            refusal = error
-            continue
-        own |= leaner
-        rate = learning_rate(found.weights // plan.weight_precision.itemsize, method, "lora" in leaner)
-        own["learning_rate"] = (rate, "compare with half of it and twice as much")
-        if elsewhere:
-            return "there is no GPU here, so fit chooses the micro-batches where there is one"
-        rows["micro_batch_size"] = (found.micro_batch_size, f"about {in_gib(found.peak)} at the peak of training")
-        return f"about {in_gib(found.peak)} of {in_gib(memory.free)}, micro-batches of {found.micro_batch_size}"
-    raise refusal
-
-
-def _built(settings: dict[str, Any]) -> SDFTCLI:
-    """Module and data module of a config, of which nothing is loaded, though there may be no such device here."""
-    here = ["--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
-    with TemporaryDirectory() as folder, _quietly():
-        file = Path(folder) / "run.yaml"
-        file.write_text(config_text([], settings), encoding="utf-8")
-        return main(["--config", str(file), *here], run=False)
-
-
-def _steps(path: Path, method: Method, graded: bool) -> dict[str, str]:
+def _steps(path: Path, method: Method) -> dict[str, str]:
     fit = f"lightning-sdft fit --config {shlex.quote(str(path))}"
-    if method != "sdft" or not graded:
+    if method != "sdft":
         return {"train": fit}
-    check = f"lightning-sdft preflight --config {shlex.quote(str(path))} --proposal proposal.yaml"
-    return {"check": check, "train": f"{fit} --config proposal.yaml"}
+    return {"check": fit.replace(" fit ", " preflight "), "train": fit}
 
 
 def _on_gpu(device: Device) -> bool:
     return device == "gpu" or (device == "auto" and torch.accelerator.is_available())
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what Lightning says of devices; what we have to say is said already."""
-    # These are the loggers with levels of their own.
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning_sdft")]
-    before = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for each, level in zip(loggers, before, strict=True):
-            each.setLevel(level)

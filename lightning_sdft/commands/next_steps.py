@@ -87,7 +87,7 @@ def after_evaluation(trainer: Trainer, checkpoint: str | Path | None) -> None:
 
 
 def after_preflight(typed: Sequence[str], output: str | None, proposal: str | None, stop: bool) -> None:
-    """Train with the same settings, and with what is proposed; if it says stop, look again with what is proposed.
+    """Train with the same settings, and with what is proposed; if it says stop, look at what the model says.
 
     Args:
         typed: The arguments of the command line.
@@ -98,12 +98,10 @@ def after_preflight(typed: Sequence[str], output: str | None, proposal: str | No
     files = [Path(each) for each in (output, proposal) if each is not None]
     settings = _without(typed, OWN_OPTIONS)
     added = [*([] if proposal is None else ["--config", proposal]), *_trust()]
-    steps = {}
-    if stop and proposal is not None:
-        steps["ask again"] = _ours("preflight", *settings, *added)
-    elif not stop:
-        steps["estimate"] = _ours("memory", *settings, *added)
-        steps["train"] = _ours("fit", *settings, *added)
+    if stop:
+        steps = {"look inside": _ours("inspect", *settings, *_trust())}
+    else:
+        steps = {"estimate": _ours("memory", *settings, *added), "train": _ours("fit", *settings, *added)}
     say(files, steps if settings else {})
 
 

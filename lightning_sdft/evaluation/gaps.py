@@ -9,8 +9,10 @@ after the student's own samples, so the gap between the two under the rollouts' 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import torch
 
@@ -20,7 +22,7 @@ from lightning_sdft.policy import Policy
 from lightning_sdft.records import Example, Message, Rollout, Sampling
 from lightning_sdft.rollout import generate
 
-__all__ = ["TEMPERATURES", "Asker", "Gap", "proposed"]
+__all__ = ["TEMPERATURES", "Asker", "Gap", "closeness", "proposed", "verdicts"]
 
 TEMPERATURES = (1.0, 0.7, 0.5, 0.3, 0.0)
 """What is tried, the highest first."""
@@ -28,8 +30,25 @@ TEMPERATURES = (1.0, 0.7, 0.5, 0.3, 0.0)
 MARGIN = 0.05
 """Gaps that differ by less are taken as equal, and then the higher temperature is better, since rollouts vary more."""
 
+FEW = 16
+"""Questions that are asked in all ways; the way that is set and the best of the others are asked the rest, too."""
 
-Verdicts = tuple[torch.Tensor, float]
+NEARLY_ALL = 0.95
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Answers to all questions.
+
+    Args:
+        right: How right each is, `(Q,)`; NaN where it could not be graded.
+        lengths: Their numbers of tokens.
+        cut: How many reached the length limit.
+    """
+
+    right: torch.Tensor
+    lengths: Sequence[int]
+    cut: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,8 @@ class Gap:
         teacher: Accuracy of the model that sees the demonstration.
         gain: Mean over questions of teacher minus student.
         truncated: Share of the answers of both that reached the length limit.
+        tokens: Number of tokens that 95% of the answers of both do not exceed.
+        questions: Number of questions.
     """
 
     temperature: float
@@ -51,6 +72,8 @@ class Gap:
     teacher: Score
     gain: Score
     truncated: float = 0.0
+    tokens: int = 0
+    questions: int = 0
 
 
 @dataclass
@@ -60,7 +83,8 @@ class Asker:
     Args:
         policy: The model.
         examples: Questions with demonstration and reference.
-        grader: Decides which answers are correct.
+        grader: Decides which answers are correct; without one they are measured by their :func:`closeness` to the
+            demonstrations.
         teacher_messages: Makes the conversation that the teacher sees of an example, with a template.
         sampling: How training samples, apart from the temperature.
         max_completion_tokens: Length at which answers are truncated.
@@ -71,7 +95,7 @@ class Asker:
 
     policy: Policy
     examples: Sequence[Example]
-    grader: Grader
+    grader: Grader | None
     teacher_messages: Callable[[Example, str], list[Message]]
     sampling: Sampling
     max_completion_tokens: int
@@ -80,21 +104,29 @@ class Asker:
     answered: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
-        self._alone: dict[float, Verdicts] = {}
+        self._alone: dict[float, _Answers] = {}
+        self._gaps: dict[tuple[float, str], Gap] = {}
 
     def gap(self, temperature: float, template: str) -> Gap:
-        """The gap at a temperature, with a template of the teacher's prompt."""
-        if temperature not in self._alone:
-            self._alone[temperature] = self._verdicts(lambda example: example.prompt, temperature)
-        alone, cut_alone = self._alone[temperature]
-        shown, cut_shown = self._verdicts(lambda example: self.teacher_messages(example, template), temperature)
-        both = ~(alone.isnan() | shown.isnan())
-        graded = (alone[~alone.isnan()], shown[~shown.isnan()], (shown - alone)[both])
-        student, teacher, gain = (bootstrap([each]) for each in graded)
-        return Gap(temperature, template, student, teacher, gain, (cut_alone + cut_shown) / 2)
+        """The gap at a temperature, with a template of the teacher's prompt; what was asked is not asked again."""
+        if (temperature, template) not in self._gaps:
+            self._gaps[temperature, template] = self._gap(temperature, template)
+        return self._gaps[temperature, template]
 
-    def _verdicts(self, messages: Callable[[Example], Sequence[Message]], temperature: float) -> Verdicts:
-        """Ones, zeros, and NaN where an answer could not be graded, `(Q,)`, and the share of answers that were cut."""
+    def _gap(self, temperature: float, template: str) -> Gap:
+        if temperature not in self._alone:
+            self._alone[temperature] = self._answers(lambda example: example.prompt, temperature)
+        alone = self._alone[temperature]
+        shown = self._answers(lambda example: self.teacher_messages(example, template), temperature)
+        both = ~(alone.right.isnan() | shown.right.isnan())
+        given = (*(each.right[~each.right.isnan()] for each in (alone, shown)), (shown.right - alone.right)[both])
+        student, teacher, gain = (bootstrap([each]) for each in given)
+        lengths = sorted([*alone.lengths, *shown.lengths])
+        nearly_all = lengths[ceil(NEARLY_ALL * len(lengths)) - 1]
+        cut = (alone.cut + shown.cut) / len(lengths)
+        return Gap(temperature, template, student, teacher, gain, cut, nearly_all, len(self.examples))
+
+    def _answers(self, messages: Callable[[Example], Sequence[Message]], temperature: float) -> _Answers:
         prompts = self.policy.tokenizer.encode_all([list(messages(example)) for example in self.examples])
         seeds = [self.seed * len(prompts) + index for index in range(len(prompts))]
         sampling, size = replace(self.sampling, temperature=temperature), self.batch_size
@@ -106,38 +138,80 @@ class Asker:
             if self.answered is not None:
                 self.answered(len(part))
         responses = [self.policy.tokenizer.answer(rollout.completion) for rollout in rollouts]
-        verdicts = self.grader.grade_all(responses, [example.reference for example in self.examples])
-        graded = torch.tensor([float("nan") if each is None else float(each) for each in verdicts])
-        return graded, sum(not rollout.finished for rollout in rollouts) / max(len(rollouts), 1)
+        lengths = [len(rollout.completion) for rollout in rollouts]
+        cut = sum(not rollout.finished for rollout in rollouts)
+        return _Answers(verdicts(self.grader, responses, self.examples), lengths, cut)
 
     def survey(self, temperature: float, template: str, templates: Sequence[str] = ()) -> list[Gap]:
-        """Gaps at all temperatures with the template that is set, then with the other templates at the best of these.
+        """The gap as it is set, and the widest that is found, each over all questions; between them all others.
+
+        The first few questions are asked with all templates greedily, and then with the best of them at one temperature
+        after another, from the highest down, until the gap is as wide as the greedy one. So the gap that is proposed is
+        measured on questions by which it was not chosen, too.
 
         Args:
             temperature: The temperature that is set; it comes first.
             template: The template that is set.
             templates: Others to try.
         """
-        gaps = [self.gap(each, template) for each in _temperatures(temperature)]
-        best = proposed(gaps).temperature
-        return [*gaps, *(self.gap(best, each) for each in templates if each != template)]
+        few = replace(self, examples=self.examples[:FEW])
+        as_set = few.gap(temperature, template)
+        greedy = [few.gap(0.0, each) for each in dict.fromkeys((template, *templates))]
+        best = proposed(greedy)
+        warmer: list[Gap] = []
+        for each in sorted({temperature, *TEMPERATURES} - {0.0}, reverse=True):
+            warmer.append(few.gap(each, best.template))
+            if warmer[-1].gain.value >= best.gain.value - MARGIN:
+                break
+        _, *others = gaps = list(dict.fromkeys([as_set, *warmer, *greedy]))
+        if len(self.examples) <= FEW:
+            return gaps
+        chosen = proposed(gaps)
+        whole = dict.fromkeys(self.gap(each.temperature, each.template) for each in (as_set, chosen))
+        return [next(iter(whole)), *others, *list(whole)[1:]]
 
-    def answers(self, temperature: float, template: str, templates: Sequence[str] = ()) -> int:
-        """Number of answers that :meth:`survey` asks for."""
-        ways = 2 * len(_temperatures(temperature)) + sum(each != template for each in templates)
-        return ways * len(self.examples)
+    def answers(self, templates: Sequence[str] = ()) -> int:
+        """Largest number of answers that :meth:`survey` asks for.
+
+        Args:
+            templates: Templates to try, with the one that is set.
+        """
+        few, everything = min(FEW, len(self.examples)), len(self.examples)
+        ways = 2 + 1 + len(templates) + 2 * len(TEMPERATURES)
+        return ways * few + (4 * everything if everything > few else 0)
 
 
-def _temperatures(first: float) -> Sequence[float]:
-    return tuple(dict.fromkeys((first, *TEMPERATURES)))
+def verdicts(grader: Grader | None, responses: Sequence[str], examples: Sequence[Example]) -> torch.Tensor:
+    """How right each response is, `(Q,)`: 1 or 0, NaN where it could not be graded; without a grader its closeness."""
+    if grader is None:
+        pairs = zip(responses, examples, strict=True)
+        return torch.tensor([closeness(response, example.demonstration or "") for response, example in pairs])
+    graded = grader.grade_all(responses, [example.reference for example in examples])
+    return torch.tensor([float("nan") if each is None else float(each) for each in graded])
+
+
+def closeness(answer: str, demonstration: str) -> float:
+    """Share of words that an answer and a demonstration have in common (F1, without order and case).
+
+    Example:
+        >>> closeness("It goes to the press.", "to the press. now")
+        0.6666666666666666
+    """
+    first, second = (Counter(text.casefold().split()) for text in (answer, demonstration))
+    words = first.total() + second.total()
+    return 2 * (first & second).total() / words if words else 1.0
 
 
 def proposed(gaps: Sequence[Gap]) -> Gap:
-    """The gap to train with: among those that are nearly the widest, the first at the highest temperature.
+    """The gap to train with: the first at the highest temperature of those that are nearly the widest.
+
+    Only those over most questions count.
 
     Args:
         gaps: Gaps, of which the first is the one that is set.
     """
-    widest = max(gap.gain.value for gap in gaps)
-    good = [gap for gap in gaps if gap.gain.value >= widest - MARGIN]
+    most = max(gap.questions for gap in gaps)
+    known = [gap for gap in gaps if gap.questions == most]
+    widest = max(gap.gain.value for gap in known)
+    good = [gap for gap in known if gap.gain.value >= widest - MARGIN]
     return max(good, key=lambda gap: gap.temperature)

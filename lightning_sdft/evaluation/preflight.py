@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_sdft.evaluation.gaps import Gap, proposed
+from lightning_sdft.evaluation.gaps import Gap, proposed, verdicts
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.losses import ForwardKL, cross_entropy, distillation_loss
@@ -29,6 +29,9 @@ from lightning_sdft.rollout import generate
 __all__ = ["Preflight", "copies", "judge_preflight", "preflight"]
 
 T = TypeVar("T")
+
+Verdict = Literal["go", "change", "doubtful", "stop"]
+"""What a preflight advises."""
 
 SOLVED = 0.5
 """Share of the base model's failures that the teacher must solve for the verdict ``go``."""
@@ -67,6 +70,7 @@ class Preflight:
         base_truncated: The same of the model's own answers.
         gaps: How much more often the teacher is right when both answer as in training: at the temperature that is set,
             at others, and with other templates of the teacher's prompt.
+        graded: Whether answers were graded; otherwise accuracies are the closeness of answers to demonstrations.
     """
 
     questions: int
@@ -83,13 +87,14 @@ class Preflight:
     truncated: float
     base_truncated: float = 0.0
     gaps: Sequence[Gap] = ()
+    graded: bool = True
 
 
 @torch.no_grad()
 def preflight(
     policy: Policy,
     examples: Sequence[Example],
-    grader: Grader,
+    grader: Grader | None,
     teacher_messages: Callable[[Example], list[Message]],
     max_completion_tokens: int,
     batch_size: int = 8,
@@ -102,7 +107,7 @@ def preflight(
     Args:
         policy: The model.
         examples: Questions with demonstration and reference.
-        grader: Decides which answers are correct.
+        grader: Decides which answers are correct; without one they are measured by their closeness to demonstrations.
         teacher_messages: Makes the conversation that the teacher sees of an example.
         max_completion_tokens: Length at which answers are truncated.
         batch_size: Number of sequences per forward pass and of prompts answered at once.
@@ -125,8 +130,7 @@ def preflight(
 
     def grade(rollouts: Sequence[Rollout]) -> Tensor:
         responses = [policy.tokenizer.answer(rollout.completion) for rollout in rollouts]
-        verdicts = grader.grade_all(responses, [example.reference for example in examples])
-        return torch.tensor([float("nan") if verdict is None else float(verdict) for verdict in verdicts])
+        return verdicts(grader, responses, examples)
 
     greedy, alone = answer(shown, GREEDY), answer(own, GREEDY)
     base, teacher = grade(alone), grade(greedy)
@@ -144,7 +148,7 @@ def preflight(
         base=bootstrap([base[~base.isnan()]]),
         teacher=bootstrap([teacher[~teacher.isnan()]]),
         gain=bootstrap([(teacher - base)[both]]),
-        solved=teacher[failed].mean().item(),
+        solved=teacher[failed].mean().item() if grader is not None else float("nan"),
         ungraded=int(base.isnan().sum() + teacher.isnan().sum()),
         kl_per_token=torch.cat(kl).mean().item(),
         kl_per_response=torch.stack([values.sum() for values in kl]).mean().item(),
@@ -153,6 +157,7 @@ def preflight(
         copied=sum(copied) / len(copied),
         truncated=sum(not rollout.finished for rollout in greedy) / len(greedy),
         base_truncated=sum(not rollout.finished for rollout in alone) / len(alone),
+        graded=grader is not None,
     )
 
 
@@ -166,60 +171,68 @@ def copies(answer: str, demonstration: str) -> bool:
     return SequenceMatcher(None, answer.split(), demonstration.split(), autojunk=False).ratio() >= COPIED
 
 
-def judge_preflight(result: Preflight) -> tuple[Literal["go", "doubtful", "stop"], list[str]]:
+def judge_preflight(result: Preflight) -> tuple[Verdict, list[str]]:
     """Decide from a preflight whether SDFT is worth running.
 
     Returns:
-        The verdict and the reasons against SDFT. The verdict is ``stop`` if the teacher, sampled as in training, is not
-        better than the base model, ``doubtful`` if there are other reasons against, and otherwise ``go``. If most
-        answers were cut at the limit, that comes first, for then the others say little.
+        The verdict and the reasons against SDFT as it is set. The verdict is ``change`` if the teacher, sampled as in
+        training, is not better than the base model or far less than it could be, and another temperature or template
+        would make it better; ``stop`` if it is not better and nothing that was tried helps; ``doubtful`` if there are
+        other reasons against; and otherwise ``go``. If most answers were cut at the limit, that comes first, for then
+        the others say little.
     """
-    stop: list[str] = []
-    doubts: list[str] = []
-    cut = max(result.truncated, result.base_truncated, result.gaps[0].truncated if result.gaps else 0.0)
-    better = (result.gaps[0].gain if result.gaps else result.gain).low > 0
+    now, best = (result.gaps[0], proposed(result.gaps)) if result.gaps else (None, None)
+    cut = max(result.truncated, result.base_truncated, now.truncated if now else 0.0)
+    gain = now.gain if now else result.gain
+    better = gain.low > 0
+    reasons: list[str] = []
     if cut > CUT:
-        (doubts if better else stop).append(
+        reasons.append(
             f"{cut:.0%} of the answers were cut at the limit before they ended, so accuracies say little: raise "
             "max_completion_tokens, ask for short answers in the prompts, or take a model that ends its answers (one "
             "trained to chat), and run preflight again"
         )
-    nothing = (
-        "the demonstration does not make the model better at the task beyond chance: there is nothing to distil (try a "
-        "larger model, other demonstrations, another teacher_template, or SFT)"
-    )
-    now, best = (result.gaps[0], proposed(result.gaps)) if result.gaps else (None, None)
-    if now is not None and best is not None and best != now and best.gain.low > 0:
-        short = now.gain.low <= 0
-        if short or now.gain.value < ENOUGH * best.gain.value:
-            (stop if short else doubts).append(
-                f"sampled as in training, at temperature {now.temperature:g}, the teacher is right in "
-                f"{now.teacher.value:.0%} and the student in {now.student.value:.0%}; {_said(best, now)} it would be "
-                f"{best.teacher.value:.0%} and {best.student.value:.0%}"
-            )
-    elif not better and cut <= CUT:
-        stop.append(nothing)
-    if not stop and result.solved < SOLVED:
-        doubts.append(
+    wider = now is not None and best is not None and best is not now and best.gain.low > 0
+    if now and best and wider and (not better or gain.value < ENOUGH * best.gain.value):
+        reasons.append(
+            f"sampled as in training, at temperature {now.temperature:g}, {_scores(now, result.graded)}; "
+            f"{_said(best, now)} it would be {best.teacher.value:.0%} and {best.student.value:.0%}"
+        )
+        return "change", reasons
+    if not better:
+        nothing = (
+            "the demonstration does not make the model better at the task beyond chance: there is nothing to distil "
+            "(try a larger model, other demonstrations, another teacher_template, or SFT)"
+        )
+        return "stop", reasons or [nothing]
+    if result.solved < SOLVED:
+        reasons.append(
             f"with the demonstration the model solves only {result.solved:.0%} of what it fails without: the student "
             "cannot become better than its teacher"
         )
     if result.teacher_surprise >= result.demonstration_surprise:
-        doubts.append(
+        reasons.append(
             f"the teacher's answers are as far from the model's own as the demonstrations "
             f"({result.teacher_surprise:.2f} against {result.demonstration_surprise:.2f} nats per token): expect as "
             "much forgetting as with SFT"
         )
     if result.copied > SOLVED and result.teacher_surprise >= SOLVED * result.demonstration_surprise:
-        doubts.append(
+        reasons.append(
             f"{result.copied:.0%} of the teacher's answers copy the demonstration, so the student learns the expert's "
             "wording along with the skill"
         )
     if result.truncated > 0.1 and cut <= CUT:
-        doubts.append(
+        reasons.append(
             f"{result.truncated:.0%} of the teacher's answers were cut at the limit; raise max_completion_tokens"
         )
-    return ("stop" if stop else "doubtful" if doubts else "go"), stop + doubts
+    return ("doubtful" if reasons else "go"), reasons
+
+
+def _scores(now: Gap, graded: bool) -> str:
+    teacher, student = f"{now.teacher.value:.0%}", f"{now.student.value:.0%}"
+    if graded:
+        return f"the teacher is right in {teacher} and the student in {student}"
+    return f"the teacher has {teacher} of its words from the demonstration and the student {student}"
 
 
 def _said(best: Gap, now: Gap) -> str:

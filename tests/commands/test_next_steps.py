@@ -83,25 +83,21 @@ def test_preflight_goes_on_with_the_same_settings_and_what_is_proposed(
     after_preflight(["preflight", own[0], own[1], *settings, *own[2:]], "o.json", "p.yaml", stop)
     printed = capsys.readouterr().out
     assert printed.startswith("written:\n  p.yaml (1 bytes)\nnext:\n")
-    purposes = {"ask again": "preflight"} if stop else {"estimate": "memory", "train": "fit"}
+    purposes = {"look inside": "inspect"} if stop else {"estimate": "memory", "train": "fit"}
+    proposed = [] if stop else ["--config", "p.yaml"]
     assert commands(printed) == {
-        purpose: ["lightning-sdft", name, *settings, "--config", "p.yaml", "--trust", "tests"]
+        purpose: ["lightning-sdft", name, *settings, *proposed, "--trust", "tests"]
         for purpose, name in purposes.items()
     }
-
-
-def test_after_a_verdict_to_stop_without_a_proposal_nothing_comes_next(capsys: pytest.CaptureFixture[str]) -> None:
-    after_preflight(["preflight", "--config", "a.yaml"], None, None, True)
-    assert capsys.readouterr().out == ""
 
 
 def test_demonstrations_become_a_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {kind: tmp_path / f"{kind}.jsonl" for kind in ("train", "validation", "test", "journal")}
-    row = '{"prompt": [{"role": "user", "content": "copy a b"}], "response": "a b", "reference": "a b"}\n'
+    row = '{"prompt": [{"role": "user", "content": "copy %s"}], "response": "a b", "reference": "a b"}\n'
     for kind in ("train", "validation"):
-        files[kind].write_text(row * 40)
+        files[kind].write_text("".join(row % f"{letter} {other}" for letter in "abcdefgh" for other in "abcde"))
     after_demonstrate(files)
     steps = commands(capsys.readouterr().out)["write a config"]
     assert "--test" not in steps

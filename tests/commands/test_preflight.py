@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_sdft.commands import preflight as command
+from lightning_sdft.commands import asking
 from lightning_sdft.commands.fit import main
+from lightning_sdft.data.string_skills import StringSkillsDataModule
 from lightning_sdft.data.templates import LAPTOP_TEMPLATE
 from lightning_sdft.errors import DataError
 from lightning_sdft.evaluation import gaps
@@ -59,20 +60,28 @@ def test_laptop_model_can_use_the_styles_it_has_seen(
     record = json.loads(Path("out/preflight.json").read_text())
     assert (record["verdict"], record["questions"], record["grader"]) == (verdict, 48, "swap-ends")
     assert record["teacher"]["value"] == (0 if style == "unseen" else 1)
-    assert [each["temperature"] for each in record["gaps"][:5]] == [1.0, 0.7, 0.5, 0.3, 0.0]
+    assert [(each["temperature"], each["questions"]) for each in record["gaps"][:2]] == [(1.0, 48), (0.0, 16)]
     assert (record["gaps"][0]["teacher"]["value"] > 0.9) == (style != "unseen")
-    assert "Answers as training samples them" in printed
+    assert "Answers to 16 questions as training samples them; set and proposed: to 48" in printed
+    assert ("…" in printed, "proposed" in printed.partition("proposed: to")[2]) == (False, style != "unseen")
     if reason is not None:
         assert reason in printed
 
 
-@pytest.mark.parametrize(("tried", "loss_temperature"), [(0.7, 0.7), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("tried", "loss_temperature", "file"), [(0.7, 0.7, "out/proposal.yaml"), (0.0, 1.0, "proposal.yaml")]
+)
 def test_what_it_proposes_is_a_config_to_train_with(
-    tried: float, loss_temperature: float, in_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tried: float,
+    loss_temperature: float,
+    file: str,
+    in_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(gaps, "TEMPERATURES", (tried,))
     # In words that the laptop model knows, unlike those that are tried for other models.
-    monkeypatch.setattr(command, "TEMPLATES_TO_TRY", (LAPTOP_TEMPLATE,))
+    monkeypatch.setattr(asking, "TEMPLATES_TO_TRY", (LAPTOP_TEMPLATE,))
     noisy = {
         "sampling": {"temperature": 5.0, "top_p": 0.9},
         "teacher_template": "{prompt} example {demonstration} now now",
@@ -84,14 +93,33 @@ def test_what_it_proposes_is_a_config_to_train_with(
         "trainer": {"callbacks": [], "num_sanity_val_steps": 0, "limit_val_batches": 0, "max_steps": 2},
     }
     (in_folder / "run.yaml").write_text(yaml.safe_dump(run))
-    main(["preflight", "--config=run.yaml", *QUIET, "--questions=32", "--proposal=out/proposal.yaml"])
+    asked_for = ["--proposal", file] if "/" in file else []
+    main(["preflight", "--config", "run.yaml", *QUIET, "--questions=32", *asked_for])
+    printed = capsys.readouterr().out
+    assert "verdict: go with the proposed settings" in printed
+    assert f"train     lightning-sdft fit --config run.yaml {' '.join(QUIET)} --config {file}\n" in printed
 
-    cli = main(["fit", "--config=run.yaml", "--config=out/proposal.yaml", *QUIET])
+    cli = main(["fit", "--config=run.yaml", f"--config={file}", *QUIET])
     assert cli.model.sampling == Sampling(temperature=tried, top_p=0.9)
     assert cli.model.teacher_template == LAPTOP_TEMPLATE
     assert cli.model.temperatures["temperature"] == loss_temperature
     assert cli.trainer.global_step == 2
     assert 0 < cli.trainer.callback_metrics["train/loss"] < float("inf")
+
+
+def test_without_references_answers_are_compared_with_the_demonstrations(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = StringSkillsDataModule(train_size=24, prior_size=1).splits.train
+    turns = ([*row.prompt, {"role": "assistant", "content": row.demonstration}] for row in rows)
+    Path("rows.jsonl").write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
+    data = ["--data=JsonDataModule", "--data.train=rows.jsonl", "--data.batch_size=8"]
+    main(["preflight", "--config", str(EXPERIMENTS / "laptop_sdft.yaml"), *QUIET, *data, "--questions=12"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "words shared with the demonstrations, 12 questions" in printed
+    assert "words shared by itself" in printed
+    assert "nan" not in printed
+    assert "verdict: stop" not in printed
+    assert "may gain" not in printed  # the forecast is of accuracies
+    assert not Path("proposal.yaml").exists()
 
 
 def test_prompts_over_budget_are_counted_and_not_asked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,8 +132,3 @@ def test_prompts_over_budget_are_counted_and_not_asked(capsys: pytest.CaptureFix
 def test_nothing_within_budget_is_an_error() -> None:
     with pytest.raises(DataError, match="none of 512 training examples is within the token budgets"):
         ask("laptop_sdft", "--model.init_args.max_teacher_prompt_tokens=2")
-
-
-def test_method_without_a_teacher_that_sees_more_is_refused() -> None:
-    with pytest.raises(DataError, match="SFTModule here has none that sees more"):
-        ask("laptop_sft")

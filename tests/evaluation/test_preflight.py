@@ -165,12 +165,12 @@ def gap(temperature: float, gain: float, template: str = "set", width: float = 0
         ([gap(1.0, 0.5), gap(0.5, 0.52)], "go", None),
         (
             [gap(1.0, 0.05), gap(0.5, 0.7)],
-            "stop",
+            "change",
             "at temperature 1, the teacher is right in 10% and the student in 5%",
         ),
-        ([gap(1.0, 0.05), gap(0.5, 0.7)], "stop", "with sampling.temperature=0.5 it would be 75% and 5%"),
-        ([gap(1.0, 0.4), gap(0.5, 0.7)], "doubtful", "with sampling.temperature=0.5 it would be 75%"),
-        ([gap(0.5, 0.3), gap(0.5, 0.7, "other")], "doubtful", "with teacher_template='other' it would be 75%"),
+        ([gap(1.0, 0.05), gap(0.5, 0.7)], "change", "with sampling.temperature=0.5 it would be 75% and 5%"),
+        ([gap(1.0, 0.4), gap(0.5, 0.7)], "change", "with sampling.temperature=0.5 it would be 75%"),
+        ([gap(0.5, 0.3), gap(0.5, 0.7, "other")], "change", "with teacher_template='other' it would be 75%"),
         ([gap(1.0, 0.05), gap(0.5, 0.08)], "stop", "there is nothing to distil"),
         ([gap(1.0, 0.05, truncated=0.9), gap(0.5, 0.08)], "stop", "90% of the answers were cut at the limit"),
         ([gap(1.0, 0.5, truncated=0.9), gap(0.5, 0.5)], "doubtful", "90% of the answers were cut at the limit"),
@@ -186,9 +186,16 @@ def test_verdict_is_about_samples_as_in_training(gaps: list[Gap], verdict: str, 
 def test_what_was_cut_is_said_first_and_settings_that_would_help_second() -> None:
     gaps = [gap(1.0, 0.05, truncated=0.9), gap(0.5, 0.7)]
     verdict, reasons = judge_preflight(replace(GOOD, gaps=gaps))
-    assert verdict == "stop"
+    assert verdict == "change"
     assert "90% of the answers were cut" in reasons[0]
     assert "with sampling.temperature=0.5" in reasons[1]
+
+
+def test_without_references_it_speaks_of_words() -> None:
+    ungraded = replace(GOOD, gaps=[gap(1.0, 0.05), gap(0.5, 0.7)], graded=False, solved=float("nan"))
+    _, reasons = judge_preflight(ungraded)
+    assert "the teacher has 10% of its words from the demonstration and the student 5%" in reasons[0]
+    assert judge_preflight(replace(ungraded, gaps=[gap(1.0, 0.3)])) == ("go", [])
 
 
 def test_answers_are_counted_and_those_that_were_cut_too(llama: Policy) -> None:

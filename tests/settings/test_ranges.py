@@ -19,7 +19,7 @@ from lightning_sdft.errors import Refusal, SettingError
 from lightning_sdft.settings import Count, Range, Seed, Share, check_ranges, ranges
 
 NOT_SETTINGS = {
-    "Accepted", "Budgets", "Candidate", "Ceiling", "Chain", "Contrast", "Details", "Estimate", "Fitting",
+    "Accepted", "Asking", "Budgets", "Candidate", "Ceiling", "Chain", "Contrast", "Details", "Estimate", "Fitting",
     "Forecast", "Gap", "Group", "Head", "Inspection", "Item", "Lengths", "Line", "Matched", "Mean", "MicroBatch",
     "NonFiniteLossError", "Outcome", "Pace", "Pairs", "Parsed", "Phase", "Point", "Preflight", "PriorScore",
     "PriorScores", "Reading", "Rehearsal", "Remedy", "Result", "Rollout", "Room", "Row", "RunsLines", "Score",
