@@ -8,9 +8,9 @@ micro-batch then uses its share of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
@@ -18,12 +18,14 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_sdft.errors import DataError
 from lightning_sdft.records import Example, Rollout, TokenSequence
 
-__all__ = ["Group", "GroupLoader", "Item", "MicroBatch"]
+__all__ = ["Group", "GroupLoader", "Item", "MicroBatch", "repeated"]
+
+Member = TypeVar("Member")
 
 
 @dataclass(frozen=True)
 class Item:
-    """An example with the token sequences that the models read for it.
+    """An example with the token sequences that the models read for one completion of it.
 
     Args:
         example: The example.
@@ -51,7 +53,7 @@ class Group:
         micro_batches: Number of micro-batches that the group is divided into.
 
     Attributes:
-        items: The examples with their token sequences; empty until :meth:`fill`.
+        items: The examples with their token sequences, for each completion one; empty until :meth:`fill`.
         tokens: Number of completion tokens that count in the optimizer step's loss, averaged over processes.
         retained: Answers to the prompts of :class:`Retention`, once they are written.
     """
@@ -66,17 +68,21 @@ class Group:
     def fill(self, items: Sequence[Item], tokens: float, by_length: bool = True) -> None:
         """Store the examples' token sequences.
 
-        Lengths are known only after sampling, so the items are sorted here and not by the loader.
+        Lengths are known only after sampling, so the items are sorted here and not by the loader. Items of one example
+        stay together.
 
         Args:
-            items: One item per example.
+            items: One item per example, or equally many, one example after the other.
             tokens: See the attribute.
             by_length: Whether to sort the items, longest first, so that each micro-batch has sequences of similar
                 length and little padding. Items of equal length keep their order. A group of a single micro-batch is
                 not sorted.
         """
-        sorts = by_length and self.micro_batches > 1
-        self.items = tuple(sorted(items, key=lambda item: -item.length) if sorts else items)
+        each = len(items) // len(self.examples)
+        units = [items[first : first + each] for first in range(0, len(items), each)]
+        if by_length and self.micro_batches > 1:
+            units.sort(key=lambda unit: -max(item.length for item in unit))
+        self.items = tuple(item for unit in units for item in unit)
         self.tokens = tokens
 
     @property
@@ -133,12 +139,12 @@ class MicroBatch:
     @property
     def examples(self) -> Sequence[Example]:
         """Its share of the examples, in the loader's order."""
-        return self.group.examples[self._share]
+        return self._share(self.group.examples)
 
     @property
     def items(self) -> Sequence[Item]:
         """Its share of the group's items, once the group is filled."""
-        return self.group.items[self._share]
+        return self._share(self.group.items)
 
     @property
     def student_sequences(self) -> list[TokenSequence]:
@@ -164,9 +170,14 @@ class MicroBatch:
         """The completion tokens of its items, concatenated: `(N,)`."""
         return torch.tensor([token for item in self.items for token in item.student.completion])
 
-    @property
-    def _share(self) -> slice:
-        return slice(self.index * len(self), (self.index + 1) * len(self))
+    def _share(self, whole: tuple[Member, ...]) -> tuple[Member, ...]:
+        size = len(whole) // self.group.micro_batches
+        return whole[self.index * size : (self.index + 1) * size]
+
+
+def repeated(members: Iterable[Member], times: int) -> list[Member]:
+    """Each member so many times, one member after the other: the order of the completions of a group."""
+    return [member for member in members for _ in range(times)]
 
 
 class GroupLoader:

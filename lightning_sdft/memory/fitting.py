@@ -121,7 +121,9 @@ def _useful(module: CausalLMModule, datamodule: DemonstrationDataModule, plan: T
     group = datamodule.group_size(plan.processes)
     with _micro_batches(datamodule, 1):
         lengths = _lengths(module, datamodule, plan)
-    longest = max(map(sum, (*lengths.student, *lengths.teacher)))
+    longest = max(
+        prompt + lengths.generations * completion for prompt, completion in (*lengths.student, *lengths.teacher)
+    )
     sizes = [size for size in range(group, 0, -1) if group % size == 0]
     return [size for size in sizes if size * longest <= BUSY_TOKENS] or [1]
 

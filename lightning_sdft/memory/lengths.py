@@ -21,12 +21,13 @@ class Lengths:
     """The largest numbers of tokens that one process reads and writes at once.
 
     Args:
-        student: Tokens of prompt and completion, for each sequence of a micro-batch.
-        teacher: The same for the teacher's sequences; empty without a teacher.
+        student: Tokens of prompt and completion, for each example of a micro-batch.
+        teacher: The same for what the teacher reads; empty without a teacher.
         sampled: Tokens of each prompt of an optimizer step; empty if nothing is sampled.
         evaluated: Tokens of each prompt of an evaluation batch; empty without evaluation.
         completion: Tokens of the longest response.
         micro_batches: Micro-batches in an optimizer step.
+        generations: Completions of each prompt.
     """
 
     student: Sequence[tuple[int, int]]
@@ -35,6 +36,7 @@ class Lengths:
     evaluated: Sequence[int] = field(default=())
     completion: int = 0
     micro_batches: int = 1
+    generations: int = 1
 
 
 def lengths_by_budgets(
@@ -57,7 +59,8 @@ def lengths_by_budgets(
         teacher = [(module.max_teacher_prompt_tokens, completion)] * micro
         budgets = {"student": prompt, "teacher": module.max_teacher_prompt_tokens}
         sampled = [budgets[module.rollout_source]] * group if _samples(module) else []
-    return Lengths([student] * micro, teacher, sampled, [prompt] * evaluated, completion, group // micro)
+    generations = getattr(module, "generations", 1)
+    return Lengths([student] * micro, teacher, sampled, [prompt] * evaluated, completion, group // micro, generations)
 
 
 def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule, processes: int) -> Lengths:
@@ -91,7 +94,8 @@ def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule,
     shown, own = _read(module, examples)
     read = shown if module.rollout_source == "teacher" else own
     sampled = sorted((len(each.prompt) for each in read), reverse=True)[:group] if _samples(module) else []
-    return Lengths(_longest(own, micro), _longest(shown, micro), sampled, evaluated, longest, group // micro)
+    read_lengths = _longest(own, micro), _longest(shown, micro)
+    return Lengths(*read_lengths, sampled, evaluated, longest, group // micro, module.generations)
 
 
 def _sizes(datamodule: DemonstrationDataModule, processes: int) -> tuple[int, int]:

@@ -119,12 +119,12 @@ class _Step:
         if isinstance(module, DistillationModule):
             if lengths.sampled:
                 writer = module.teacher.policy if module.rollout_source == "teacher" else module.policy
-                self._answer("rollouts", writer, lengths.sampled, module.sampling)
+                self._answer("rollouts", writer, lengths.sampled, module.sampling, lengths.generations)
             with self._phase("teacher", "activations"):
-                beside.append(module.teacher.hidden(_sequences(lengths.teacher)))
+                beside.append(module.teacher.hidden(_sequences(lengths.teacher, lengths.generations)))
         with self._phase("student", "activations"):
             packed = isinstance(module, SFTModule) and module.packing
-            hidden = module.policy.hidden(_sequences(lengths.student), packed)
+            hidden = module.policy.hidden(_sequences(lengths.student, lengths.generations), packed)
         kept = self.ledger.now - self.held
         with self._phase("loss", "gradients of head and hidden states") as parts:
             parts["activations"] = kept
@@ -157,9 +157,11 @@ class _Step:
             optimizer.step()
         return optimizer, states.kept
 
-    def _answer(self, name: str, policy: Policy, prompts: Sequence[int], sampling: Sampling) -> None:
+    def _answer(
+        self, name: str, policy: Policy, prompts: Sequence[int], sampling: Sampling, generations: int = 1
+    ) -> None:
         """Read prompts and write the first and the last token; keys and values grow in between."""
-        texts = [[index, *[0] * (length - 1)] for index, length in enumerate(prompts)]
+        texts = [[index, *[0] * (length - 1)] for index, length in enumerate(prompts) for _ in range(generations)]
         with (
             self._phase(name, "activations") as parts,
             torch.no_grad(),
@@ -168,7 +170,7 @@ class _Step:
         ):
             begun = policy.prefill(texts)
             state: DecodingState | FixedState = begun
-            noise = torch.rand(len(prompts), self.lengths.completion, dtype=torch.float64)
+            noise = torch.rand(len(texts), self.lengths.completion, dtype=torch.float64)
             tokens, _ = sample(begun.logits, Sampling(sampling.temperature), noise[:, 0])
             if self.lengths.completion > 1:
                 if self.plan.accelerator and self.lengths.completion >= SHORTEST:
@@ -210,8 +212,13 @@ class _LossGradients(torch.autograd.Function):
         return tuple(None if each is None else each.to(precision) for each, precision in pairs)
 
 
-def _sequences(lengths: Sequence[tuple[int, int]]) -> list[TokenSequence]:
-    return [TokenSequence([0] * prompt, [0] * completion) for prompt, completion in lengths]
+def _sequences(lengths: Sequence[tuple[int, int]], generations: int = 1) -> list[TokenSequence]:
+    """Sequences of these lengths, in which only the generations of a prompt begin alike."""
+    return [
+        TokenSequence([index, *[0] * (prompt - 1)], [generation, *[0] * (completion - 1)])
+        for index, (prompt, completion) in enumerate(lengths)
+        for generation in range(generations)
+    ]
 
 
 def _grow(state: DecodingState, count: int) -> None:

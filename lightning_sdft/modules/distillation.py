@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_sdft.data.groups import Group, Item, MicroBatch
+from lightning_sdft.data.groups import Group, Item, MicroBatch, repeated
 from lightning_sdft.data.templates import TEMPLATES, PrivilegedContext, teacher_messages, template_fields
 from lightning_sdft.distributed.sharding import check_alike
 from lightning_sdft.errors import SettingError
@@ -28,10 +28,17 @@ from lightning_sdft.losses import (
     token_weights,
 )
 from lightning_sdft.modules.causal_lm import CausalLMModule
-from lightning_sdft.modules.rollout_source import RolloutSource, TeacherShare, continued, demonstrated, source_problem
+from lightning_sdft.modules.rollout_source import (
+    RolloutSource,
+    TeacherShare,
+    continued,
+    demonstrated,
+    say_of_rows,
+    source_problem,
+)
 from lightning_sdft.modules.skipping import check_demonstrations, check_skipped, warn_of_nothing
-from lightning_sdft.modules.step_means import mean_tokens
-from lightning_sdft.modules.thinking import budgeted, check_thinking
+from lightning_sdft.modules.step_means import DIAGNOSTICS, mean_tokens
+from lightning_sdft.modules.thinking import Sample, budgeted, check_thinking
 from lightning_sdft.modules.token_focus import focus_factors
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import InProcessEngine, RolloutEngine, generate, own_seeds, score_rollouts
@@ -40,14 +47,6 @@ from lightning_sdft.teacher import CopiedTeacher, FullTeacher, OffloadedTeacher,
 from lightning_sdft.teacher.offloaded import leave_out_of_ddp
 
 __all__ = ["DistillationModule"]
-
-DIAGNOSTICS = {
-    "kl": "teacher/kl",
-    "agreement": "teacher/agreement",
-    "teacher_entropy": "teacher/entropy",
-    "student_entropy": "student/entropy",
-}
-"""Maps each per-token diagnostic of the loss to the name under which its mean is logged."""
 
 
 class DistillationModule(CausalLMModule):
@@ -61,6 +60,8 @@ class DistillationModule(CausalLMModule):
         rollout_source: Where the completions come from: the ``student`` (on-policy) or the ``teacher`` (off-policy
             distillation) samples them, or they are each example's ``demonstration``.
         teacher_share: The share of rollouts that the teacher writes beside the student, which falls during training.
+        generations: Rollouts of each prompt in an optimizer step. Student and teacher read a prompt once for all of
+            them, where the model permits.
         divergence: The divergence to minimise: ``ForwardKL`` (default), ``ReverseKL``, ``JensenShannon``; ``TopK`` or
             ``Clipped`` of one of these, or ``Toward`` a target between student and teacher.
         teacher: Which model is the teacher: ``CopiedTeacher`` (default), a copy of the student as it is when training
@@ -96,6 +97,7 @@ class DistillationModule(CausalLMModule):
         model: str,
         rollout_source: RolloutSource = "student",
         teacher_share: TeacherShare | None = None,
+        generations: Count = 1,
         divergence: Divergence | None = None,
         teacher: TeacherChoice | None = None,
         privileged_context: PrivilegedContext = "none",
@@ -115,12 +117,12 @@ class DistillationModule(CausalLMModule):
         super().__init__(model, **kwargs)
         self.teacher_choice = teacher or CopiedTeacher()
         problem = self.teacher_choice.problem(self.lora, rollout_source == "teacher" or teacher_share is not None)
-        problem = problem or source_problem(rollout_source, teacher_share, engine)
-        if problem is not None:
+        if problem := problem or source_problem(rollout_source, teacher_share, engine, generations):
             raise SettingError(problem)
         check_skipped(skip_tokens, self.max_completion_tokens)
         self.rollout_source = rollout_source
         self.teacher_share = teacher_share
+        self.generations = generations
         self.divergence = divergence or ForwardKL()
         self.teacher_template = TEMPLATES[privileged_context] if teacher_template is None else teacher_template
         self.teacher_fields = template_fields(self.teacher_template, privileged_context)
@@ -167,42 +169,41 @@ class DistillationModule(CausalLMModule):
         tokens = mean_tokens([len(each) for each in self.in_loss(rollouts)], self.device, self.skip_tokens)
         warn_of_nothing(tokens, self.skip_tokens)
         # Sorts by the teacher's sequences, which are the longer ones.
-        group.fill(list(map(Item, group.examples, student, teacher, rollouts)), tokens)
+        group.fill(list(map(Item, repeated(group.examples, self.generations), student, teacher, rollouts)), tokens)
         self.means.add_rollouts(rollouts, self.clock.seconds["rollout"])
 
     def sample(self, examples: Sequence[Example]) -> list[Rollout]:
-        """One completion per example, from ``rollout_source``."""
+        """The completions of examples from ``rollout_source``, ``generations`` of each, one example after the other."""
         if self.rollout_source == "demonstration":
             return [demonstrated(example, self.tokenizer) for example in examples]
         if self.rollout_source == "teacher":
             return self.teacher_responds(examples)
         count = 0 if self.teacher_share is None else self.teacher_share.count(len(examples), self.global_step)
-        return [*self.teacher_responds(examples[:count]), *self.respond(examples[count:])]
+        return [*self.teacher_responds(examples[:count]), *self.respond(examples[count:], self.generations)]
 
     def teacher_responds(self, examples: Sequence[Example]) -> list[Rollout]:
         """The teacher's answers to examples, shown what only it sees."""
-        if not examples:
-            return []
-        shown = self.tokenizer.encode_all([self.teacher_messages(example) for example in examples])
-        seeds = own_seeds(len(examples))
         sample = partial(generate, self.teacher.policy, sampling=self.sampling)
-        return budgeted(sample, shown, self.max_completion_tokens, seeds, self.tokenizer.thoughts)
+        return self.answers(sample, [self.teacher_messages(example) for example in examples], self.generations)
 
-    def respond(self, examples: Sequence[Example]) -> list[Rollout]:
-        """The student's own answers to examples, from the engine."""
-        if not examples:
-            return []
-        prompts = self.tokenizer.encode_all([example.prompt for example in examples])
-        limit, seeds = self.max_completion_tokens, own_seeds(len(examples))
+    def respond(self, examples: Sequence[Example], generations: int = 1) -> list[Rollout]:
+        """The student's own answers to examples, from the engine: so many to each, one example after the other."""
         sample = partial(self.engine.generate, self.policy, sampling=self.sampling, step=self.global_step)
+        return self.answers(sample, [example.prompt for example in examples], generations)
+
+    def answers(self, sample: Sample, conversations: Sequence[list[Message]], generations: int) -> list[Rollout]:
+        """Sampled answers to conversations: so many to each, one conversation after the other."""
+        if not conversations:
+            return []
+        prompts = repeated(self.tokenizer.encode_all(conversations), generations)
+        seeds, limit = own_seeds(len(conversations), generations), self.max_completion_tokens
         return budgeted(sample, prompts, limit, seeds, self.tokenizer.thoughts)
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The student's prompts, followed by the rollouts."""
         if self.rollout_source == "student" and self.teacher_share is None:
             return list(rollouts)
-        prompts = self.tokenizer.encode_all([example.prompt for example in examples])
-        return continued(prompts, rollouts)
+        return continued(self.tokenizer.encode_all([example.prompt for example in examples]), rollouts)
 
     def teacher_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The teacher's prompts, followed by the same rollouts."""
@@ -215,7 +216,7 @@ class DistillationModule(CausalLMModule):
 
     def weights(self, batch: MicroBatch, importance: Tensor | None = None) -> Tensor:
         """Weights of the completion tokens of a micro-batch, `(N,)`."""
-        weights = token_weights(
+        return token_weights(
             batch.completion_lengths,
             self.reduction,
             self.skip_tokens,
@@ -223,8 +224,7 @@ class DistillationModule(CausalLMModule):
             importance=importance,
             group_tokens=batch.group.tokens,
             places=self.in_loss(batch.student_sequences),
-        )
-        return weights.to(self.device)
+        ).to(self.device)
 
     def importance_weights(self, batch: MicroBatch, student_hidden: Tensor) -> Tensor | None:
         """Importance weights of the tokens of a micro-batch, `(N,)`; ``None`` if the student itself sampled them."""
@@ -266,6 +266,8 @@ class DistillationModule(CausalLMModule):
         moves = any(isinstance(callback, TeacherUpdate) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         if isinstance(self.teacher_choice, CopiedTeacher) and not moves:
             rank_zero_info("Neither EMATeacher nor GatedTeacher is among the callbacks: the teacher stays frozen.")
+        if self.generations > 1:
+            say_of_rows(self.policy, self.teacher.policy)
         with self.trainer.precision_plugin.forward_context():
             self.engine.start(self.policy, self.max_prompt_tokens + self.max_completion_tokens)
 
@@ -283,10 +285,8 @@ class DistillationModule(CausalLMModule):
         """What an example lacks to be trained on, or ``None``."""
         if self.rollout_source == "demonstration" and not example.demonstration:
             return "demonstration"
-        for field in ("demonstration", "context"):
-            if field in self.teacher_fields and not getattr(example, field):
-                return field
-        return None
+        shown = [field for field in ("demonstration", "context") if field in self.teacher_fields]
+        return next((field for field in shown if not getattr(example, field)), None)
 
     def training_problem(self, example: Example) -> str | None:
         """Why an example does not fit one of the budgets, or ``None``."""

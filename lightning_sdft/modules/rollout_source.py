@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_sdft.data.groups import repeated
 from lightning_sdft.losses.target import ramp
-from lightning_sdft.policy.tokenizer import Tokenizer
+from lightning_sdft.policy import Policy, Tokenizer
 from lightning_sdft.records import Example, Rollout, TokenSequence
 from lightning_sdft.rollout import RolloutEngine
 from lightning_sdft.settings import Count, PositiveShare, Share, check_ranges
 
-__all__ = ["RolloutSource", "TeacherShare", "continued", "demonstrated", "source_problem"]
+__all__ = ["RolloutSource", "TeacherShare", "continued", "demonstrated", "say_of_rows", "source_problem"]
 
 RolloutSource = Literal["student", "teacher", "demonstration"]
 
@@ -54,8 +56,15 @@ class TeacherShare:
 torch.serialization.add_safe_globals([TeacherShare])  # checkpoints store it, and are loaded with weights_only=True
 
 
-def source_problem(source: RolloutSource, share: TeacherShare | None, engine: RolloutEngine | None) -> str | None:
+def source_problem(
+    source: RolloutSource, share: TeacherShare | None, engine: RolloutEngine | None, generations: int
+) -> str | None:
     """Why rollouts cannot come from there, or ``None``."""
+    if generations > 1 and source == "demonstration":
+        return (
+            f"an example has one demonstration, and generations={generations} would be copies of it; leave generations "
+            "out, or take rollout_source=student or teacher"
+        )
     if engine is not None and source != "student":
         return (
             f"engine={type(engine).__name__} samples from the student, but rollout_source={source}; leave engine out, "
@@ -80,5 +89,13 @@ def demonstrated(example: Example, tokenizer: Tokenizer) -> Rollout:
 
 
 def continued(prompts: Sequence[list[int]], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
-    """Prompts with the completions of rollouts."""
-    return [TokenSequence(prompt, each.completion) for prompt, each in zip(prompts, rollouts, strict=True)]
+    """Prompts with the completions of rollouts: each prompt with equally many, which follow one another."""
+    each = len(rollouts) // max(len(prompts), 1)
+    completions = (rollout.completion for rollout in rollouts)
+    return [TokenSequence(*pair) for pair in zip(repeated(prompts, each), completions, strict=True)]
+
+
+def say_of_rows(*policies: Policy) -> None:
+    """Say of a model that cannot read a tree that it reads a prompt once for each of its completions."""
+    for model in {type(policy.model).__name__ for policy in policies if not policy.reads_trees}:
+        rank_zero_info(f"{model} cannot read several completions of a prompt as a tree: each is a row with its prompt.")

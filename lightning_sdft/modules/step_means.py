@@ -12,7 +12,15 @@ from lightning_sdft.distributed.processes import process_count, sums_over_proces
 from lightning_sdft.losses import HeadLoss, counted_tokens
 from lightning_sdft.records import Rollout
 
-__all__ = ["StepMeans", "mean_tokens"]
+__all__ = ["DIAGNOSTICS", "StepMeans", "mean_tokens"]
+
+DIAGNOSTICS = {
+    "kl": "teacher/kl",
+    "agreement": "teacher/agreement",
+    "teacher_entropy": "teacher/entropy",
+    "student_entropy": "student/entropy",
+}
+"""Maps each per-token diagnostic of the loss to the name under which its mean is logged."""
 
 
 def mean_tokens(lengths: Sequence[int], device: torch.device, skip_tokens: int = 0) -> float:

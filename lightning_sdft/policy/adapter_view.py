@@ -27,7 +27,8 @@ class AdapterView(Policy):
 
     def __init__(self, policy: Policy, adapter: str | None) -> None:
         nn.Module.__init__(self)  # the policy has been checked
-        for name in ("model", "tokenizer", "unnamed_ids", "filler", "scale", "soft_cap"):
+        names = ("model", "tokenizer", "unnamed_ids", "filler", "scale", "soft_cap")
+        for name in (*names, "reads_trees", "longest_tree", "pair_cost"):
             setattr(self, name, getattr(policy, name))
         self.adapter = adapter
         self.layers = adapted_layers(policy.model)

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers.core_model_loading import revert_weight_conversion
 
 from lightning_sdft.errors import PolicyError
@@ -22,9 +21,11 @@ from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import lora
 from lightning_sdft.policy.decoding import DecodingState, buckets, call_tokens, shared_prefix
 from lightning_sdft.policy.fixed_decoding import FixedState
+from lightning_sdft.policy.layout import Layout, cut_into_trees, in_one_row, in_rows, in_trees, longest_tree
 from lightning_sdft.policy.loading import load_model
 from lightning_sdft.policy.probe import post_processing, probe, read_alone
 from lightning_sdft.policy.tokenizer import Tokenizer, load_tokenizer
+from lightning_sdft.policy.tree_probe import reads_trees
 from lightning_sdft.records import TokenSequence
 
 __all__ = ["Policy"]
@@ -44,6 +45,11 @@ class Policy(nn.Module):
         soft_cap: Limit of the logits, if there is one.
         unnamed_ids: Ids that the model has and the tokenizer does not; they are never sampled.
         filler: The id that fills rows of different lengths.
+        reads_trees: Whether the model computes the same for sequences in a tree as in rows; see
+            :func:`lightning_sdft.policy.tree_probe.reads_trees`.
+        longest_tree: Largest number of tokens in a tree, or ``None``.
+        pair_cost: Cost of the attention of one token to another, as a share of that of a token's other products: blocks
+            of width D have some `12 D^2` weights.
 
     Raises:
         PolicyError: If the model lacks the token that ends a response, makes logits in an unknown way, or does not
@@ -65,8 +71,12 @@ class Policy(nn.Module):
         self.filler = tokenizer.pad_id if tokenizer.pad_id < rows else tokenizer.end_id
         alone = read_alone(model, tokenizer)
         self.scale, self.soft_cap = post_processing(model, alone)
+        self.longest_tree = longest_tree(model.config.get_text_config(), self.max_tokens)
+        self.pair_cost = 1 / (6 * model.get_input_embeddings().weight.shape[1])
+        self.reads_trees = False
         if probing:
             probe(self, alone)
+            self.reads_trees = reads_trees(self)
 
     @classmethod
     def load(
@@ -142,6 +152,9 @@ class Policy(nn.Module):
     def hidden(self, sequences: Sequence[TokenSequence], packed: bool = False) -> Tensor:
         """Hidden states at the positions that predict completion tokens.
 
+        What sequences begin with alike is computed once where that costs less and the model permits; see
+        :mod:`lightning_sdft.policy.layout`.
+
         Args:
             sequences: Prompts with completions; none of them attends to another.
             packed: Whether to concatenate all sequences in one row, without padding, instead of one row for each.
@@ -151,22 +164,16 @@ class Policy(nn.Module):
         Returns:
             `(N, D)`, in the order of the sequences.
         """
-        rows = [torch.tensor(sequence.prompt + sequence.completion) for sequence in sequences]
-        positions = [torch.arange(len(row)) for row in rows]
-        predicting = [
-            (position >= len(sequence.prompt) - 1) & (position < len(position) - 1)
-            for sequence, position in zip(sequences, positions, strict=True)
-        ]
         if packed:
-            # Without a mask, transformers starts a new sequence wherever a position does not follow the one before.
-            inputs = {"input_ids": torch.cat(rows)[None], "position_ids": torch.cat(positions)[None]}
-            predicts = torch.cat(predicting)[None]
-        else:
-            # Padding on the right needs no mask, because no token attends to later ones; attention is faster without.
-            inputs = {"input_ids": pad_sequence(rows, batch_first=True, padding_value=self.filler)}
-            predicts = pad_sequence(predicting, batch_first=True)
-        inputs = {name: each.to(self.device) for name, each in inputs.items()}
-        hidden: Tensor = self.model.base_model(**inputs, use_cache=False).last_hidden_state[predicts.to(self.device)]
+            return self.read(in_one_row(sequences, self.device))
+        trees = cut_into_trees(sequences, self.pair_cost, self.longest_tree) if self.reads_trees else None
+        if trees is None:
+            return self.read(in_rows(sequences, self.filler, self.device))
+        return self.read(in_trees(sequences, trees, self.filler, self.device, self.compute_dtype))
+
+    def read(self, layout: Layout) -> Tensor:
+        """Hidden states `(N, D)` at the positions of a layout that predict completion tokens."""
+        hidden: Tensor = self.model.base_model(**layout.inputs, use_cache=False).last_hidden_state[layout.predicting]
         return hidden
 
     def prefill(self, prompts: Sequence[list[int]]) -> DecodingState:

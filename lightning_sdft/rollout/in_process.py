@@ -136,16 +136,19 @@ def draw_seeds(count: int) -> list[int]:
     return torch.randint(2**62, (count,), device="cpu").tolist()
 
 
-def own_seeds(count: int) -> list[int]:
+def own_seeds(count: int, generations: int = 1) -> list[int]:
     """Draw the seeds of an optimizer step on all processes, and return those of this process.
 
     Each process draws the seeds of the whole step and uses those of its own examples, every n-th one. So rollouts do
     not depend on the number of processes, and all processes stay at the same point of the same random stream.
 
     Args:
-        count: Number of seeds that each process needs.
+        count: Number of examples of each process.
+        generations: Number of seeds for each example, which follow one another.
     """
-    return draw_seeds(count * process_count())[process_index() :: process_count()]
+    drawn = draw_seeds(count * process_count() * generations)
+    own = range(process_index(), count * process_count(), process_count())
+    return [seed for place in own for seed in drawn[place * generations : (place + 1) * generations]]
 
 
 def _rollouts(

@@ -33,7 +33,12 @@ MIXED = {
     "max_teacher_prompt_tokens": 32,
 }
 
-TOLD = {"teacher_template": ["{prompt}", " w50 {attempt} w51"], "max_teacher_prompt_tokens": 32, "reduction": "token"}
+TOLD = {
+    "teacher_template": ["{prompt}", " w50 {attempt} w51"],
+    "max_teacher_prompt_tokens": 32,
+    "reduction": "token",
+    "generations": 2,
+}
 
 THINKING = Thinking(max_tokens=3, loss_on="answer", opening="<assistant>", closing="w58")  # the template opens it
 BOTH = ("ddp", "fsdp2")
@@ -46,7 +51,7 @@ BOTH = ("ddp", "fsdp2")
         (["fsdp2"], DFTModule, "llama", {}),
         (["fsdp2"], SDFTModule, "llama", {}),  # test_strategy_checkpoints.py has it with ddp
         (BOTH, SDFTModule, "gemma2", {"reduction": "token", "teacher": CopiedTeacher("compensated")}),
-        (BOTH, SDFTModule, "llama", {"lora": LORA, "learning_rate": 1e-2}),
+        (BOTH, SDFTModule, "llama", {"lora": LORA, "learning_rate": 1e-2, "generations": 3}),
         (["fsdp2"], SDFTModule, "gemma2", {"lora": LORA, "learning_rate": 1e-2}),
         (BOTH, SDFTModule, "llama", {"lora": WITH_HEAD, "learning_rate": 1e-2}),
         (BOTH, DistillationModule, "llama", MIXED),
