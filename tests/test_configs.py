@@ -34,7 +34,7 @@ EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("experiment/*.yaml"))
 DOMAINS = ("science", "tool_use", "medical", "knowledge")
 BASE = [each["class_path"] for each in yaml.safe_load((CONFIGS / "base.yaml").read_text())["trainer"]["callbacks"]]
 STEPS = ["medical_sft", "science_dft", "tool_use_sdft", "knowledge_sdft", "knowledge_cpt", "science_reinvoke"]
-STEPS += ["smollm2_sdft", "laptop_sdft_lora"]
+STEPS += ["smollm2_sdft", "laptop_sdft_lora", "laptop_sdpo"]
 STEP = ["--trainer.precision=32-true", "--trainer.fast_dev_run=true"]
 
 
@@ -52,7 +52,7 @@ def test_experiment_stands_on_the_base_and_is_its_methods(name: str, in_folder: 
     assert cli.trainer.max_steps == steps if steps else cli.trainer.max_epochs in (1, 2, 4, 12)
     names = [each.class_path.rpartition(".")[2] for each in cli.config.trainer.callbacks]
     update = "EMATeacher" if name.startswith(DOMAINS) else "GatedTeacher"
-    own = {update, "TeacherWatch"} if method == "sdft" else set()
+    own = {"sdft": {update, "TeacherWatch"}, "sdpo": {"EMATeacher"}}.get(method, set())
     own |= {"KLToBase"} if name.startswith(("laptop", "smollm2_routing")) and method != "reinvoke" else set()
     assert names[: len(BASE)] == BASE
     assert set(names[len(BASE) :]) == own
@@ -136,6 +136,7 @@ PRESETS = {
     "tinker": (TopK(20), BaseTeacher(), 3, 5e-4),
     "ms_swift": (JensenShannon(0.5), BaseTeacher(), 0, 2e-5),
     "verl": (TopK(32), CopiedTeacher(), 0, 1e-6),
+    "sdpo": (TopK(100, JensenShannon(0.5), "student", tail=True), CopiedTeacher(), 0, 1e-5),
 }
 
 

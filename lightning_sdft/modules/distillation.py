@@ -117,8 +117,7 @@ class DistillationModule(CausalLMModule):
         super().__init__(model, **kwargs)
         self.teacher_choice = teacher or CopiedTeacher()
         problem = self.teacher_choice.problem(self.lora, rollout_source == "teacher" or teacher_share is not None)
-        problem = problem or source_problem(rollout_source, teacher_share, engine, generations)
-        if problem is not None:
+        if problem := problem or source_problem(rollout_source, teacher_share, engine, generations):
             raise SettingError(problem)
         check_skipped(skip_tokens, self.max_completion_tokens)
         self.rollout_source = rollout_source
@@ -185,26 +184,26 @@ class DistillationModule(CausalLMModule):
     def teacher_responds(self, examples: Sequence[Example]) -> list[Rollout]:
         """The teacher's answers to examples, shown what only it sees."""
         sample = partial(generate, self.teacher.policy, sampling=self.sampling)
-        return self._responses(sample, [self.teacher_messages(example) for example in examples], self.generations)
+        return self.answers(sample, [self.teacher_messages(example) for example in examples], self.generations)
 
     def respond(self, examples: Sequence[Example], generations: int = 1) -> list[Rollout]:
         """The student's own answers to examples, from the engine: so many to each, one example after the other."""
         sample = partial(self.engine.generate, self.policy, sampling=self.sampling, step=self.global_step)
-        return self._responses(sample, [example.prompt for example in examples], generations)
+        return self.answers(sample, [example.prompt for example in examples], generations)
 
-    def _responses(self, sample: Sample, conversations: Sequence[list[Message]], generations: int) -> list[Rollout]:
+    def answers(self, sample: Sample, conversations: Sequence[list[Message]], generations: int) -> list[Rollout]:
+        """Sampled answers to conversations: so many to each, one conversation after the other."""
         if not conversations:
             return []
         prompts = repeated(self.tokenizer.encode_all(conversations), generations)
-        seeds = own_seeds(len(conversations), generations)
-        return budgeted(sample, prompts, self.max_completion_tokens, seeds, self.tokenizer.thoughts)
+        seeds, limit = own_seeds(len(conversations), generations), self.max_completion_tokens
+        return budgeted(sample, prompts, limit, seeds, self.tokenizer.thoughts)
 
     def student_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The student's prompts, followed by the rollouts."""
         if self.rollout_source == "student" and self.teacher_share is None:
             return list(rollouts)
-        prompts = self.tokenizer.encode_all([example.prompt for example in examples])
-        return continued(prompts, rollouts)
+        return continued(self.tokenizer.encode_all([example.prompt for example in examples]), rollouts)
 
     def teacher_sequences(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[TokenSequence]:
         """The teacher's prompts, followed by the same rollouts."""
@@ -217,7 +216,7 @@ class DistillationModule(CausalLMModule):
 
     def weights(self, batch: MicroBatch, importance: Tensor | None = None) -> Tensor:
         """Weights of the completion tokens of a micro-batch, `(N,)`."""
-        weights = token_weights(
+        return token_weights(
             batch.completion_lengths,
             self.reduction,
             self.skip_tokens,
@@ -225,8 +224,7 @@ class DistillationModule(CausalLMModule):
             importance=importance,
             group_tokens=batch.group.tokens,
             places=self.in_loss(batch.student_sequences),
-        )
-        return weights.to(self.device)
+        ).to(self.device)
 
     def importance_weights(self, batch: MicroBatch, student_hidden: Tensor) -> Tensor | None:
         """Importance weights of the tokens of a micro-batch, `(N,)`; ``None`` if the student itself sampled them."""
@@ -287,10 +285,8 @@ class DistillationModule(CausalLMModule):
         """What an example lacks to be trained on, or ``None``."""
         if self.rollout_source == "demonstration" and not example.demonstration:
             return "demonstration"
-        for field in ("demonstration", "context"):
-            if field in self.teacher_fields and not getattr(example, field):
-                return field
-        return None
+        shown = [field for field in ("demonstration", "context") if field in self.teacher_fields]
+        return next((field for field in shown if not getattr(example, field)), None)
 
     def training_problem(self, example: Example) -> str | None:
         """Why an example does not fit one of the budgets, or ``None``."""

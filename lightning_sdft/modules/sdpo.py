@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_sdft.data.base import DemonstrationDataModule
-from lightning_sdft.data.groups import Group, Item, MicroBatch
+from lightning_sdft.data.groups import Group, Item, MicroBatch, repeated
 from lightning_sdft.data.templates import SDPO_TEMPLATE, check_parts
 from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.modules.informing import Informing
@@ -85,8 +85,7 @@ class SDPOModule(DistillationModule):
 
         There may be several rollouts of each example, one example after the other.
         """
-        each = len(rollouts) // len(examples)
-        prompts = self.informing.prompts([example for example in examples for _ in range(each)], rollouts)
+        prompts = self.informing.prompts(repeated(examples, len(rollouts) // len(examples)), rollouts)
         return [
             TokenSequence(rollout.prompt if prompt is None else prompt, rollout.completion)
             for prompt, rollout in zip(prompts, rollouts, strict=True)

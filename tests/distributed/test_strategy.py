@@ -33,7 +33,12 @@ MIXED = {
     "max_teacher_prompt_tokens": 32,
 }
 
-TOLD = {"teacher_template": ["{prompt}", " w50 {attempt} w51"], "max_teacher_prompt_tokens": 32, "reduction": "token"}
+TOLD = {
+    "teacher_template": ["{prompt}", " w50 {attempt} w51"],
+    "max_teacher_prompt_tokens": 32,
+    "reduction": "token",
+    "generations": 2,
+}
 
 THINKING = Thinking(max_tokens=3, loss_on="answer", opening="<assistant>", closing="w58")  # the template opens it
 BOTH = ("ddp", "fsdp2")

@@ -31,8 +31,8 @@ from tests.modules.conftest import SHOWN, question
 
 CHECKPOINT_STEP = 6  # an epoch has 4 steps, so this is in the middle of the second one
 STEPS = 11
+TOLD = ["{prompt}", " w50 {sibling} w51", " w52 {attempt} w53"]
 ADAPTER: dict[str, Any] = {"pretrained": True, "lora": LoRA(rank=2, dropout=0.2, modules_to_save=["norm"])}
-TOLD = ["{prompt}", " w50 {demonstration} w51", " w52 {attempt} w53"]
 
 
 class Losses(Callback):
@@ -149,7 +149,8 @@ def test_resumed_run_is_told_the_same_of_its_answers(
     def data(**arguments: Any) -> Any:
         return words_data(examples, [EvaluationSet(examples[:2], {"words": ExactMatch()})], **arguments)
 
-    check_resume(SDPOModule, 0, words_module, data, make_trainer, tmp_path, teacher_template=TOLD)
+    fixtures = (words_module, data, make_trainer, tmp_path)
+    check_resume(SDPOModule, 0, *fixtures, teacher_template=TOLD, generations=2)
 
 
 @needs_gpu

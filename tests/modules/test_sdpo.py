@@ -139,6 +139,25 @@ def test_micro_batches_share_what_was_found(module: SDPOModule) -> None:
     assert batches[1].group.items is items
 
 
+def test_siblings_of_a_step_are_shown_to_each_other(words_module: Any, words_data: Any) -> None:
+    template = ["{prompt}", " w50 {sibling} w51"]
+    module = prepared(words_module, words_data, teacher_template=template, generations=4)
+    torch.manual_seed(0)
+    _, group = step(module, asked(limit=3), 2)
+    right = {}
+    for item in group.items:
+        text = module.tokenizer.decode(item.student.completion)
+        right.setdefault(item.example.id, []).append(text if len(text.split()) <= 3 else "")
+    seen = set()
+    for number, item in enumerate(group.items):
+        others = [text for place, text in enumerate(right[item.example.id]) if text and place != number % 4]
+        assert item.teacher is not None
+        shown = module.tokenizer.hugging_face.decode(item.teacher.prompt)
+        assert (f"w50 {others[0]} w51" in shown) if others else item.teacher.prompt == item.student.prompt
+        seen.add(bool(others))
+    assert seen == {True, False}
+
+
 def test_rollouts_of_one_example_follow_one_another(words_module: Any, words_data: Any) -> None:
     module = prepared(words_module, words_data, teacher_template=["{prompt}", " w50 {demonstration}"])
     prompts = [token_ids(f"<user> {each} <end> <assistant>") for each in ("w1 w2", "w3")]
