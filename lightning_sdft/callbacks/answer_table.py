@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_sdft.callbacks.tables import Cell, log_table, shortened
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.modules.causal_lm import CausalLMModule
-from lightning_sdft.records import Example
+from lightning_sdft.records import Example, text_of
 from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["AnswerTable"]
@@ -105,7 +105,8 @@ class AnswerTable(Callback):
             before, was = base.get(each, ("-", None))
             verdict_before = VERDICTS[was] if each in base else "-"
             reference = "" if example.reference is None else str(example.reference)
-            texts = (each, VERDICTS[verdict], example.prompt[-1]["content"], text, before, verdict_before, reference)
+            asked = text_of(example.prompt[-1]["content"])
+            texts = (each, VERDICTS[verdict], asked, text, before, verdict_before, reference)
             rows.append([Cell.of(shortened(one, self.max_characters)) for one in texts])
         return rows
 

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from string import Formatter
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_sdft.errors import SettingError
-from lightning_sdft.records import Example, Message
+from lightning_sdft.records import Content, Example, Message
 
 __all__ = [
     "AUTHORS_TEMPLATE",
@@ -97,5 +98,20 @@ def template_fields(template: str, privileged_context: PrivilegedContext) -> set
 def teacher_messages(example: Example, template: str) -> list[Message]:
     """The example's conversation with the privileged text in its last user turn; earlier turns are unchanged."""
     *earlier, last = example.prompt
-    content = template.format(prompt=last["content"], demonstration=example.demonstration, context=example.context)
+    fields = {"demonstration": example.demonstration, "context": example.context}
+    content: Content
+    if isinstance(last["content"], str):
+        content = template.format(prompt=last["content"], **fields)
+    else:
+        content = _around(last["content"], template, fields)
     return [*earlier, {**last, "content": content}]
+
+
+def _around(parts: Sequence[dict[str, Any]], template: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a turn, images among them, with the texts of a template around them."""
+    content: list[dict[str, Any]] = []
+    for literal, field, _, _ in Formatter().parse(template):
+        content += [{"type": "text", "text": literal}] if literal else []
+        if field is not None:
+            content += parts if field == "prompt" else [{"type": "text", "text": str(fields[field])}]
+    return content

@@ -50,6 +50,9 @@ STUDENT, TEACHER = "student", "teacher"
 WRAPPED = r"(\.base_layer|\.original_module)+\."
 """What PEFT adds to the name of a weight whose layer it wraps, once or several times."""
 
+IMAGE_TOWER = r"(.*\.)?visual\..*"
+"""The layers of a vision-language model that read images; adapters are in the layers that read text."""
+
 HOLDERS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "modules_to_save")
 """Attributes in which PEFT's layers hold the weights of adapters, by the adapter's name."""
 
@@ -124,6 +127,7 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
         lora_alpha=lora.alpha,
         target_modules=lora.target_modules,
         lora_dropout=lora.dropout,
+        exclude_modules=IMAGE_TOWER if hasattr(model.base_model, "visual") else None,
         modules_to_save=list(lora.modules_to_save) or None,
         use_rslora=lora.rank_stabilized,
         task_type="CAUSAL_LM",

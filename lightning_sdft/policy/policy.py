@@ -164,6 +164,9 @@ class Policy(nn.Module):
         else:
             # Padding on the right needs no mask, because no token attends to later ones; attention is faster without.
             inputs = {"input_ids": pad_sequence(rows, batch_first=True, padding_value=self.filler)}
+            if (images := self.tokenizer.images) is not None:
+                prompts = [sequence.prompt for sequence in sequences]
+                inputs |= images.inputs(prompts, [each.prompt + each.completion for each in sequences], left=False)
             predicts = pad_sequence(predicting, batch_first=True)
         inputs = {name: each.to(self.device) for name, each in inputs.items()}
         hidden: Tensor = self.model.base_model(**inputs, use_cache=False).last_hidden_state[predicts.to(self.device)]
@@ -186,13 +189,14 @@ class Policy(nn.Module):
         Returns:
             For each time a state of its own, made when it is asked for.
         """
-        distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len, reverse=True)
+        keys = [(tuple(prompt), getattr(prompt, "images", ())) for prompt in prompts]
+        distinct = dict(sorted(zip(keys, prompts, strict=True), key=lambda each: len(each[1]), reverse=True))
         worth = call_tokens(self.model)
-        prefix = shared_prefix(distinct, worth)
+        prefix = () if any(images for _, images in distinct) else shared_prefix([ids for ids, _ in distinct], worth)
         begun = self._read_prompts([prefix]) if prefix else None
-        states = [self._read_prompts(bucket, begun) for bucket in buckets(distinct, worth)]
-        index = {prompt: row for row, prompt in enumerate(distinct)}
-        rows = [index[tuple(prompt)] for prompt in prompts]
+        states = [self._read_prompts(bucket, begun) for bucket in buckets(list(distinct.values()), worth)]
+        index = {key: row for row, key in enumerate(distinct)}
+        rows = [index[key] for key in keys]
         again = len(counts) - 1
         return (DecodingState.merged(states, rows[:count], keep=time < again) for time, count in enumerate(counts))
 
@@ -203,8 +207,12 @@ class Policy(nn.Module):
     def _read_prompts(self, prompts: Sequence[Sequence[int]], prefix: DecodingState | None = None) -> DecodingState:
         width, start = len(prompts[0]), 0 if prefix is None else prefix.length
         padded = [[self.filler] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        state = DecodingState(self.model, [width - len(prompt) for prompt in prompts], width, prefix)
-        state.logits = self._next_logits(state.read(torch.tensor(padded, device=self.device)[:, start:]))
+        reader = self.tokenizer.images
+        images = {} if reader is None else reader.inputs(prompts, prompts, left=True)
+        images = {name: each.to(self.device) for name, each in images.items()}
+        padding, places = [width - len(prompt) for prompt in prompts], images.pop("position_ids", None)
+        state = DecodingState(self.model, padding, width, prefix, places)
+        state.logits = self._next_logits(state.read(torch.tensor(padded, device=self.device)[:, start:], **images))
         return state
 
     def _next_logits(self, hidden: Tensor) -> Tensor:
@@ -254,6 +262,8 @@ class Policy(nn.Module):
             config.dtype = dtype
             config.save_pretrained(folder)
         self.tokenizer.hugging_face.save_pretrained(folder)
+        if self.tokenizer.images is not None:
+            self.tokenizer.images.save(folder)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Policy:
         """Move and cast the module, but keep float32 buffers and adapters in their dtype.
