@@ -27,7 +27,7 @@ from transformers.utils import cached_file
 from lightning_sdft.errors import DataError, PolicyError, Refusal
 from lightning_sdft.records import Image, Prompt, images_in
 
-__all__ = ["KINDS", "ImageReader", "check_image", "load_image_reader"]
+__all__ = ["KINDS", "ImageReader", "check_image", "has_processor", "load_image_reader"]
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")
 """Kinds of models whose images are read; others are refused, or read as language models where they can be."""
@@ -44,13 +44,14 @@ class ImageReader:
 
     Args:
         processor: The model's Hugging Face image processor, which cuts images into patches.
-        token: Id of the token that stands for a part of an image.
+        tokens: Ids of the tokens that stand for parts of images and of videos.
         files: The files of the model's processor.
     """
 
-    def __init__(self, processor: Any, token: int, files: Sequence[Path]) -> None:
+    def __init__(self, processor: Any, tokens: tuple[int, int], files: Sequence[Path]) -> None:
         self.processor = processor
-        self.token = token
+        self.tokens = tokens
+        self.token, _ = tokens
         self.files = files
         self.merge: int = processor.merge_size
 
@@ -110,7 +111,9 @@ class ImageReader:
         for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
             own = [self._read(image) for image in getattr(prompt, "images", ())]
             start = width - len(row) if left else 0
-            positions[:, index, start : start + len(row)] = self.positions(row, [each["image_grid_thw"] for each in own])
+            positions[:, index, start : start + len(row)] = self.positions(
+                row, [each["image_grid_thw"] for each in own]
+            )
             read += own
         names = ("pixel_values", "image_grid_thw") if read else ()
         return {"position_ids": positions, **{name: torch.cat([each[name] for each in read]) for name in names}}
@@ -209,7 +212,12 @@ def load_image_reader(source: Mapping[str, Any], trust_remote_code: bool) -> Ima
     if not any(_describes_images(each) for each in files):
         raise PolicyError(f"{name!r} reads images and has no preprocessor_config.json; copy it beside the weights")
     processor = AutoImageProcessor.from_pretrained(**source, backend="pil", trust_remote_code=trust_remote_code)
-    return ImageReader(processor, config.image_token_id, files)
+    return ImageReader(processor, (config.image_token_id, config.video_token_id), files)
+
+
+def has_processor(folder: str | Path) -> bool:
+    """Whether a folder has the processor of a model that reads images."""
+    return any(Path(folder, name).exists() for name in FILES)
 
 
 def check_pillow(what: str) -> None:
@@ -263,7 +271,9 @@ def _naming(source: Any) -> Iterator[None]:
     except (Refusal, MemoryError):
         raise
     except Exception as error:  # Pillow has many
-        raise DataError(f"the image {str(source)!r} cannot be read ({error}); replace it, or leave the row out") from error
+        raise DataError(
+            f"the image {str(source)!r} cannot be read ({error}); replace it, or leave the row out"
+        ) from error
 
 
 def _file(source: Mapping[str, Any], name: str) -> Path | None:

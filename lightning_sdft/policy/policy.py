@@ -42,7 +42,8 @@ class Policy(nn.Module):
     Attributes:
         scale: Factor on the logits.
         soft_cap: Limit of the logits, if there is one.
-        unnamed_ids: Ids that the model has and the tokenizer does not; they are never sampled.
+        unnamed_ids: Ids that the model has and the tokenizer does not, and those that stand for images; they are never
+            sampled.
         filler: The id that fills rows of different lengths.
 
     Raises:
@@ -60,7 +61,8 @@ class Policy(nn.Module):
                 f"{type(model).__name__} has embeddings for {rows} tokens, but a response ends with token "
                 f"{tokenizer.end_id}; use the tokenizer that belongs to the model, or resize its embeddings"
             )
-        unnamed = [token for token in range(rows) if token not in tokenizer.known_ids]
+        named = tokenizer.known_ids - ({*tokenizer.images.tokens} if tokenizer.images is not None else set())
+        unnamed = [token for token in range(rows) if token not in named]
         self.unnamed_ids = torch.tensor(unnamed, dtype=torch.long)
         self.filler = tokenizer.pad_id if tokenizer.pad_id < rows else tokenizer.end_id
         alone = read_alone(model, tokenizer)
@@ -234,7 +236,7 @@ class Policy(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Save to a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained`` read.
 
-        Its generation config names all the tokens that end a response here.
+        For a model that reads images, these are ``AutoModelForImageTextToText`` and ``AutoProcessor``. Its generation config names all the tokens that end a response here.
 
         Args:
             folder: Folder to write to.
@@ -261,9 +263,7 @@ class Policy(nn.Module):
             config = copy.deepcopy(self.model.config)
             config.dtype = dtype
             config.save_pretrained(folder)
-        self.tokenizer.hugging_face.save_pretrained(folder)
-        if self.tokenizer.images is not None:
-            self.tokenizer.images.save(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Policy:
         """Move and cast the module, but keep float32 buffers and adapters in their dtype.

@@ -159,6 +159,12 @@ class Tokenizer:
         text: str = self.hugging_face.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write its files, and those of the processor of images if there is one."""
+        self.hugging_face.save_pretrained(folder)
+        if self.images is not None:
+            self.images.save(folder)
+
     def served_stop_ids(self, listed: int | list[int] | None) -> int | list[int] | None:
         """The ends of a response for a generation config: those that it lists, and the others that are ends here."""
         known = [] if listed is None else [listed] if isinstance(listed, int) else list(listed)

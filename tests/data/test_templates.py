@@ -13,7 +13,7 @@ from lightning_sdft.data.templates import (
     teacher_messages,
     template_fields,
 )
-from lightning_sdft.records import Example
+from lightning_sdft.records import Example, text_of
 
 EXAMPLE = Example(
     "a",
@@ -116,3 +116,14 @@ def test_doubled_braces_are_braces() -> None:
     assert template_fields("{{json}} {prompt} {demonstration}", "demonstration") == {"prompt", "demonstration"}
     text = teacher_messages(EXAMPLE, "{{json}} {prompt} {demonstration}")[-1]["content"]
     assert text == "{json} Why? Because."
+
+
+def test_images_stay_where_they_are_with_the_template_around_them() -> None:
+    parts = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "why {this}?"}]
+    example = Example("a", [{"role": "system", "content": "s"}, {"role": "user", "content": parts}], "{so}", "c")
+
+    first, last = teacher_messages(example, "{{see}} {prompt} then {demonstration}")
+
+    assert first == example.prompt[0]
+    assert text_of(last["content"]) == "{see} [image a.png] why {this}? then {so}"
+    assert parts[0] in last["content"]

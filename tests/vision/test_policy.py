@@ -50,7 +50,8 @@ class Plain:
     @torch.no_grad()
     def greedy(self, messages: Any, tokens: int) -> list[int]:
         inputs = self.inputs(messages)
-        written = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+        never = [self.model.config.image_token_id, self.model.config.video_token_id]
+        written = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False, suppress_tokens=never)
         return written[0, inputs["input_ids"].shape[1] :].tolist()
 
 
@@ -150,6 +151,13 @@ def test_a_prompt_that_has_lost_its_images_is_refused(seeing: Policy, pictures: 
     assert isinstance(prompt, Prompt)
     with pytest.raises(PolicyError, match="tokens of more than its 0 images"):
         seeing.hidden([TokenSequence(list(prompt), [7])])
+
+
+def test_image_tokens_are_never_written(seeing: Policy) -> None:
+    assert seeing.tokenizer.images is not None
+    assert {*seeing.tokenizer.images.tokens} <= {*seeing.unnamed_ids.tolist()}
+    state = seeing.prefill([seeing.tokenizer.encode([{"role": "user", "content": "a"}])])
+    assert state.logits[0, list(seeing.tokenizer.images.tokens)].isinf().all()
 
 
 def test_vision_layers_get_a_gradient(seeing: Policy, pictures: list[Path]) -> None:
