@@ -67,7 +67,8 @@ def with_images(prompt: Sequence[Message], paths: object, folder: Path, where: s
         open_places = len(given)
     if open_places != len(given):
         raise DataError(
-            f"{where}: {open_places} images of the prompt have no path, and the row gives {len(given)}; give one for each"
+            f"{where}: {open_places} images of the prompt have no path, and the row gives {len(given)}; give a path "
+            "for each"
         )
     waiting = iter(given)
     for index, message in enumerate(messages):

@@ -22,15 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from lightning_sdft.errors import DataError, PolicyError, Refusal
 from lightning_sdft.records import Image, Prompt, images_in
 
-__all__ = ["KINDS", "ImageReader", "check_image", "has_processor", "load_image_reader"]
+__all__ = ["KINDS", "TOWER", "ImageReader", "check_image", "has_processor", "load_image_reader"]
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")
 """Kinds of models whose images are read; others are refused, or read as language models where they can be."""
+
+TOWER = r"(.*\.)?visual\..*"
+"""The layers that read images, by their names; adapters are in the layers that read text."""
 
 FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json")
 """What a processor consists of beside its tokenizer, as far as a model has it."""

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sdft.errors import PolicyError, SettingError
+from lightning_sdft.policy.images import TOWER
 from lightning_sdft.settings import Count, Fraction, check_ranges
 
 __all__ = [
@@ -49,9 +50,6 @@ STUDENT, TEACHER = "student", "teacher"
 
 WRAPPED = r"(\.base_layer|\.original_module)+\."
 """What PEFT adds to the name of a weight whose layer it wraps, once or several times."""
-
-IMAGE_TOWER = r"(.*\.)?visual\..*"
-"""The layers of a vision-language model that read images; adapters are in the layers that read text."""
 
 HOLDERS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "modules_to_save")
 """Attributes in which PEFT's layers hold the weights of adapters, by the adapter's name."""
@@ -92,9 +90,7 @@ class LoRA:
             re.compile(self.target_modules if isinstance(self.target_modules, str) else "")
         except re.error as error:
             wrong = f"target_modules={self.target_modules!r} is no regular expression ({error})"
-            raise SettingError(
-                f"LoRA: {wrong}; correct it, or give a list of names such as [q_proj, v_proj]"
-            ) from error
+            raise SettingError(f"LoRA: {wrong}; correct it, or give names such as [q_proj, v_proj]") from error
         object.__setattr__(self, "modules_to_save", list(self.modules_to_save))  # a tuple would not equal a list
 
 
@@ -127,7 +123,7 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
         lora_alpha=lora.alpha,
         target_modules=lora.target_modules,
         lora_dropout=lora.dropout,
-        exclude_modules=IMAGE_TOWER if hasattr(model.base_model, "visual") else None,
+        exclude_modules=TOWER if hasattr(model.base_model, "visual") else None,
         modules_to_save=list(lora.modules_to_save) or None,
         use_rslora=lora.rank_stabilized,
         task_type="CAUSAL_LM",

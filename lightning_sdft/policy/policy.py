@@ -236,7 +236,8 @@ class Policy(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Save to a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained`` read.
 
-        For a model that reads images, these are ``AutoModelForImageTextToText`` and ``AutoProcessor``. Its generation config names all the tokens that end a response here.
+        For a model that reads images, these are ``AutoModelForImageTextToText`` and ``AutoProcessor``. Its generation
+        config names all the tokens that end a response here.
 
         Args:
             folder: Folder to write to.

@@ -15,7 +15,7 @@ from lightning_sdft.errors import DataError
 from lightning_sdft.records import Example
 from tests.vision.tiny import picture
 
-PLACES = {"image_column": "pictures"}
+PLACES: dict[str, Any] = {"image_column": "pictures"}
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_row_without_images_stays_text(folder: Path) -> None:
 
 def test_parts_of_the_content_are_images_with_a_path_or_from_the_column(folder: Path) -> None:
     system = {"role": "system", "content": "look"}
-    parts = [text("left "), {"type": "image", "image": None}, text(" right "), {"type": "image"}]
+    parts: list[Any] = [text("left "), {"type": "image", "image": None}, text(" right "), {"type": "image"}]
     (example,) = read(
         folder,
         {
@@ -106,7 +106,7 @@ def test_rows_with_other_images_ask_other_questions(folder: Path, caplog: pytest
         ({}, r"row 1: no column 'pictures'"),
         (
             {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "pictures": ["img/0.png", "img/1.png"]},
-            r"row 1: 1 images of the prompt have no path, and the row gives 2; give one for each",
+            r"row 1: 1 images of the prompt have no path, and the row gives 2; give a path for each",
         ),
         ({"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, r"row 1, turn 1: a part of the content is"),
     ],

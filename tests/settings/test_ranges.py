@@ -20,8 +20,9 @@ from lightning_sdft.settings import Count, Range, Seed, Share, check_ranges, ran
 
 NOT_SETTINGS = {
     "Accepted", "Budgets", "Candidate", "Chain", "Estimate", "Fitting", "Forecast", "Gap", "Group", "Head",
-    "Inspection", "Item", "Lengths", "Line", "Mean", "MicroBatch", "NonFiniteLossError", "Outcome", "Pace", "Parsed",
-    "Phase", "Preflight", "PriorScore", "PriorScores", "Reading", "Rehearsal", "Remedy", "Rollout", "Room", "Row",
+    "Image", "ImageReader", "Inspection", "Item", "Lengths", "Line", "Mean", "MicroBatch", "NonFiniteLossError",
+    "Outcome", "Pace", "Parsed", "Phase", "Preflight", "PriorScore", "PriorScores", "Prompt", "Reading", "Rehearsal",
+    "Remedy", "Rollout", "Room", "Row",
     "Score", "Sign", "SignalEar", "Sizes", "SkillRetention", "Stage", "StopSignal", "TensorSum", "TokenLook",
     "TokenSequence", "Tokenizer", "TrainerPlan", "Usage", "Variant", "Weights", "Work",
 }  # fmt: skip

@@ -28,7 +28,7 @@ class Plain:
         self.images = AutoImageProcessor.from_pretrained(folder, backend="pil")
 
     def inputs(self, messages: Any, completion: list[int] | None = None) -> dict[str, Tensor]:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         content = messages[-1]["content"]
         sources = [] if isinstance(content, str) else [part["image"] for part in content if part["type"] == "image"]
         given: dict[str, Tensor] = {}
@@ -45,19 +45,22 @@ class Plain:
     def logits(self, messages: Any, completion: list[int]) -> Tensor:
         """The logits that predict each token of a completion, `(N, V)`."""
         self.model.model.rope_deltas = None
-        return self.model(**self.inputs(messages, completion)).logits[0, -len(completion) - 1 : -1]
+        logits: Tensor = self.model(**self.inputs(messages, completion)).logits[0, -len(completion) - 1 : -1]
+        return logits
 
     @torch.no_grad()
     def greedy(self, messages: Any, tokens: int) -> list[int]:
         inputs = self.inputs(messages)
         never = [self.model.config.image_token_id, self.model.config.video_token_id]
         written = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False, suppress_tokens=never)
-        return written[0, inputs["input_ids"].shape[1] :].tolist()
+        completion: list[int] = written[0, inputs["input_ids"].shape[1] :].tolist()
+        return completion
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
+    each: torch.dtype = request.param
+    return each
 
 
 @pytest.fixture

@@ -50,7 +50,8 @@ def step(module: CausalLMModule, examples: list[Example], size: int) -> dict[str
     module.zero_grad()
     micro_batches = MicroBatch.cut(examples, size)
     for index, batch in enumerate(micro_batches):
-        (module.training_step(batch, index) / len(micro_batches)).backward()
+        loss: Any = module.training_step(batch, index)
+        (loss / len(micro_batches)).backward()
     return {name: each.grad.clone() for name, each in module.named_parameters() if each.grad is not None}
 
 
@@ -90,13 +91,13 @@ def test_the_teacher_sees_the_same_images_with_the_demonstration_behind_them(
     module.configure_model()
     plain = Plain(vision_folder, torch.float64)
     (example,) = examples[:1]
-    (image,) = example.prompt[0]["content"][:1]
+    image: Any = example.prompt[0]["content"][0]
     batch = MicroBatch.of([example])
 
     with torch.no_grad():
         loss = module.training_step(batch, 0)
 
-    (item,) = batch.items
+    item: Any = batch.items[0]
     shown = [
         {"type": "text", "text": "look: "},
         image,
@@ -179,9 +180,8 @@ def test_sft_learns_the_colors_and_evaluation_shows_it(
     for index in range(8):
         name, color = f"{index}.png", (255, 0, 0) if index % 2 else (0, 0, 255)
         Image.new("RGB", (16, 16 + index), color).save(folder / name)
-        rows.append(
-            {"prompt": "color?", "images": name, "response": "r" if index % 2 else "b", "right": "rb"[1 - index % 2]}
-        )
+        answer = "r" if index % 2 else "b"
+        rows.append({"prompt": "color?", "images": name, "response": answer, "right": answer})
     file = folder / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     data = {"train": str(file), "test": str(file), "reference_column": "right"}

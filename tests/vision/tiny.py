@@ -33,7 +33,7 @@ COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "
 def make_folder(folder: Path, kind: str = "qwen2_5_vl", **changes: Any) -> Path:
     """Write a tiny model with its tokenizer and its processor, as one saved by transformers."""
     tokenizer = make_byte_tokenizer(TEMPLATE, MARKS, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    ids = dict(zip(MARKS, tokenizer.convert_tokens_to_ids(MARKS), strict=True))
+    ids: dict[str, Any] = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}
     vision: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": PATCH}
     if kind == "qwen2_5_vl":
         vision |= {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "window_size": 4 * PATCH}
@@ -86,7 +86,7 @@ def picture(path: Path, width: int, height: int, color: str = "red") -> Path:
 
 def asked(*sources: object, text: str = "which color?", before: str = "") -> list[dict[str, Any]]:
     """A user turn with images in front of its text."""
-    parts = [{"type": "text", "text": before}] if before else []
+    parts: list[dict[str, Any]] = [{"type": "text", "text": before}] if before else []
     parts += [{"type": "image", "image": each if isinstance(each, Image.Image) else str(each)} for each in sources]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
