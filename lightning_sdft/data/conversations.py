@@ -117,9 +117,9 @@ def _message(turn: object, where: str, images: bool) -> Message:
     fields = {name: value for name, value in turn.items() if name not in Message.__annotations__ and _says(value)}
     if "tool_calls" in fields and turn.get("content") is None:
         turn = {**turn, "content": ""}
-    parts = turn.get("content") if images else None
+    role, parts = take(turn, "role", str, where), turn.get("content") if images else None
     content = content_parts(parts, where) if isinstance(parts, list) else take(turn, "content", str, where)
-    message = Message(role=take(turn, "role", str, where), content=content)
+    message = Message(role=role, content=content)
     return cast(Message, {**fields, **message})
 
 

@@ -38,9 +38,6 @@ TOWER = r"(.*\.)?visual\..*"
 FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json")
 """What a processor consists of beside its tokenizer, as far as a model has it."""
 
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
-"""The EXIF tag of an image's orientation, and those of its values that exchange width and height."""
-
 
 class ImageReader:
     """Turns prompts with images into what a vision-language model reads.
@@ -86,12 +83,9 @@ class ImageReader:
 
     def token_count(self, source: Any) -> int:
         """Number of tokens of an image, of which no more than the size is read."""
-        with opened(source) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION) in TURNED
-        size = (width, height) if turned else (height, width)
-        with _naming(source):
-            return int(self.processor.get_number_of_image_patches(*size)) // self.merge**2
+        with opened(source) as image, _naming(source):
+            # Turning it upright may exchange its sides, which does not change their product.
+            return int(self.processor.get_number_of_image_patches(*image.size)) // self.merge**2
 
     def inputs(self, prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], left: bool) -> dict[str, Tensor]:
         """What the model reads beside token ids, on the CPU.

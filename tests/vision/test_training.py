@@ -17,8 +17,11 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from lightning_sdft.commands.export import export
+from lightning_sdft.commands.fit import main
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.errors import PolicyError, RolloutError, SettingError
+from lightning_sdft.memory import TrainerPlan, fitting
+from lightning_sdft.memory.fitting import Room
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
 from lightning_sdft.modules.checks import check_one_process
 from lightning_sdft.policy import LoRA
@@ -26,8 +29,11 @@ from lightning_sdft.policy.lora import adapted_layers
 from lightning_sdft.records import Example, Prompt, TokenSequence
 from lightning_sdft.rollout.vllm.server import VLLMServer
 from lightning_sdft.teacher import EMATeacher, LiveTeacher
+from tests.config_runs import QUICK, files, in_folder
 from tests.vision.test_policy import Plain
 from tests.vision.tiny import asked
+
+__all__ = ["in_folder"]
 
 METHODS = [SFTModule, DFTModule, SDFTModule]
 ADAPTER = {"lora": LoRA(rank=2, dropout=0.2)}
@@ -259,7 +265,29 @@ def sequence(module: CausalLMModule, conversation: Any, completion: list[int]) -
     return TokenSequence(module.tokenizer.encode(conversation), completion)
 
 
+@pytest.mark.parametrize("command", ["fit", "inspect", "preflight"])
+def test_commands_read_the_config_and_its_rows(
+    vision_folder: Path, rows: Path, command: str, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = [f"--model.init_args.model={vision_folder}", "--model.init_args.max_completion_tokens=8"]
+    own += [f"--data.init_args.train={rows}", "--data.init_args.batch_size=4", "--trainer.precision=32-true"]
+    graded = [f"--data.init_args.test={rows}", "--data.init_args.reference_column=answer"]
+    further = {
+        "fit": ["--trainer.fast_dev_run=true"],
+        "inspect": ["--rows=2"],
+        "preflight": ["--questions=2", *graded],
+    }
+    main([command, *files("experiment/vision_sdft"), *QUICK, *own, *further[command]])
+    assert command != "inspect" or f"[image {rows.parent}" in capsys.readouterr().out.replace("\n", "")
+
+
 # What is refused
+
+
+def test_memory_is_not_estimated(make_module: Callable[..., Any], make_data: Callable[..., Any]) -> None:
+    data = make_data()
+    with pytest.raises(PolicyError, match=r"not estimated.*set data.micro_batch_size"):
+        fitting(make_module(), data, TrainerPlan.of({"accelerator": "cpu", "devices": 1}), Room(2**40, 2**40))
 
 
 def test_vllm_is_refused(make_module: Callable[..., Any]) -> None:

@@ -48,7 +48,7 @@ def make_folder(folder: Path, kind: str = "qwen2_5_vl", **changes: Any) -> Path:
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
+            "max_position_embeddings": 8192,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
             "initializer_range": 0.5,
             "bos_token_id": None,
