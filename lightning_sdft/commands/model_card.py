@@ -159,6 +159,10 @@ def _accuracy(callbacks: Mapping[str, Any], weights: str, steps: int) -> Iterato
 
 def _use(base: BaseModel, place: str, adapter: bool, sees: bool) -> Iterator[str]:
     model, reader = ("ImageTextToText", "AutoProcessor") if sees else ("CausalLM", "AutoTokenizer")
+    content, tokenize = '"..."', ""
+    if sees:  # a processor makes a text of a conversation unless it is told otherwise
+        content = '[{"type": "image", "path": "..."}, {"type": "text", "text": "..."}]'
+        tokenize = "tokenize=True, "
     load = f'model = AutoModelFor{model}.from_pretrained("{base.name if adapter else place}")\n'
     if adapter:
         load += f'model = PeftModel.from_pretrained(model, "{place}")\n'
@@ -168,8 +172,8 @@ def _use(base: BaseModel, place: str, adapter: bool, sees: bool) -> Iterator[str
         + f"from transformers import AutoModelFor{model}, {reader}\n\n"
         + load
         + f'tokenizer = {reader}.from_pretrained("{place}")\n'
-        'messages = [{"role": "user", "content": "..."}]\n'
-        'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
+        f'messages = [{{"role": "user", "content": {content}}}]\n'
+        f'inputs = tokenizer.apply_chat_template(messages, {tokenize}add_generation_prompt=True, return_tensors="pt", '
         "return_dict=True)\n"
         'answer = model.generate(**inputs, max_new_tokens=200)[0, inputs["input_ids"].shape[1] :]\n'
         "print(tokenizer.decode(answer, skip_special_tokens=True))\n```\n"

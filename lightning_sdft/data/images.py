@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_sdft.data.json_files import shortened
+from lightning_sdft.data.json_files import Row, shortened
 from lightning_sdft.errors import DataError
 from lightning_sdft.policy.images import check_image
 from lightning_sdft.records import Content, Message
 
-__all__ = ["content_parts", "with_images", "with_text"]
+__all__ = ["check_image_column", "content_parts", "with_images", "with_text"]
 
 
 def content_parts(parts: Sequence[Any], where: str) -> Content:
@@ -38,6 +38,23 @@ def content_parts(parts: Sequence[Any], where: str) -> Content:
         return "".join(part["text"] for part in parts)
     names = {"text": ("type", "text"), "image": ("type", "image")}
     return [{name: part[name] for name in names[part["type"]] if name in part} for part in parts]
+
+
+def check_image_column(rows: Sequence[Row], column: str, source: str) -> None:
+    """Refuse a source in which no row has the column of images.
+
+    Args:
+        rows: Its rows.
+        column: The column.
+        source: Where the rows are from, for the error.
+
+    Raises:
+        DataError: If there is none.
+    """
+    if not any(column in row for row in rows):
+        raise DataError(
+            f"{source}: no row has the column {column!r} of images; correct data.image_column, or leave it out"
+        )
 
 
 def with_images(prompt: Sequence[Message], paths: object, folder: Path, where: str) -> list[Message]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_sdft.data.images import with_images
+from lightning_sdft.data.images import check_image_column, with_images
 from lightning_sdft.data.layout_reading import read_as
 from lightning_sdft.data.layouts import AUTO, FIRST, Layout, find_layout
 from lightning_sdft.data.questions import warn_of_overlap
@@ -63,7 +63,7 @@ class JsonDataModule(RowDataModule):
         image_column: Column of a path or a list of paths of images, relative to the folder of the rows' file; they
             stand before the text of the first user turn, or where the prompt's content has ``{"type": "image"}``.
             Images may also be parts of the content themselves: ``{"type": "image", "image": PATH}``. Each is read once
-            at the start, and refused if it is missing or broken; none is kept in memory.
+            at the start, and refused if it is missing or broken; none is kept in memory. Rows may lack the column.
         system_prompt: System turn added before every prompt.
         id_column: Column of unique ids; by default an id is made of the file's name and the row's number.
         limit: Train only on the first ``limit`` rows that are not held out; ``None`` uses all.
@@ -150,6 +150,8 @@ class JsonDataModule(RowDataModule):
         trained = split == "train"
         path = Path(source).expanduser()
         self._folder = path.absolute().parent if path.is_file() else path.absolute()
+        if self.image_column is not None and split != "prior":
+            check_image_column(rows, self.image_column, source)
         self._has_references = self._look_for_references(rows, source, not trained or self._holds_out)
         known = set() if self._trained is None else set(self._trained.columns)
         if known and known <= {name for row in islice(rows, FIRST) for name in row}:
@@ -190,7 +192,7 @@ class JsonDataModule(RowDataModule):
         assert self._layout is not None  # survey comes first
         others = [each for each in (self.reference_column, self.context_column) if each is not None]
         prompt, demonstration = read_as(self._layout, row, where, trained, others, images=True)
-        images = None if self.image_column is None else take(row, self.image_column, object, where)
+        images = None if self.image_column is None else row.get(self.image_column)
         prompt = with_images(prompt, images, self._folder, where)
         context = _text(row, self.context_column, where, needed=trained)
         reference = self._reference(row, where, graded=not trained or self._holds_out)

@@ -35,8 +35,8 @@ KINDS = ("qwen2_vl", "qwen2_5_vl")
 TOWER = r"(.*\.)?visual\..*"
 """The layers that read images, by their names; adapters are in the layers that read text."""
 
-FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json")
-"""What a processor consists of beside its tokenizer, as far as a model has it."""
+FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+"""What a processor consists of beside its tokenizer, which has the chat template, as far as a model has it."""
 
 
 class ImageReader:

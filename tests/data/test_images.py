@@ -56,9 +56,10 @@ def test_a_row_without_images_stays_text(folder: Path) -> None:
         folder,
         {"prompt": "none?", "response": "no", "pictures": None},
         {"prompt": [{"role": "user", "content": [text("a "), text("b")]}], "response": "c", "pictures": []},
+        {"prompt": "without?", "response": "yes"},
         **PLACES,
     )
-    assert [each.prompt[0]["content"] for each in rows] == ["none?", "a b"]
+    assert [each.prompt[0]["content"] for each in rows] == ["none?", "a b", "without?"]
 
 
 def test_parts_of_the_content_are_images_with_a_path_or_from_the_column(folder: Path) -> None:
@@ -103,7 +104,7 @@ def test_rows_with_other_images_ask_other_questions(folder: Path, caplog: pytest
         ({"pictures": "img/9.png"}, r"rows.jsonl, row 1: there is no image .*9.png'; correct the path"),
         ({"pictures": "img/broken.png"}, r"rows.jsonl, row 1: the image .*broken.png' cannot be read .*replace it"),
         ({"pictures": 7}, r"row 1: an image is given as 7; give the path"),
-        ({}, r"row 1: no column 'pictures'"),
+        ({}, r"rows.jsonl: no row has the column 'pictures' of images; correct data.image_column"),
         (
             {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "pictures": ["img/0.png", "img/1.png"]},
             r"row 1: 1 images of the prompt have no path, and the row gives 2; give a path for each",

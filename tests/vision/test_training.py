@@ -17,23 +17,16 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from lightning_sdft.commands.export import export
-from lightning_sdft.commands.fit import main
 from lightning_sdft.data.groups import MicroBatch
-from lightning_sdft.errors import PolicyError, RolloutError, SettingError
-from lightning_sdft.memory import TrainerPlan, fitting
-from lightning_sdft.memory.fitting import Room
+from lightning_sdft.errors import PolicyError
 from lightning_sdft.modules import CausalLMModule, DFTModule, SDFTModule, SFTModule
-from lightning_sdft.modules.checks import check_one_process
-from lightning_sdft.policy import LoRA
+from lightning_sdft.policy import LoRA, Policy
 from lightning_sdft.policy.lora import adapted_layers
+from lightning_sdft.policy.written import check_written_model
 from lightning_sdft.records import Example, Prompt, TokenSequence
-from lightning_sdft.rollout.vllm.server import VLLMServer
 from lightning_sdft.teacher import EMATeacher, LiveTeacher
-from tests.config_runs import QUICK, files, in_folder
 from tests.vision.test_policy import Plain
 from tests.vision.tiny import asked
-
-__all__ = ["in_folder"]
 
 METHODS = [SFTModule, DFTModule, SDFTModule]
 ADAPTER = {"lora": LoRA(rank=2, dropout=0.2)}
@@ -234,6 +227,15 @@ def test_an_exported_folder_is_what_transformers_reads(
     assert "AutoModelForImageTextToText" in (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
 
 
+def test_export_notices_other_weights_of_the_layers_that_read_images(seeing: Policy, tmp_path: Path) -> None:
+    seeing.save_pretrained(tmp_path)
+    check_written_model(seeing, tmp_path, torch.float32, False)
+    with torch.no_grad():
+        seeing.model.base_model.visual.merger.ln_q.weight.mul_(1.5)
+    with pytest.raises(PolicyError, match="computes other logits"):
+        check_written_model(seeing, tmp_path, torch.float32, False)
+
+
 def test_an_exported_adapter_stands_on_the_model(
     vision_folder: Path,
     make_module: Callable[..., Any],
@@ -263,47 +265,3 @@ def test_an_exported_adapter_stands_on_the_model(
 
 def sequence(module: CausalLMModule, conversation: Any, completion: list[int]) -> Any:
     return TokenSequence(module.tokenizer.encode(conversation), completion)
-
-
-@pytest.mark.parametrize("command", ["fit", "inspect", "preflight"])
-def test_commands_read_the_config_and_its_rows(
-    vision_folder: Path, rows: Path, command: str, in_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = [f"--model.init_args.model={vision_folder}", "--model.init_args.max_completion_tokens=8"]
-    own += [f"--data.init_args.train={rows}", "--data.init_args.batch_size=4", "--trainer.precision=32-true"]
-    graded = [f"--data.init_args.test={rows}", "--data.init_args.reference_column=answer"]
-    further = {
-        "fit": ["--trainer.fast_dev_run=true"],
-        "inspect": ["--rows=2"],
-        "preflight": ["--questions=2", *graded],
-    }
-    main([command, *files("experiment/vision_sdft"), *QUICK, *own, *further[command]])
-    assert command != "inspect" or f"[image {rows.parent}" in capsys.readouterr().out.replace("\n", "")
-
-
-# What is refused
-
-
-def test_memory_is_not_estimated(make_module: Callable[..., Any], make_data: Callable[..., Any]) -> None:
-    data = make_data()
-    with pytest.raises(PolicyError, match=r"not estimated.*set data.micro_batch_size"):
-        fitting(make_module(), data, TrainerPlan.of({"accelerator": "cpu", "devices": 1}), Room(2**40, 2**40))
-
-
-def test_vllm_is_refused(make_module: Callable[..., Any]) -> None:
-    module = make_module()
-    module.configure_model()
-    with pytest.raises(RolloutError, match=r"not tested with Qwen2_5_VL.*leave engine out"):
-        VLLMServer("http://localhost:1").start(module.policy, 10)
-
-
-def test_packing_is_refused(make_module: Callable[..., Any]) -> None:
-    with pytest.raises(PolicyError, match="set packing=false"):
-        make_module(SFTModule, packing=True).configure_model()
-
-
-def test_several_processes_are_refused(make_module: Callable[..., Any]) -> None:
-    tokenizer = make_module(SFTModule).tokenizer
-    check_one_process(tokenizer, 1)
-    with pytest.raises(SettingError, match=r"trainer.devices=1"):
-        check_one_process(tokenizer, 2)
