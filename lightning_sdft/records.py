@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -11,14 +11,31 @@ import torch
 from lightning_sdft.errors import DataError
 from lightning_sdft.settings import Fraction, Natural, PositiveShare, Temperature, check_ranges
 
-__all__ = ["GREEDY", "Example", "Message", "Rollout", "Sampling", "TokenSequence", "text_problem"]
+__all__ = [
+    "GREEDY",
+    "Content",
+    "Example",
+    "Image",
+    "Message",
+    "Prompt",
+    "Rollout",
+    "Sampling",
+    "TokenSequence",
+    "images_in",
+    "text_of",
+    "text_problem",
+]
+
+Content = str | list[dict[str, Any]]
+"""What a turn says: text, or parts of Hugging Face's kind, which are texts and images in their order:
+``{"type": "text", "text": ...}`` and ``{"type": "image", "image": path or PIL image}``."""
 
 
 class Message(TypedDict):
     """One turn of a conversation; it may have further fields, such as ``tool_calls``, which the chat template reads."""
 
     role: str
-    content: str
+    content: Content
 
 
 @dataclass(frozen=True)
@@ -57,8 +74,39 @@ class Example:
                 f"example {self.id!r}: the conversation ends in a {last['role']!r} turn; it must end in a user turn, "
                 "because the model writes the response (put a given response in the demonstration)"
             )
-        if not last["content"].strip():
+        if not text_of(last["content"]).strip():
             raise DataError(f"example {self.id!r}: the prompt is empty; write text in its last user turn")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in a prompt. Its pixels are read when a model reads the prompt, and are not kept.
+
+    Args:
+        source: Path of its file, or a PIL image.
+        tokens: Number of tokens that stand for it.
+    """
+
+    source: Any
+    tokens: int
+
+    def __hash__(self) -> int:
+        return hash(self.source if isinstance(self.source, str) else id(self.source))
+
+
+class Prompt(list[int]):
+    """Token ids of a prompt that has images, whose tokens it contains.
+
+    It goes wherever the token ids of a prompt go. A model that reads images refuses one that has lost them.
+
+    Args:
+        tokens: The token ids.
+        images: The images, in the order of their tokens.
+    """
+
+    def __init__(self, tokens: Iterable[int], images: Sequence[Image]) -> None:
+        super().__init__(tokens)
+        self.images = tuple(images)
 
 
 @dataclass(frozen=True)
@@ -114,6 +162,19 @@ class Rollout(TokenSequence):
 
     log_probabilities: list[float]
     finished: bool
+
+
+def images_in(messages: Sequence[Any]) -> list[Any]:
+    """The sources of the images in a conversation, in their order."""
+    parts = (part for each in messages if isinstance(each["content"], list) for part in each["content"])
+    return [part["image"] for part in parts if part["type"] == "image"]
+
+
+def text_of(content: Content) -> str:
+    """What a turn says, as text; an image is the path of its file in brackets."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] if part["type"] == "text" else f"[image {part['image']}] " for part in content)
 
 
 def text_problem(value: object) -> str | None:

@@ -11,7 +11,7 @@ from lightning_sdft.callbacks.loggers import log_table
 from lightning_sdft.callbacks.tables import Cell, shortened
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.modules.causal_lm import CausalLMModule
-from lightning_sdft.records import Example
+from lightning_sdft.records import Example, text_of
 from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["AnswerTable"]
@@ -111,7 +111,8 @@ class AnswerTable(Callback):
             before, was = base.get(each, ("-", None))
             verdict_before = VERDICTS[was] if each in base else "-"
             reference = "" if example.reference is None else str(example.reference)
-            texts = (VERDICTS[verdict], example.prompt[-1]["content"], text, before, verdict_before, reference, each)
+            asked = text_of(example.prompt[-1]["content"])
+            texts = (VERDICTS[verdict], asked, text, before, verdict_before, reference, each)
             rows.append([Cell.of(shortened(one, self.max_characters)) for one in texts])
         return rows
 

@@ -13,7 +13,7 @@ from lightning_sdft.data.groups import Item
 from lightning_sdft.inspection import TokenLook, token_looks
 from lightning_sdft.inspection.visible import visible
 from lightning_sdft.modules.distillation import DistillationModule
-from lightning_sdft.records import GREEDY
+from lightning_sdft.records import GREEDY, text_of
 from lightning_sdft.rollout import generate
 from lightning_sdft.settings import Count, check_ranges
 from lightning_sdft.teacher import OffloadedTeacher
@@ -103,7 +103,7 @@ class RolloutTable(Callback):
         trained = [token for token in tokens if token.trained]
         mean = sum(token.kl for token in trained) / len(trained) if trained else float("nan")
         return [
-            self._cell(example.prompt[-1]["content"]),
+            self._cell(text_of(example.prompt[-1]["content"])),
             shaded(tokens, self.max_characters),
             self._cell(taught),
             self._cell(example.demonstration or ""),

@@ -197,6 +197,11 @@ class Endpoint(ChatModel):
         """Mask the API key in a server's message, which may repeat it."""
         return text.replace(self._key() or "\0", "***")
 
+    def _text(self, turn: Message) -> str:
+        if not isinstance(turn["content"], str):
+            raise ChatError(f"{self.name} is asked in text alone, and a prompt has an image; leave such rows out")
+        return turn["content"]
+
     def _ask(self, client: OpenAI, conversation: Sequence[Message]) -> str:
         """Ask for the reply to one conversation, with retries for replies that are not chat completions."""
         settings: dict[str, Any] = {"model": self.name}
@@ -204,7 +209,7 @@ class Endpoint(ChatModel):
             settings["temperature"] = self.temperature
         if self.max_tokens is not None:
             settings["max_completion_tokens"] = self.max_tokens
-        messages = [{"role": turn["role"], "content": _encodable(turn["content"])} for turn in conversation]
+        messages = [{"role": turn["role"], "content": _encodable(self._text(turn))} for turn in conversation]
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(min(0.5 * 2 ** (attempt - 1), 8.0))  # the same back-off as the client's own

@@ -35,6 +35,8 @@ def settle_micro_batches(
     """
     if _size(module.model) <= SMALL or trainer.get("accumulate_grad_batches", 1) != 1:
         return
+    if module.tokenizer.images is not None and datamodule.micro_batch_size:
+        return  # the memory of images is not estimated
     try:
         plan = TrainerPlan.of(trainer)
     except PolicyError:  # whoever builds the trainer knows better what it can be

@@ -38,6 +38,8 @@ def export(
 ) -> None:
     """Write a checkpoint as a Hugging Face folder, which AutoModelForCausalLM.from_pretrained loads.
 
+    A model that reads images is loaded by AutoModelForImageTextToText, and its processor is in the folder too.
+
     The folder is read back, and must give the logits of what was written. ``README.md`` in it is a model card, unless
     you have written one.
 
@@ -108,7 +110,7 @@ def write_model(
     Path(output).mkdir(parents=True, exist_ok=True)
     if adapter:
         save_adapter(policy.model, output, PRECISIONS[dtype])
-        policy.tokenizer.hugging_face.save_pretrained(output)
+        policy.tokenizer.save_pretrained(output)
         check_written_adapter(policy, output, PRECISIONS[dtype], trust_remote_code)
     else:
         if has_adapter:

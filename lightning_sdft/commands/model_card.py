@@ -14,6 +14,7 @@ from lightning_sdft.callbacks.base_comparison import comparison_columns, compari
 from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.checkpoint.method import KEY
 from lightning_sdft.commands.card_sources import BaseModel, base_model, data_names, hub_ids
+from lightning_sdft.policy.images import has_processor
 from lightning_sdft.storage.atomic import write_text
 
 __all__ = ["write_card"]
@@ -74,11 +75,12 @@ def write_card(
         return False
     content = load_checkpoint(checkpoint)
     base = base_model(model or content[KEY]["model"])
+    sees = has_processor(folder)
     parts = [
-        *_head(content, base, adapter),
+        *_head(content, base, adapter, sees),
         *_training(content, weights, dtype),
         *_accuracy(content.get("callbacks", {}), weights, content["global_step"]),
-        *_use(base, repository or "PATH/TO/THIS/FOLDER", adapter),
+        *_use(base, repository or "PATH/TO/THIS/FOLDER", adapter, sees),
     ]
     text = "\n".join(parts) + "\n"
     seal = f"<!-- lightning_sdft: written, and not changed, if the SHA-256 above is {_sha256(text)} -->\n"
@@ -95,7 +97,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _head(content: Mapping[str, Any], base: BaseModel, adapter: bool) -> Iterator[str]:
+def _head(content: Mapping[str, Any], base: BaseModel, adapter: bool, sees: bool) -> Iterator[str]:
     method = content[KEY]["method"]
     name, source = METHODS.get(method, (method, None))
     ids = hub_ids(content.get("datamodule_hyper_parameters", {}))
@@ -105,7 +107,7 @@ def _head(content: Mapping[str, Any], base: BaseModel, adapter: bool) -> Iterato
         **base.licence,
         **({"datasets": ids} if ids else {}),
         "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "image-text-to-text" if sees else "text-generation",
         "tags": ["lightning-sdft", method.removesuffix("Module").lower()],
     }
     yield f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n"
@@ -155,18 +157,23 @@ def _accuracy(callbacks: Mapping[str, Any], weights: str, steps: int) -> Iterato
         yield from _table(comparison_columns(scores), [*sets, *means])
 
 
-def _use(base: BaseModel, place: str, adapter: bool) -> Iterator[str]:
-    load = f'model = AutoModelForCausalLM.from_pretrained("{base.name if adapter else place}")\n'
+def _use(base: BaseModel, place: str, adapter: bool, sees: bool) -> Iterator[str]:
+    model, reader = ("ImageTextToText", "AutoProcessor") if sees else ("CausalLM", "AutoTokenizer")
+    content, tokenize = '"..."', ""
+    if sees:  # a processor makes a text of a conversation unless it is told otherwise
+        content = '[{"type": "image", "path": "..."}, {"type": "text", "text": "..."}]'
+        tokenize = "tokenize=True, "
+    load = f'model = AutoModelFor{model}.from_pretrained("{base.name if adapter else place}")\n'
     if adapter:
         load += f'model = PeftModel.from_pretrained(model, "{place}")\n'
     yield (
         "## Use\n\n```python\n"
         + ("from peft import PeftModel\n" if adapter else "")
-        + "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        + f"from transformers import AutoModelFor{model}, {reader}\n\n"
         + load
-        + f'tokenizer = AutoTokenizer.from_pretrained("{place}")\n'
-        'messages = [{"role": "user", "content": "..."}]\n'
-        'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
+        + f'tokenizer = {reader}.from_pretrained("{place}")\n'
+        f'messages = [{{"role": "user", "content": {content}}}]\n'
+        f'inputs = tokenizer.apply_chat_template(messages, {tokenize}add_generation_prompt=True, return_tensors="pt", '
         "return_dict=True)\n"
         'answer = model.generate(**inputs, max_new_tokens=200)[0, inputs["input_ids"].shape[1] :]\n'
         "print(tokenizer.decode(answer, skip_special_tokens=True))\n```\n"

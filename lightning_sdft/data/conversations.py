@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, cast
 
+from lightning_sdft.data.images import content_parts
 from lightning_sdft.data.json_files import Row
 from lightning_sdft.data.tables import take
 from lightning_sdft.errors import DataError
@@ -28,7 +29,9 @@ SPEAKERS = {
 """Roles of the speakers that ShareGPT's ``from`` names."""
 
 
-def conversation(row: Row, column: str, where: str, others: Collection[str] = ()) -> list[Message]:
+def conversation(
+    row: Row, column: str, where: str, others: Collection[str] = (), images: bool = False
+) -> list[Message]:
     """Read the conversation in a column: a list of messages, or a text, which becomes a single user turn.
 
     Further fields of a message, such as ``tool_calls``, are kept for the model's chat template.
@@ -38,6 +41,7 @@ def conversation(row: Row, column: str, where: str, others: Collection[str] = ()
         column: The column.
         where: File and row, for error messages.
         others: Columns that are read for something else.
+        images: Whether the content of a message may be a list of parts, among them images.
 
     Raises:
         DataError: If the value is neither; the error names the turn. Also if another column is meant for the chat
@@ -53,7 +57,7 @@ def conversation(row: Row, column: str, where: str, others: Collection[str] = ()
     if isinstance(value, str):
         return [Message(role="user", content=value)]
     turns = enumerate(take(row, column, list, where), start=1)
-    return [_message(turn, f"{where}, turn {index}") for index, turn in turns]
+    return [_message(turn, f"{where}, turn {index}", images) for index, turn in turns]
 
 
 def split_response(messages: Sequence[Message], where: str) -> tuple[list[Message], str]:
@@ -73,6 +77,10 @@ def split_response(messages: Sequence[Message], where: str) -> tuple[list[Messag
         raise DataError(
             f"{where}, turn {len(messages)}: a demonstration is text, but the turn has the field {fields[0]!r} too; "
             "write it into the content, or leave it out"
+        )
+    if not isinstance(last["content"], str):
+        raise DataError(
+            f"{where}, turn {len(messages)}: a demonstration is text, but the turn has an image; leave the row out"
         )
     return list(messages[:-1]), last["content"]
 
@@ -100,7 +108,7 @@ def _role(turn: dict[str, Any]) -> object:
     return turn.get("role") or SPEAKERS.get(str(turn.get("from")))
 
 
-def _message(turn: object, where: str) -> Message:
+def _message(turn: object, where: str, images: bool) -> Message:
     """A message with all its fields; those that are null or empty say nothing."""
     if not isinstance(turn, dict):
         raise DataError(f"{where}: {type(turn).__name__} instead of a message with role and content; correct the row")
@@ -109,7 +117,9 @@ def _message(turn: object, where: str) -> Message:
     fields = {name: value for name, value in turn.items() if name not in Message.__annotations__ and _says(value)}
     if "tool_calls" in fields and turn.get("content") is None:
         turn = {**turn, "content": ""}
-    message = Message(role=take(turn, "role", str, where), content=take(turn, "content", str, where))
+    role, parts = take(turn, "role", str, where), turn.get("content") if images else None
+    content = content_parts(parts, where) if isinstance(parts, list) else take(turn, "content", str, where)
+    message = Message(role=role, content=content)
     return cast(Message, {**fields, **message})
 
 

@@ -24,7 +24,7 @@ from lightning_sdft.data.row_module import OnBadRow, located, parse_rows
 from lightning_sdft.data.splits import Splits
 from lightning_sdft.data.tables import Row, open_rows
 from lightning_sdft.errors import DataError
-from lightning_sdft.records import Example
+from lightning_sdft.records import Example, text_of
 from lightning_sdft.settings import Count, Seed, check_ranges
 
 __all__ = ["TULU", "GeneralDataModule", "read_prompts"]
@@ -143,4 +143,4 @@ def _layout(rows: Sequence[Row], source: str, prompt_column: str, setting: str) 
 
 
 def _without_spacing(example: Example) -> str:
-    return json.dumps([[turn["role"], turn["content"].split()] for turn in example.prompt])
+    return json.dumps([[turn["role"], text_of(turn["content"]).split()] for turn in example.prompt])

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_sdft.data.images import check_image_column, with_images
 from lightning_sdft.data.layout_reading import read_as
 from lightning_sdft.data.layouts import AUTO, FIRST, Layout, find_layout
 from lightning_sdft.data.questions import warn_of_overlap
@@ -21,7 +22,7 @@ from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
 from lightning_sdft.grading.judge import JudgedAnswer
 from lightning_sdft.grading.references import alternatives
-from lightning_sdft.records import Example, Message
+from lightning_sdft.records import Example, Message, text_of
 from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["JsonDataModule"]
@@ -59,6 +60,10 @@ class JsonDataModule(RowDataModule):
             the loss of the demonstrations instead of accuracies: ``val/loss``, and ``prior_loss/<name>`` of prior rows;
             likewise for a source in which no row has this column, if another one has it.
         context_column: Column of additional text that only the teacher sees. Rows that are not trained on may lack it.
+        image_column: Column of a path or a list of paths of images, relative to the folder of the rows' file; they
+            stand before the text of the first user turn, or where the prompt's content has ``{"type": "image"}``.
+            Images may also be parts of the content themselves: ``{"type": "image", "image": PATH}``. Each is read once
+            at the start, and refused if it is missing or broken; none is kept in memory. Rows may lack the column.
         system_prompt: System turn added before every prompt.
         id_column: Column of unique ids; by default an id is made of the file's name and the row's number.
         limit: Train only on the first ``limit`` rows that are not held out; ``None`` uses all.
@@ -82,6 +87,7 @@ class JsonDataModule(RowDataModule):
         demonstration_column: str | None = AUTO,
         reference_column: str | None = None,
         context_column: str | None = None,
+        image_column: str | None = None,
         system_prompt: str | None = None,
         id_column: str | None = None,
         limit: Count | None = None,
@@ -105,6 +111,8 @@ class JsonDataModule(RowDataModule):
         self.demonstration_column = demonstration_column
         self.reference_column = reference_column
         self.context_column = context_column
+        self.image_column = image_column
+        self._folder = Path()
         self.system_prompt = system_prompt
         self.id_column = id_column
         self.limit = limit
@@ -140,12 +148,16 @@ class JsonDataModule(RowDataModule):
     def survey(self, rows: Sequence[Row], source: str, split: str) -> None:
         """Find the layout of a source: that of the training rows, if it has their columns; and whether it is graded."""
         trained = split == "train"
+        path = Path(source).expanduser()
+        self._folder = path.absolute().parent if path.is_file() else path.absolute()
+        if self.image_column is not None and split != "prior":
+            check_image_column(rows, self.image_column, source)
         self._has_references = self._look_for_references(rows, source, not trained or self._holds_out)
         known = set() if self._trained is None else set(self._trained.columns)
         if known and known <= {name for row in islice(rows, FIRST) for name in row}:
             self._layout = self._trained
             return
-        taken = [each for each in (self.context_column, self.id_column) if each is not None]
+        taken = [each for each in (self.context_column, self.id_column, self.image_column) if each is not None]
         graded = [each for each in (self.reference_column,) if each is not None]
         columns = (self.prompt_column, self.demonstration_column)
         try:
@@ -182,11 +194,13 @@ class JsonDataModule(RowDataModule):
             name = str(take(row, self.id_column, object, where))
         assert self._layout is not None  # survey comes first
         others = [each for each in (self.reference_column, self.context_column) if each is not None]
-        prompt, demonstration = read_as(self._layout, row, where, trained, others)
+        prompt, demonstration = read_as(self._layout, row, where, trained, others, images=True)
+        images = None if self.image_column is None else row.get(self.image_column)
+        prompt = with_images(prompt, images, self._folder, where)
         context = _text(row, self.context_column, where, needed=trained)
         reference = self._reference(row, where, graded=not trained or self._holds_out)
         if isinstance(self.grader, JudgedAnswer) and reference is not None and not isinstance(reference, Mapping):
-            reference = {"question": prompt[-1]["content"] if prompt else "", "answer": reference}
+            reference = {"question": text_of(prompt[-1]["content"]) if prompt else "", "answer": reference}
         return Example(name, self._with_system(prompt), demonstration, context, reference)
 
     def evaluation_set(self, examples: Sequence[Example], split: str) -> EvaluationSet:

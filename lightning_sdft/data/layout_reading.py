@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from lightning_sdft.data.conversations import conversation, split_response, up_to_last_user_turn
+from lightning_sdft.data.images import with_text
 from lightning_sdft.data.json_files import Row
 from lightning_sdft.data.layouts import Layout
 from lightning_sdft.data.tables import take
@@ -15,7 +16,7 @@ __all__ = ["read_as"]
 
 
 def read_as(
-    layout: Layout, row: Row, where: str, needed: bool, others: Collection[str] = ()
+    layout: Layout, row: Row, where: str, needed: bool, others: Collection[str] = (), images: bool = False
 ) -> tuple[list[Message], str | None]:
     """The prompt and the demonstration of a row; if the layout has none, what follows the last user turn is dropped.
 
@@ -25,11 +26,12 @@ def read_as(
         where: File and row, for error messages.
         needed: Whether there must be a demonstration, if the layout has one.
         others: Columns that are read for something else.
+        images: Whether the prompt may have images.
 
     Raises:
         DataError: If the row differs from the layout.
     """
-    prompt, demonstration = conversation(row, layout.prompt, where, others), None
+    prompt, demonstration = conversation(row, layout.prompt, where, others, images), None
     if layout.is_conversation:
         if needed or (prompt and prompt[-1]["role"] == "assistant"):
             prompt, demonstration = split_response(prompt, where)
@@ -41,7 +43,7 @@ def read_as(
         raise DataError(f"{where}: column {layout.demonstration!r} is empty; leave the row out")
     if prompt and layout.input is not None and (text := _optional(row, layout.input, where)):
         *before, last = prompt
-        prompt = [*before, {**last, "content": f"{last['content']}\n\n{text}"}]
+        prompt = [*before, {**last, "content": with_text(last["content"], f"\n\n{text}")}]
     if layout.system is not None and (text := _optional(row, layout.system, where)):
         if prompt and prompt[0]["role"] == "system":
             raise DataError(f"{where}: the conversation has a system turn, and so has column {layout.system!r}")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from lightning_sdft.data.tables import hold_out
-from lightning_sdft.records import Example
+from lightning_sdft.records import Example, text_of
 
 __all__ = ["first_of_each", "hold_out_questions", "question", "warn_of_overlap"]
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def question(example: Example) -> str:
     """The text that identifies an example's question: all turns but the system's, with white space normalized."""
-    turns = (turn["content"] for turn in example.prompt if turn["role"] != "system")
+    turns = (text_of(turn["content"]) for turn in example.prompt if turn["role"] != "system")
     return re.sub(r"\s+", " ", " ".join(turns)).strip()
 
 

@@ -17,7 +17,7 @@ from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.data.tables import Row, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.answer_tag import LETTERS, AnswerFormat, AnswerTag, final_answer
-from lightning_sdft.records import Example, Message
+from lightning_sdft.records import Example, Message, text_of
 from lightning_sdft.settings import Fraction
 
 __all__ = ["SCIENCE_SYSTEM_PROMPT", "ScienceDataModule", "science_question"]
@@ -144,7 +144,7 @@ class ScienceDataModule(RowDataModule):
 
     def question(self, example: Example) -> str:
         """What an example asks, without the options, so that other options do not make another question."""
-        asked, _, _ = example.prompt[-1]["content"].partition(OPTION_MARKS[0])
+        asked, _, _ = text_of(example.prompt[-1]["content"]).partition(OPTION_MARKS[0])
         return " ".join(asked.split())
 
     def _is_wanted(self, row: Row, where: str) -> bool:
@@ -204,6 +204,6 @@ def _demonstration(row: Row, where: str) -> str | None:
 def _check_options(prompt: Sequence[Message], where: str) -> None:
     position = 0
     for letter, mark in zip(LETTERS, OPTION_MARKS, strict=True):
-        position = prompt[-1]["content"].find(mark, position) if prompt else -1
+        position = text_of(prompt[-1]["content"]).find(mark, position) if prompt else -1
         if position < 0:
             raise DataError(f"{where}: the question has no option {letter}; it must end in lines from 'A: ' to 'D: '")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from string import Formatter
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_sdft.errors import SettingError
-from lightning_sdft.records import Example, Message
+from lightning_sdft.records import Content, Example, Message
 
 __all__ = [
     "AUTHORS_TEMPLATE",
@@ -105,8 +105,8 @@ def template_fields(template: str, privileged_context: PrivilegedContext) -> set
 def teacher_messages(example: Example, template: str) -> list[Message]:
     """The example's conversation with the privileged text in its last user turn; earlier turns are unchanged."""
     *earlier, last = example.prompt
-    content = template.format(prompt=last["content"], demonstration=example.demonstration, context=example.context)
-    return [*earlier, {**last, "content": content}]
+    fields = {"demonstration": example.demonstration, "context": example.context}
+    return [*earlier, {**last, "content": _filled(last["content"], template, {"prompt": last["content"], **fields})}]
 
 
 INFORMED = ("prompt", "demonstration", "sibling", "context", "attempt", "feedback")
@@ -151,7 +151,7 @@ def informed_messages(example: Example, parts: Sequence[str], shown: Mapping[str
     kept = [part for part in parts if all(values.get(field) for field in _fields(part))]
     if all(_fields(part) <= {"prompt"} for part in kept):
         return None
-    return [*earlier, {**last, "content": "".join(part.format(**values) for part in kept)}]
+    return [*earlier, {**last, "content": _filled(last["content"], "".join(kept), values)}]
 
 
 def _fields(template: str, needed: str = "") -> set[str]:
@@ -161,3 +161,18 @@ def _fields(template: str, needed: str = "") -> set[str]:
         raise SettingError(
             f"teacher_template={template!r}: {error}; close the braces of {needed}, and write a brace of the text twice"
         ) from error
+
+
+def _filled(prompt: Content, template: str, fields: Mapping[str, Any]) -> Content:
+    """The text of a turn in a template; images of the turn stay where they are in it."""
+    return template.format(**fields) if isinstance(prompt, str) else _around(prompt, template, fields)
+
+
+def _around(parts: Sequence[dict[str, Any]], template: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a turn, images among them, with the texts of a template around them."""
+    content: list[dict[str, Any]] = []
+    for literal, field, _, _ in Formatter().parse(template):
+        content += [{"type": "text", "text": literal}] if literal else []
+        if field is not None:
+            content += parts if field == "prompt" else [{"type": "text", "text": str(fields[field])}]
+    return content

@@ -7,7 +7,7 @@ from html import escape
 
 from lightning_sdft.inspection.records import Candidate, RolloutLook, TokenLook
 from lightning_sdft.inspection.visible import LEVELS, level, visible
-from lightning_sdft.records import Message
+from lightning_sdft.records import Message, text_of
 
 __all__ = ["page", "rendered"]
 
@@ -64,7 +64,7 @@ def _look(look: RolloutLook) -> str:
 
 
 def _conversation(messages: Sequence[Message]) -> str:
-    return "\n".join(f"<i>{_text(each['role'])}</i> {_text(str(each['content']))}" for each in messages)
+    return "\n".join(f"<i>{_text(each['role'])}</i> {_text(text_of(each['content']))}" for each in messages)
 
 
 def _token(token: TokenLook) -> str:

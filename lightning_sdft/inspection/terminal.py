@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lightning_sdft.inspection.records import Candidate, RolloutLook, TokenLook
 from lightning_sdft.inspection.visible import level, visible
-from lightning_sdft.records import Message
+from lightning_sdft.records import Message, text_of
 
 __all__ = ["rendered"]
 
@@ -64,7 +64,7 @@ def _conversation(title: str, messages: Sequence[Message]) -> Text:
     for index, each in enumerate(messages):
         text.append("\n" if index else "")
         text.append(f"{visible(each['role'])}: ", style="italic")
-        text.append(visible(str(each["content"])))
+        text.append(visible(text_of(each["content"])))
     return text
 
 

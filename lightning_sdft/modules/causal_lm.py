@@ -132,6 +132,7 @@ class CausalLMModule(CheckpointedModule):
     def setup(self, stage: str) -> None:
         """Take the graders from the data module and check the examples, before anything expensive happens."""
         check_strategy(self.trainer.strategy)
+        checks.check_one_process(self.tokenizer, self.trainer.world_size)
         checkpoints.use_checked_files(self.trainer.strategy)
         if (datamodule := getattr(self.trainer, "datamodule", None)) is not None:
             self.graded = GradedSets(check_examples(self, datamodule, stage))

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.errors import DataError, PolicyError, Refusal, SettingError, placed
+from lightning_sdft.policy import Tokenizer
 from lightning_sdft.policy.lora import check_installed
 from lightning_sdft.records import Example
 
@@ -30,6 +31,7 @@ __all__ = [
     "check_finite",
     "check_group_ends",
     "check_length",
+    "check_one_process",
     "drop_or_refuse",
     "gradient_norm",
     "immovable_share",
@@ -82,6 +84,19 @@ def check_adapter(pretrained: bool) -> None:
     check_installed()
     if not pretrained:
         raise SettingError("lora needs pretrained=true: checkpoints hold the adapter, not the weights under it")
+
+
+def check_one_process(tokenizer: Tokenizer, processes: int) -> None:
+    """Refuse to have several processes train a model that reads images.
+
+    Raises:
+        SettingError: If there are several.
+    """
+    if tokenizer.images is not None and processes > 1:
+        raise SettingError(
+            f"{processes} processes would wait for each other where one has no image to read; train a model that reads "
+            "images with trainer.devices=1 and trainer.num_nodes=1"
+        )
 
 
 def check_group_ends(batch: MicroBatch) -> None:

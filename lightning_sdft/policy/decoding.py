@@ -31,6 +31,7 @@ class DecodingState:
         length: Length of all sequences, including padding.
         prefix: State of a prefix that all sequences share, if it has been computed already. A sequence with n padding
             tokens leaves out the last n tokens of the prefix, which are then read again with the rest of the prompt.
+        places: Positions of the tokens, for a model that counts them in three dimensions: `(3, B, L)`.
 
     Raises:
         PolicyError: If the model has layers that keep a state other than keys and values.
@@ -39,7 +40,14 @@ class DecodingState:
     logits: Tensor
     """Logits of the next token of each sequence, `(B, V)`; set once the prompts have been read."""
 
-    def __init__(self, model: Any, padding: list[int], length: int, prefix: DecodingState | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        padding: list[int],
+        length: int,
+        prefix: DecodingState | None = None,
+        places: Tensor | None = None,
+    ) -> None:
         self.model = model
         self.padding = padding
         self.cache = DynamicCache(config=model.config)
@@ -54,7 +62,8 @@ class DecodingState:
         starts = torch.tensor(padding, device=model.device)[:, None]
         columns = torch.arange(length, device=model.device)
         self.attention_mask: Tensor | None = (columns >= starts).long()
-        self.positions: Tensor | None = (columns - starts).clamp(min=0)
+        self.counts_in_space = places is not None
+        self.positions: Tensor | None = (columns - starts).clamp(min=0) if places is None else places
         self._drop_needless_mask()
         if prefix is not None:
             self._begin_with(prefix)
@@ -64,18 +73,25 @@ class DecodingState:
         """Number of positions in the cache, including padding."""
         return self.cache.get_seq_length()
 
-    def read(self, tokens: Tensor) -> Tensor:
-        """Run the model on the next tokens `(B, T)`, and return the last hidden state of each sequence."""
+    def read(self, tokens: Tensor, **images: Tensor) -> Tensor:
+        """Run the model on the next tokens `(B, T)`, and return the last hidden state of each sequence.
+
+        Args:
+            tokens: The tokens.
+            images: The images among them, by the names of the model's arguments.
+        """
         output = self.model.base_model(
             input_ids=tokens,
             attention_mask=self.attention_mask,
             position_ids=self.positions,
             use_cache=True,
             **{self.cache_argument: self.cache},
+            **images,
         )
-        if self.attention_mask is not None and self.positions is not None:
+        if self.attention_mask is not None:
             self.attention_mask = pad(self.attention_mask, (0, 1), value=1)
-            self.positions = self.positions[:, -1:] + 1
+        if self.positions is not None:
+            self.positions = self.positions[..., -1:] + 1
         hidden: Tensor = output.last_hidden_state[:, -1]
         return hidden
 
@@ -96,8 +112,10 @@ class DecodingState:
         self.logits = self.logits[order]
         for layer in self.layers:
             layer.keep(order, start)
-        if self.attention_mask is not None and self.positions is not None:
-            self.attention_mask, self.positions = self.attention_mask[order, start:], self.positions[order]
+        if self.positions is not None:
+            self.positions = self.positions[..., order, :]
+        if self.attention_mask is not None:
+            self.attention_mask = self.attention_mask[order, start:]
             self._drop_needless_mask()
         return order
 
@@ -116,10 +134,12 @@ class DecodingState:
         lengths = [state.length for state in states]
         length = max(lengths)
         padding = [count + length - own for state, own in zip(states, lengths, strict=True) for count in state.padding]
-        whole = cls(states[0].model, [padding[row] for row in rows], length + 1)
+        index = torch.tensor(rows, device=states[0].model.device)
+        own = [state.positions for state in states if state.counts_in_space and state.positions is not None]
+        places = torch.cat(own, dim=1)[:, index] if own else None
+        whole = cls(states[0].model, [padding[row] for row in rows], length + 1, places=places)
         if whole.positions is not None:
-            whole.positions = whole.positions[:, -1:]
-        index = torch.tensor(rows, device=whole.model.device)
+            whole.positions = whole.positions[..., -1:]
         whole.logits = torch.cat([state.logits for state in states])[index]
         for number, (layer, *parts) in enumerate(zip(whole.layers, *(state.layers for state in states), strict=True)):
             if not all(part.is_initialized for part in parts):
@@ -133,12 +153,13 @@ class DecodingState:
                 raise self._error("something else than the cache")
             layer.begin_with(read, self.padding)
         if self.positions is not None:
-            self.positions = self.positions[:, prefix.length :]
+            self.positions = self.positions[..., prefix.length :]
 
     def _drop_needless_mask(self) -> None:
         """Drop the attention mask where nothing is padded: attention without a mask is faster."""
         if not any(self.padding):
-            self.attention_mask = self.positions = None
+            self.attention_mask = None
+            self.positions = self.positions if self.counts_in_space else None
 
     def _error(self, memory: str) -> PolicyError:
         return PolicyError(

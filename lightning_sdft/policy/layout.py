@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lightning_sdft.policy.images import ImageReader
 from lightning_sdft.records import TokenSequence
 
 __all__ = ["Layout", "cut_into_trees", "in_one_row", "in_rows", "in_trees", "longest_tree"]
@@ -58,11 +59,16 @@ class Layout:
     predicting: Tensor | tuple[Tensor, Tensor]
 
 
-def in_rows(sequences: Sequence[TokenSequence], filler: int, device: torch.device) -> Layout:
-    """One row for each sequence, filled with ``filler`` on the right."""
+def in_rows(
+    sequences: Sequence[TokenSequence], filler: int, device: torch.device, images: ImageReader | None = None
+) -> Layout:
+    """One row for each sequence, filled with ``filler`` on the right, with the images that ``images`` reads."""
     rows, predicting = _rows(sequences)
     # Padding on the right needs no mask, because no token attends to later ones; attention is faster without.
-    inputs = {"input_ids": pad_sequence(rows, batch_first=True, padding_value=filler).to(device)}
+    inputs = {"input_ids": pad_sequence(rows, batch_first=True, padding_value=filler)}
+    if images is not None:
+        inputs |= images.inputs([each.prompt for each in sequences], [row.tolist() for row in rows], left=False)
+    inputs = {name: each.to(device) for name, each in inputs.items()}
     return Layout(inputs, pad_sequence(predicting, batch_first=True).to(device))
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from lightning_sdft.errors import PolicyError
+from lightning_sdft.policy.images import KINDS
 from lightning_sdft.policy.model_files import explaining
 from lightning_sdft.policy.tokenizer import generation_config, pretrained_source, refusing_code
 
@@ -57,7 +58,7 @@ def load_model(
             model = _pretrained(name, source, options)
         else:
             config = AutoConfig.from_pretrained(**source, trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_config(config, **options)
+            model = _auto_class(config).from_config(config, **options)
             model.generation_config = generation_config(source) or model.generation_config
     if attention is None and getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers before 5.21 picks SDPA, which ignores the cap
@@ -93,7 +94,8 @@ def _pretrained(name: str, source: dict[str, Any], options: dict[str, Any]) -> A
     if gguf and hasattr(transformers, "GgufConfig"):  # newer releases of transformers keep them quantized by default
         options = {**options, "quantization_config": transformers.GgufConfig(dequantize=True)}
     # With weights of another shape ignored, they are named by the report of what was loaded.
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    config = None if gguf else AutoConfig.from_pretrained(**source, trust_remote_code=options["trust_remote_code"])
+    loaded: Any = _auto_class(config).from_pretrained(
         **source, **options, output_loading_info=True, ignore_mismatched_sizes=True
     )
     model, info = loaded
@@ -105,6 +107,12 @@ def _pretrained(name: str, source: dict[str, Any], options: dict[str, Any]) -> A
             del model.config.quantization_config
     note_ties(model)
     return model
+
+
+def _auto_class(config: Any) -> Any:
+    """The class of transformers that loads a model: one that also reads images, if it is of such a kind."""
+    sees = config is not None and config.model_type in KINDS
+    return AutoModelForImageTextToText if sees else AutoModelForCausalLM
 
 
 @contextmanager

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sdft.errors import PolicyError, SettingError
+from lightning_sdft.policy.images import TOWER
 from lightning_sdft.policy.quantized import Base, QuantizedLinear, quantize_
 from lightning_sdft.settings import Count, Fraction, check_ranges
 
@@ -93,9 +94,7 @@ class LoRA:
             re.compile(self.target_modules if isinstance(self.target_modules, str) else "")
         except re.error as error:
             wrong = f"target_modules={self.target_modules!r} is no regular expression ({error})"
-            raise SettingError(
-                f"LoRA: {wrong}; correct it, or give a list of names such as [q_proj, v_proj]"
-            ) from error
+            raise SettingError(f"LoRA: {wrong}; correct it, or give names such as [q_proj, v_proj]") from error
         object.__setattr__(self, "modules_to_save", list(self.modules_to_save))  # a tuple would not equal a list
 
 
@@ -134,6 +133,7 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
         lora_alpha=lora.alpha,
         target_modules=lora.target_modules,
         lora_dropout=lora.dropout,
+        exclude_modules=TOWER if hasattr(model.base_model, "visual") else None,
         modules_to_save=list(lora.modules_to_save) or None,
         use_rslora=lora.rank_stabilized,
         task_type="CAUSAL_LM",

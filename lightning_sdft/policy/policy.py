@@ -44,7 +44,8 @@ class Policy(nn.Module):
     Attributes:
         scale: Factor on the logits.
         soft_cap: Limit of the logits, if there is one.
-        unnamed_ids: Ids that the model has and the tokenizer does not; they are never sampled.
+        unnamed_ids: Ids that the model has and the tokenizer does not, and those that stand for images; they are never
+            sampled.
         filler: The id that fills rows of different lengths.
         reads_trees: Whether the model computes the same for sequences in a tree as in rows; see
             :func:`lightning_sdft.policy.tree_probe.reads_trees`.
@@ -67,7 +68,8 @@ class Policy(nn.Module):
                 f"{type(model).__name__} has embeddings for {rows} tokens, but a response ends with token "
                 f"{tokenizer.end_id}; use the tokenizer that belongs to the model, or resize its embeddings"
             )
-        unnamed = [token for token in range(rows) if token not in tokenizer.known_ids]
+        named = tokenizer.known_ids - ({*tokenizer.images.tokens} if tokenizer.images is not None else set())
+        unnamed = [token for token in range(rows) if token not in named]
         self.unnamed_ids = torch.tensor(unnamed, dtype=torch.long)
         self.filler = tokenizer.pad_id if tokenizer.pad_id < rows else tokenizer.end_id
         alone = read_alone(model, tokenizer)
@@ -77,7 +79,7 @@ class Policy(nn.Module):
         self.reads_trees = False
         if probing:
             probe(self, alone)
-            self.reads_trees = reads_trees(self)
+            self.reads_trees = tokenizer.images is None and reads_trees(self)
 
     @classmethod
     def load(
@@ -169,7 +171,7 @@ class Policy(nn.Module):
             return self.read(in_one_row(sequences, self.device))
         trees = cut_into_trees(sequences, self.pair_cost, self.longest_tree) if self.reads_trees else None
         if trees is None:
-            return self.read(in_rows(sequences, self.filler, self.device))
+            return self.read(in_rows(sequences, self.filler, self.device, self.tokenizer.images))
         return self.read(in_trees(sequences, trees, self.filler, self.device, self.compute_dtype))
 
     def read(self, layout: Layout) -> Tensor:
@@ -194,13 +196,14 @@ class Policy(nn.Module):
         Returns:
             For each time a state of its own, made when it is asked for.
         """
-        distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len, reverse=True)
+        keys = [(tuple(prompt), getattr(prompt, "images", ())) for prompt in prompts]
+        distinct = dict(sorted(zip(keys, prompts, strict=True), key=lambda each: len(each[1]), reverse=True))
         worth = call_tokens(self.model)
-        prefix = shared_prefix(distinct, worth)
+        prefix = () if any(images for _, images in distinct) else shared_prefix([ids for ids, _ in distinct], worth)
         begun = self._read_prompts([prefix]) if prefix else None
-        states = [self._read_prompts(bucket, begun) for bucket in buckets(distinct, worth)]
-        index = {prompt: row for row, prompt in enumerate(distinct)}
-        rows = [index[tuple(prompt)] for prompt in prompts]
+        states = [self._read_prompts(bucket, begun) for bucket in buckets(list(distinct.values()), worth)]
+        index = {key: row for row, key in enumerate(distinct)}
+        rows = [index[key] for key in keys]
         again = len(counts) - 1
         return (DecodingState.merged(states, rows[:count], keep=time < again) for time, count in enumerate(counts))
 
@@ -211,8 +214,12 @@ class Policy(nn.Module):
     def _read_prompts(self, prompts: Sequence[Sequence[int]], prefix: DecodingState | None = None) -> DecodingState:
         width, start = len(prompts[0]), 0 if prefix is None else prefix.length
         padded = [[self.filler] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        state = DecodingState(self.model, [width - len(prompt) for prompt in prompts], width, prefix)
-        state.logits = self._next_logits(state.read(torch.tensor(padded, device=self.device)[:, start:]))
+        reader = self.tokenizer.images
+        images = {} if reader is None else reader.inputs(prompts, prompts, left=True)
+        images = {name: each.to(self.device) for name, each in images.items()}
+        padding, places = [width - len(prompt) for prompt in prompts], images.pop("position_ids", None)
+        state = DecodingState(self.model, padding, width, prefix, places)
+        state.logits = self._next_logits(state.read(torch.tensor(padded, device=self.device)[:, start:], **images))
         return state
 
     def _next_logits(self, hidden: Tensor) -> Tensor:
@@ -234,7 +241,8 @@ class Policy(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Save to a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer.from_pretrained`` read.
 
-        Its generation config names all the tokens that end a response here.
+        For a model that reads images, these are ``AutoModelForImageTextToText`` and ``AutoProcessor``. Its generation
+        config names all the tokens that end a response here.
 
         Args:
             folder: Folder to write to.
@@ -261,7 +269,7 @@ class Policy(nn.Module):
             config = copy.deepcopy(self.model.config)
             config.dtype = dtype
             config.save_pretrained(folder)
-        self.tokenizer.hugging_face.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Policy:
         """Move and cast the module, but keep float32 buffers and adapters in their dtype.

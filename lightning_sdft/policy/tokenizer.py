@@ -18,9 +18,10 @@ from lightning_sdft.errors import DataError, PolicyError
 from lightning_sdft.policy.chat_template import ChatTemplate
 from lightning_sdft.policy.control_tokens import ControlTokens
 from lightning_sdft.policy.end_of_turn import end_of_turn, generation_config, listed_stop_ids
+from lightning_sdft.policy.images import ImageReader, load_image_reader
 from lightning_sdft.policy.model_files import explaining, hub_problem
 from lightning_sdft.policy.thinking import Thoughts
-from lightning_sdft.records import text_problem
+from lightning_sdft.records import images_in, text_problem
 from lightning_sdft.storage.neighbours import neighbour_hint
 
 __all__ = ["Tokenizer", "generation_config", "load_tokenizer", "pretrained_source", "refusing_code"]
@@ -45,6 +46,7 @@ class Tokenizer:
             that the chat template writes behind an assistant turn.
         template_arguments: Values of variables that the chat template reads, such as ``{"enable_thinking": False}``.
             They become the template's defaults, also in a saved tokenizer.
+        images: Reads the images of prompts, if the model sees any.
 
     Attributes:
         thoughts: Tells the thinking in responses from the answers, if the model thinks.
@@ -55,7 +57,11 @@ class Tokenizer:
     """
 
     def __init__(
-        self, tokenizer: Any, stop_ids: Sequence[int] = (), template_arguments: Mapping[str, Any] | None = None
+        self,
+        tokenizer: Any,
+        stop_ids: Sequence[int] = (),
+        template_arguments: Mapping[str, Any] | None = None,
+        images: ImageReader | None = None,
     ) -> None:
         name = tokenizer.name_or_path
         if not tokenizer.chat_template:
@@ -69,6 +75,7 @@ class Tokenizer:
                 "tokenizer.eos_token and save the tokenizer beside the model"
             )
         self.hugging_face = tokenizer
+        self.images = images
         self.template = ChatTemplate(tokenizer, template_arguments)
         self.stop_ids = {tokenizer.eos_token_id, *stop_ids}
         self.pad_id: int = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -112,12 +119,19 @@ class Tokenizer:
         """Same as :meth:`encode` for several conversations, in half the time."""
         if not conversations:
             return []
+        if self.images is None and any(map(images_in, conversations)):
+            raise DataError(
+                f"the prompt has an image, which {self.hugging_face.name_or_path!r} cannot see; train a model of "
+                "Qwen2.5-VL's kind, or leave images out"
+            )
         texts = [self.template.text(each, prompt) for each in conversations]
         with _refusing_surrogates(conversations):
             encoded: list[list[int]] = self.hugging_face(texts, add_special_tokens=False)["input_ids"]
         for index, conversation in enumerate(conversations):
             if self._control.named_in(conversation) is not None:
                 encoded[index] = self._control.encode_conversation(conversation, prompt)
+        if self.images is not None:
+            return list(map(self.images.expanded, encoded, conversations))
         return encoded
 
     def encode_completion(self, text: str) -> list[int]:
@@ -159,6 +173,12 @@ class Tokenizer:
         """Text of a response without its thinking, as graders see it; with :attr:`thoughts` unset it is all of it."""
         return self.decode(tokens if self.thoughts is None else tokens[self.thoughts.end(tokens) :])
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write its files, and those of the processor of images if there is one."""
+        self.hugging_face.save_pretrained(folder)
+        if self.images is not None:
+            self.images.save(folder)
+
     def served_stop_ids(self, listed: int | list[int] | None) -> int | list[int] | None:
         """The ends of a response for a generation config: those that it lists, and the others that are ends here."""
         known = [] if listed is None else [listed] if isinstance(listed, int) else list(listed)
@@ -199,7 +219,8 @@ def load_tokenizer(
     options = {**source, "trust_remote_code": trust_remote_code}
     with explaining(name, source), refusing_code(name):
         tokenizer = AutoTokenizer.from_pretrained(**options)
-    return Tokenizer(tokenizer, listed_stop_ids(source), template_arguments)
+        images = load_image_reader(source, trust_remote_code)
+    return Tokenizer(tokenizer, listed_stop_ids(source), template_arguments, images)
 
 
 @contextmanager

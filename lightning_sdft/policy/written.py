@@ -64,12 +64,16 @@ def check_written_adapter(policy: Policy, folder: str | Path, dtype: torch.dtype
 
 
 def _compare(policy: Policy, written: Any, folder: str | Path, dtype: torch.dtype) -> None:
-    """Compare the logits of a few tokens."""
-    tokens = torch.tensor([text_tokens(policy.model, policy.tokenizer, LENGTH)], device=policy.device)
+    """Compare the logits of a few tokens, and of a small image if the models read any."""
+    tokens = text_tokens(policy.model, policy.tokenizer, LENGTH)
+    inputs = {"input_ids": torch.tensor([tokens])}
+    if policy.tokenizer.images is not None:
+        inputs = policy.tokenizer.images.sample(policy.config, tokens)
+    inputs = {name: each.to(policy.device) for name, each in inputs.items()}
     logits: list[Tensor] = []
     for model in (policy.model, written.to(policy.device)):
         with evaluating(model):
-            logits.append(model(input_ids=tokens, use_cache=False).logits[0])
+            logits.append(model(**inputs, use_cache=False).logits[0])
     if not logits[0].isfinite().all():
         raise PolicyError(f"the logits of what was written to {folder} are not finite in {dtype}; choose another dtype")
     if not logits_agree(logits[1], logits[0], policy.model.dtype):

@@ -74,6 +74,8 @@ def unfit(policy: Policy) -> str:
         return "the weights are sharded"
     if len({parameter.device for parameter in policy.parameters()}) > 1:
         return "the weights are on several devices"
+    if policy.tokenizer.images is not None:
+        return "the model counts positions in three dimensions"
     return ""
 
 

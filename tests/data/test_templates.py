@@ -16,7 +16,7 @@ from lightning_sdft.data.templates import (
     teacher_messages,
     template_fields,
 )
-from lightning_sdft.records import Example
+from lightning_sdft.records import Example, text_of
 
 EXAMPLE = Example(
     "a",
@@ -192,3 +192,14 @@ def test_parts_that_cannot_be_filled_are_refused(parts: Any, message: str) -> No
 def test_parts_are_read_together() -> None:
     assert check_parts(SDPO_TEMPLATE) == {"prompt", "sibling", "feedback"}
     assert check_parts(["{{json}} {prompt}", "{attempt}"]) == {"prompt", "attempt"}
+
+
+def test_images_stay_where_they_are_with_the_template_around_them() -> None:
+    parts = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "why {this}?"}]
+    example = Example("a", [{"role": "system", "content": "s"}, {"role": "user", "content": parts}], "{so}", "c")
+
+    first, last = teacher_messages(example, "{{see}} {prompt} then {demonstration}")
+
+    assert first == example.prompt[0]
+    assert text_of(last["content"]) == "{see} [image a.png] why {this}? then {so}"
+    assert parts[0] in last["content"]

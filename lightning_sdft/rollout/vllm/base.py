@@ -39,6 +39,11 @@ class VLLMRollouts(RolloutEngine):
                 f"{type(self).__name__} cannot take the weights of a policy that is sharded over processes (fsdp2); "
                 "train with strategy auto or ddp, or leave engine out"
             )
+        if policy.tokenizer.images is not None:
+            raise RolloutError(
+                f"{type(self).__name__} is not tested with {type(policy.model).__name__}, which reads images; leave "
+                "engine out"
+            )
         model = policy.model
         ends = (model.get_input_embeddings(), model.get_output_embeddings())
         if model.config.tie_word_embeddings and any(adapted_layers(layer) for layer in ends):
