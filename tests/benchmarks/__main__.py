@@ -1,6 +1,6 @@
 """Compare with TRL and with plain transformers: ``python -m tests.benchmarks`` runs everything (about an hour).
 
-Writes ``.bench/{loss,rollout,step,cost}.json`` and prints a Markdown table.
+Writes ``.bench/{loss,rollout,step,cost,trees}.json`` and prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime
 
-from tests.benchmarks import cost, loss, rollout, step
+from tests.benchmarks import cost, loss, rollout, step, trees
 from tests.benchmarks.measure import OUTPUT, machine, table, write
 from tests.benchmarks.training import QUESTIONS
 from tests.real.smollm2 import model_folder
 
-BENCHMARKS = {"loss": loss.rows, "rollout": rollout.rows, "cost": cost.rows, "step": step.rows}
+BENCHMARKS = {"loss": loss.rows, "rollout": rollout.rows, "cost": cost.rows, "step": step.rows, "trees": trees.rows}
 
 
 def main() -> None:
