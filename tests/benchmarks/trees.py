@@ -35,8 +35,17 @@ class RowsModule(SDFTModule):
 
 def step(tree: bool, micro_batch: int) -> dict[str, Any]:
     """One optimizer step."""
-    budgets = {"max_prompt_tokens": BUDGET, "max_teacher_prompt_tokens": BUDGET, "max_completion_tokens": COMPLETION}
-    options = {"skip_tokens": SKIP, "learning_rate": LEARNING_RATE, "warmup_steps": 0, "generations": GENERATIONS}
+    budgets: dict[str, Any] = {
+        "max_prompt_tokens": BUDGET,
+        "max_teacher_prompt_tokens": BUDGET,
+        "max_completion_tokens": COMPLETION,
+    }
+    options: dict[str, Any] = {
+        "skip_tokens": SKIP,
+        "learning_rate": LEARNING_RATE,
+        "warmup_steps": 0,
+        "generations": GENERATIONS,
+    }
     template = TEMPLATE.format(demonstration="demonstration")
     kind = SDFTModule if tree else RowsModule
     module = kind(str(model_folder()), teacher_template=template, **options, **budgets)
@@ -70,12 +79,13 @@ def rows(repetitions: int) -> list[Row]:
     about = f"SmolLM2-135M, {QUESTIONS} questions about one article of {ARTICLE} tokens, float32"
     found = in_turn("trees", sides, repetitions, workload="step")
     read = in_turn("trees", sides, repetitions, workload="teacher")
-    seconds, memory = ([[each[name] for each in found[side]] for side in sides] for name in ("seconds", "memory"))
-    phase = [[each["seconds"] for each in read[side]] for side in sides]
+    tree, peer = ([each["seconds"] for each in found[side]] for side in sides)
+    peaks, others = ([each["memory"] for each in found[side]] for side in sides)
+    phase, phases = ([each["seconds"] for each in read[side]] for side in sides)
     return [
-        Row("step, 8 generations: CPU time, peer rows", "s", *seconds, 0.7, setting),
-        Row("step, 8 generations: peak memory, peer rows", "MiB", *memory, 0.8, setting),
-        Row("teacher, 8 questions about an article: CPU time, peer rows", "s", *phase, 0.25, about),
+        Row("step, 8 generations: CPU time, peer rows", "s", tree, peer, 0.7, setting),
+        Row("step, 8 generations: peak memory, peer rows", "MiB", peaks, others, 0.8, setting),
+        Row("teacher, 8 questions about an article: CPU time, peer rows", "s", phase, phases, 0.25, about),
     ]
 
 
