@@ -48,7 +48,7 @@ def test_experiment_stands_on_the_base_and_is_its_methods(name: str, in_folder: 
     assert cli.trainer.gradient_clip_val == 1.0
     assert isinstance(cli.trainer.logger, TensorBoardLogger)
     assert cli.trainer.logger.name == name  # in no folder of another experiment
-    steps = {"smollm2_routing": 100, "smollm2": 12}.get(name.rsplit("_", 1)[0])
+    steps = {"smollm2_routing": 100, "smollm2_generations": 12, "smollm2": 12}.get(name.rsplit("_", 1)[0])
     assert cli.trainer.max_steps == steps if steps else cli.trainer.max_epochs in (1, 2, 4, 12)
     names = [each.class_path.rpartition(".")[2] for each in cli.config.trainer.callbacks]
     update = "EMATeacher" if name.startswith(DOMAINS) else "GatedTeacher"

@@ -75,9 +75,9 @@ def in_rows(
 def in_one_row(sequences: Sequence[TokenSequence], device: torch.device) -> Layout:
     """All sequences one behind the other in a row, without padding."""
     rows, predicting = _rows(sequences)
-    positions = [torch.arange(len(row)) for row in rows]
+    restarting = torch.cat([torch.arange(len(row)) for row in rows])
     # Without a mask, transformers starts a new sequence wherever a position does not follow the one before.
-    inputs = {"input_ids": torch.cat(rows)[None].to(device), "position_ids": torch.cat(positions)[None].to(device)}
+    inputs = {"input_ids": torch.cat(rows)[None].to(device), "position_ids": restarting[None].to(device)}
     return Layout(inputs, torch.cat(predicting)[None].to(device))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime
 
-from tests.benchmarks import commands, cost, generations, loss, qlora, rollout, step, teacher
+from tests.benchmarks import commands, cost, generations, loss, qlora, rollout, step, teacher, trees
 from tests.benchmarks.measure import OUTPUT, machine, table, write
 from tests.benchmarks.training import QUESTIONS
 from tests.real.smollm2 import model_folder
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "step": step.rows,
     "generations": generations.rows,
     "teacher": teacher.rows,
+    "trees": trees.rows,
     "qlora": qlora.rows,
     "commands": commands.rows,
 }

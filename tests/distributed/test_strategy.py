@@ -49,9 +49,10 @@ BOTH = ("ddp", "fsdp2")
     [  # with ddp those in which a model, a teacher or an adapter is of a kind that no other run with ddp has
         (BOTH, SFTModule, "gemma2", {}),  # whose head is the embedding
         (["fsdp2"], DFTModule, "llama", {}),
-        (["fsdp2"], SDFTModule, "llama", {}),  # test_strategy_checkpoints.py has it with ddp
+        # test_strategy_checkpoints.py has it with ddp, and one rollout of each prompt
+        (["fsdp2"], SDFTModule, "llama", {"generations": 2, "learning_rate": 1e-4}),
         (BOTH, SDFTModule, "gemma2", {"reduction": "token", "teacher": CopiedTeacher("compensated")}),
-        (BOTH, SDFTModule, "llama", {"lora": LORA, "learning_rate": 1e-2, "generations": 3}),
+        (BOTH, SDFTModule, "llama", {"lora": LORA, "learning_rate": 1e-2}),
         (["fsdp2"], SDFTModule, "gemma2", {"lora": LORA, "learning_rate": 1e-2}),
         (BOTH, SDFTModule, "llama", {"lora": WITH_HEAD, "learning_rate": 1e-2}),
         (BOTH, DistillationModule, "llama", MIXED),

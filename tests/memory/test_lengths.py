@@ -66,6 +66,15 @@ def test_the_writer_of_rollouts_reads_its_own_prompts(
     assert found == Lengths([(16, 8)] * 2, [(32, 8)] * 2, sampled, [], completion=8, micro_batches=2)
 
 
+def test_generations_are_completions_of_the_same_prompts(
+    words_module: Callable[..., Any], words_data: Callable[..., Any]
+) -> None:
+    module = words_module(SDFTModule, generations=4)
+    data = words_data([example(2, 3), example(9, 1), example(4, 6), example(1, 1)], batch_size=4, micro_batch_size=2)
+    for found in (lengths_by_budgets(module, data, 1, evaluated=0), lengths_by_data(module, data, 1)):
+        assert (found.generations, len(found.student), len(found.teacher), len(found.sampled)) == (4, 2, 2, 4)
+
+
 def test_data_are_read_with_the_longest_at_once(
     words_module: Callable[..., Any], words_data: Callable[..., Any]
 ) -> None:

@@ -92,6 +92,32 @@ def test_training_takes_what_was_estimated(
     assert estimated.peak == pytest.approx(real, rel=0.06)
 
 
+@pytest.mark.parametrize(("precision", "probing"), [("32-true", True), ("bf16-mixed", True), ("32-true", False)])
+def test_generations_take_what_was_estimated(
+    precision: str, probing: bool, folder: str, words_data: Any, make_trainer: Any
+) -> None:
+    """As a tree, and as rows of a model that is not asked."""
+    data = words_data([example(index) for index in range(12)], batch_size=4, micro_batch_size=2)
+    module = make(SDFTModule, folder, generations=4, probing=probing)
+    plan = TrainerPlan(precision=precision, teacher_follows=True)
+    estimated = estimate(module, plan, lengths_by_data(module, data, 1))
+    real = fit(module, data, make_trainer, precision=precision, accumulate_grad_batches=2)
+    assert module.policy.reads_trees == probing
+    assert estimated.peak == pytest.approx(real, rel=0.06)
+
+
+def test_a_tree_takes_less_than_rows(folder: str) -> None:
+    lengths = Lengths([(2 * SHOWN, 8)] * 2, [(2 * SHOWN, 8)] * 2, [2 * SHOWN] * 4, [], 8, 2, generations=8)
+    peaks = []
+    for probing in (True, False):
+        module = make(SDFTModule, folder, probing=probing)
+        phases = {each.name: each for each in rehearse(module, TrainerPlan(), lengths).phases}
+        peaks.append({name: phases[name].peak for name in ("rollouts", "teacher", "backward")})
+    assert peaks[0]["rollouts"] == peaks[1]["rollouts"]
+    assert peaks[0]["teacher"] < 0.4 * peaks[1]["teacher"]
+    assert peaks[0]["backward"] < 0.5 * peaks[1]["backward"]
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The architecture of a model large enough for a GPU, whose allocator rounds up, and no weights."""
