@@ -16,7 +16,7 @@ from tests.chat.server import Answer, ChatServer, says, serving
 
 KEY = "ABCD"
 
-PROGRESS = ("Seed set", "Loading weights", "Restoring")
+PROGRESS = ("Seed set", "GPU available", "Loading weights", "Restoring")
 """How lines begin that other packages write before anything is refused."""
 
 

@@ -232,9 +232,9 @@ def test_a_checkpoint_of_something_else(arguments: list[str], parts: str, refuse
     command, file, setting = arguments
     method = "sdft" if file == "sdft.ckpt" else "sft"
     changed = "--seed_everything=1" if setting == "seed_everything" else f"{MODEL}{setting}"
-    line = refused(
-        command, "--config", f"laptop_{method}", *ALONE, "--trainer.max_steps=2", "--ckpt_path", file, changed
-    )
+    more = ["--trainer.callbacks=null"] if "LiveTeacher" in setting else []  # GatedTeacher is refused with it sooner
+    run = [*ALONE, "--trainer.max_steps=2", "--ckpt_path", file, changed, *more]
+    line = refused(command, "--config", f"laptop_{method}", *run)
     assert said(line, parts)
 
 
