@@ -71,3 +71,17 @@ def test_errors_stand_by_kind_and_room(extension: ModuleType) -> None:
     page = extension.errors.pages()["errors.md"]
     section = page.split("## SettingError\n")[1].split("\n## ")[0]
     assert "there is no command ..." in section.split("From `cli`:")[1].split("From ")[0]
+
+
+def test_errors_that_functions_word_stand_there_too(extension: ModuleType) -> None:
+    for file, (kind, names) in extension.errors.SAYING.items():
+        tree = ast.parse((extension.errors.PACKAGE / file).read_text())
+        functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        for name in names:
+            said = [
+                (one, extension.errors.message(text)) for one, text in extension.errors.sayings(functions[name], file)
+            ]
+            assert {one for one, _ in said} == {kind}
+            assert any(text.strip(". ") for _, text in said), (file, name)
+    section = extension.errors.pages()["errors.md"].split("## SettingError\n")[1].split("\n## ")[0]
+    assert "no command is given, such as fit" in section
