@@ -63,7 +63,7 @@ def _endpoint(evidence: Evidence) -> list[str]:
     lines = ["## The endpoint", "", f"{endpoint}: {source}, {said}.", ""]
     if found is None:
         return [*lines, "No seed has results of both.", ""]
-    lines += [f"**{found.method} is {found.words}**" if found.p is not None else found.words]
+    lines += [f"**{found.method} against {found.against}: {found.words}**" if found.p is not None else found.words]
     lines[-1] += f": {_percent(found.accuracy)} against {_percent(found.other)}."
     lines += ["", *_table([found]), ""]
     if found.p is None:

@@ -47,4 +47,4 @@ def test_endpoint_that_was_changed_is_said_to_be_an_afterthought(tmp_path: Path)
 def test_one_seed_is_said_to_show_nothing(tmp_path: Path) -> None:
     write_experiment(tmp_path, Endpoint("SDFT", "SFT"), seeds=(1,))
     write_report(tmp_path, tmp_path)
-    assert "**SDFT is not distinguishable with 1 seed**" in (tmp_path / "evidence.md").read_text()
+    assert "**SDFT against SFT: not distinguishable with 1 seed**" in (tmp_path / "evidence.md").read_text()
