@@ -47,7 +47,7 @@ def ask(config: str, *arguments: str) -> None:
             "stop",
             "does not make the model better",
         ),  # the method collapses on them: the teacher cannot read them
-        ("plain", "go", "copy the demonstration"),  # the model's own style
+        ("plain", "doubtful", "copy the demonstration"),  # the model's own style
     ],
 )
 def test_laptop_model_can_use_the_styles_it_has_seen(
