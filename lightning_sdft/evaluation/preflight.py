@@ -178,8 +178,8 @@ def judge_preflight(result: Preflight) -> tuple[Verdict, list[str]]:
         The verdict and the reasons against SDFT as it is set. The verdict is ``change`` if the teacher, sampled as in
         training, is not better than the base model or far less than it could be, and another temperature or template
         would make it better; ``stop`` if it is not better and nothing that was tried helps; ``doubtful`` if there are
-        other reasons against; and otherwise ``go``. If most answers were cut at the limit, that comes first, for then
-        the others say little.
+        other reasons against; and otherwise ``go``, with a remark if the teacher merely copies. If most answers were
+        cut at the limit, that comes first, for then the others say little.
     """
     now, best = (result.gaps[0], proposed(result.gaps)) if result.gaps else (None, None)
     cut = max(result.truncated, result.base_truncated, now.truncated if now else 0.0)
@@ -216,16 +216,18 @@ def judge_preflight(result: Preflight) -> tuple[Verdict, list[str]]:
             f"({result.teacher_surprise:.2f} against {result.demonstration_surprise:.2f} nats per token): expect as "
             "much forgetting as with SFT"
         )
-    if result.copied > SOLVED and result.teacher_surprise >= SOLVED * result.demonstration_surprise:
-        reasons.append(
-            f"{result.copied:.0%} of the teacher's answers copy the demonstration, so the student learns the expert's "
-            "wording along with the skill"
-        )
     if result.truncated > 0.1 and cut <= CUT:
         reasons.append(
             f"{result.truncated:.0%} of the teacher's answers were cut at the limit; raise max_completion_tokens"
         )
-    return ("doubtful" if reasons else "go"), reasons
+    verdict: Verdict = "doubtful" if reasons else "go"
+    if result.copied > SOLVED and result.teacher_surprise >= SOLVED * result.demonstration_surprise:
+        # No doubt: such a teacher taught SmolLM2 its task, and general questions were answered as well as before.
+        reasons.append(
+            f"{result.copied:.0%} of the teacher's answers copy the demonstration, so the student learns the expert's "
+            "wording along with the skill"
+        )
+    return verdict, reasons
 
 
 def _scores(now: Gap, graded: bool) -> str:

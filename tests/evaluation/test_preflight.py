@@ -138,7 +138,7 @@ GOOD = Preflight(
         ({"gain": Score(float("nan"), float("nan"), float("nan"))}, "stop", "beyond chance"),
         ({"solved": 0.3}, "doubtful", "only 30% of what it fails"),
         ({"teacher_surprise": 1.5}, "doubtful", "as far from the model's own as the demonstrations"),
-        ({"copied": 0.8, "teacher_surprise": 1.0}, "doubtful", "80% of the teacher's answers copy"),
+        ({"copied": 0.8, "teacher_surprise": 1.0}, "go", "80% of the teacher's answers copy"),
         ({"copied": 0.8}, "go", None),
         ({"truncated": 0.5}, "doubtful", "50% of the teacher's answers were cut"),
         ({"truncated": 0.6}, "doubtful", "60% of the answers were cut at the limit before they ended"),
