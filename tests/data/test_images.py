@@ -109,7 +109,10 @@ def test_rows_with_other_images_ask_other_questions(folder: Path, caplog: pytest
             {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "pictures": ["img/0.png", "img/1.png"]},
             r"row 1: 1 images of the prompt have no path, and the row gives 2; give a path for each",
         ),
-        ({"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, r"row 1, turn 1: a part of the content is"),
+        (
+            {"prompt": [{"role": "user", "content": [{"type": "video"}]}], "pictures": []},
+            r"row 1, turn 1: a part of the content is",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_its_row(folder: Path, row: dict[str, Any], said: str) -> None:

@@ -224,7 +224,9 @@ def test_an_exported_folder_is_what_transformers_reads(
         ours = policy.head(policy.hidden([sequence(module, conversation, completion)]))
     theirs = Plain(tmp_path / "folder", torch.float32).logits(conversation, completion)
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
-    assert "AutoModelForImageTextToText" in (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    assert "AutoModelForImageTextToText" in card
+    assert "apply_chat_template(messages, tokenize=True, " in card
 
 
 def test_export_notices_other_weights_of_the_layers_that_read_images(seeing: Policy, tmp_path: Path) -> None:
