@@ -14,6 +14,7 @@ from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Feedback, Grader
 from lightning_sdft.policy.tokenizer import Tokenizer
 from lightning_sdft.records import Example, Rollout
+from lightning_sdft.settings import Count, check_ranges
 
 __all__ = ["Informing"]
 
@@ -30,7 +31,8 @@ class Informing:
         shares: Of the last rollouts, the shares that were right, and that the teacher was told of.
     """
 
-    def __init__(self, tokenizer: Tokenizer, parts: Sequence[str], max_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, parts: Sequence[str], max_tokens: Count) -> None:
+        check_ranges(Informing, locals())
         self.tokenizer = tokenizer
         self.parts = parts
         self.max_tokens = max_tokens
