@@ -38,6 +38,7 @@ BEHIND_SETTINGS = {
     "FixedState",
     "GroupLoader",
     "HeldOut",
+    "Informing",
     "MixedTeacher",
     "PolicyLM",
     "Range",
