@@ -30,6 +30,7 @@ from lightning_sdft.data.layouts import AUTO, Layout, find_layout
 from lightning_sdft.data.tables import Row, open_rows
 from lightning_sdft.errors import DataError, SettingError
 from lightning_sdft.policy import load_tokenizer
+from lightning_sdft.progress.texts import count_text
 from lightning_sdft.records import Example
 from lightning_sdft.settings import Natural, check_ranges
 from lightning_sdft.storage.atomic import write_text
@@ -104,7 +105,7 @@ def init(
     layout = _layout(data, looked_at, prompt_column, demonstration_column)
     if layout.demonstration is None:
         raise DataError(f"{data}: {layout}; {method} learns from demonstrations, so give rows that have them")
-    print(f"{data}: {len(rows)} rows; {layout}", flush=True)
+    print(f"{data}: {count_text(len(rows), 'row')}; {layout}", flush=True)
     tokenizer = load_tokenizer(model)
     examples = _examples(data, layout)[:LOOKED_AT]
     lengths = budgets(tokenizer, examples, sampled=method == "sdft")
@@ -176,7 +177,7 @@ def _said(lengths: Budgets, graded: Grading | None) -> str:
         how = f"answers are right if they contain {graded.column!r}"
     else:
         how = f"answers are right if they are {graded.column!r}"
-    left_out = f"; {lengths.left_out} longer rows are left out" if lengths.left_out else ""
+    left_out = f"; {count_text(lengths.left_out, 'longer row')} left out" if lengths.left_out else ""
     return f"tokens: prompts up to {lengths.prompt}, responses up to {lengths.completion}{left_out}; {how}"
 
 
@@ -189,7 +190,7 @@ def _model(model: str, method: Method, lengths: Budgets, keep: str | None) -> di
             "max_prompt_tokens": lengths.prompt,
             "max_completion_tokens": (lengths.completion, longer if method == "sdft" else ""),
             "max_teacher_prompt_tokens": lengths.teacher if method == "sdft" else None,
-            "over_budget": ("drop", f"{lengths.left_out} rows are longer") if lengths.left_out else None,
+            "over_budget": ("drop", count_text(lengths.left_out, "longer row")) if lengths.left_out else None,
             "retention": None
             if keep is None
             else ({"data": keep}, "each step holds the model to what it said to these"),
@@ -210,7 +211,7 @@ def _data(files: dict[str, str | None], layout: Layout, graded: Grading | None, 
         "demonstration_column": layout.demonstration,
         "reference_column": (graded.column, "what answers are compared with") if graded else None,
         "grader": grader,
-        "batch_size": (numbers.batch, f"{numbers.steps} steps an epoch"),
+        "batch_size": (numbers.batch, f"{count_text(numbers.steps, 'step')} an epoch"),
         "micro_batch_size": None,
     }
 
@@ -221,7 +222,7 @@ def _trainer(gpu: bool, numbers: Sizes, name: str) -> dict[str, Any]:
         "accelerator": "gpu" if gpu else "cpu",
         "devices": 1,
         "precision": "bf16-mixed" if gpu else "32-true",
-        "max_epochs": (numbers.epochs, f"{numbers.epochs * numbers.steps} optimizer steps"),
+        "max_epochs": (numbers.epochs, count_text(numbers.epochs * numbers.steps, "optimizer step")),
         "val_check_interval": (often, f"a validation every {EVALUATED} steps or so") if often else None,
         "logger": {"init_args": {"name": name}},
     }
