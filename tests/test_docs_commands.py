@@ -32,6 +32,10 @@ ELSEWHERE = {
     "judge": "pays a model; tests/commands/test_judge.py has a server",
     "runs/sweep/best.yaml": "is what a sweep writes",
     "knowledge_sft": "asks a judge; tests/test_configs.py runs it with a server",
+    "remake": "reads the archive of a comparison; tests/experiments/test_compare.py makes and reads one",
+    "method/sdpo": "is for rows with references; tests/test_configs.py runs a step of it",
+    "configs/experiment/one_gpu_qlora.yaml": "has rows of tool use; tests/test_configs.py runs a step of it",
+    "configs/experiment/vision_sdft.yaml": "reads images; tests/vision runs it on a tiny model",
     "trainer/fsdp2": "needs eight GPUs; tests/distributed runs the strategy on CPUs",
     "rollout/vllm": "needs vLLM; tests/test_configs.py runs it with a stand-in",
     "...": "is no whole command",
@@ -52,7 +56,7 @@ BUDGETS = {"max_prompt_tokens": 2048, "max_teacher_prompt_tokens": 8192, "max_co
 SIZES = ("validation", "test", "prior")
 """Evaluation sets of the laptop domain."""
 
-INSTEAD = {"best-step000064.ckpt": "last.ckpt", "FILE": "run.yaml"}
+INSTEAD = {"best-step000064.ckpt": "last.ckpt", "best-step000080.ckpt": "last.ckpt", "FILE": "run.yaml"}
 """Words of the pages that are other ones here."""
 
 

@@ -70,7 +70,7 @@ def test_what_an_error_says(extension: ModuleType, code: str, text: str) -> None
 def test_errors_stand_by_kind_and_room(extension: ModuleType) -> None:
     page = extension.errors.pages()["errors.md"]
     section = page.split("## SettingError\n")[1].split("\n## ")[0]
-    assert "there is no command ..." in section.split("From `cli`:")[1].split("From ")[0]
+    assert "there is no command ..." in section.split("From `commands`:")[1].split("From ")[0]
 
 
 def test_errors_that_functions_word_stand_there_too(extension: ModuleType) -> None:

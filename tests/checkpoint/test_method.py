@@ -22,6 +22,7 @@ def test_description_says_what_the_adapter_is_like() -> None:
         "dropout": 0.0,
         "modules_to_save": [],
         "rank_stabilized": False,
+        "base": "full",
     }
 
 

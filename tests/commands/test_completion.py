@@ -27,7 +27,7 @@ def test_configs_are_completed_by_name_and_by_path(tmp_path: Path, monkeypatch: 
 
 
 def test_classes_and_their_settings() -> None:
-    assert candidates("lightning-sdft fit --model SD") == ["SDFTModule"]
+    assert candidates("lightning-sdft fit --model SDF") == ["SDFTModule"]
     assert candidates("lightning-sdft fit --data Jso") == ["JsonDataModule"]
     assert candidates("lightning-sdft fit --model.learn") == ["--model.learning_rate"]
     assert candidates("lightning-sdft fit --trainer.max_st") == ["--trainer.max_steps"]

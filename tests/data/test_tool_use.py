@@ -137,7 +137,10 @@ def test_names_file_and_row_of_a_broken_row(write, change, complaint):
 
 def test_training_rows_need_demonstrations(write):
     file = write([row(1), row(2, trained=False)])
-    with pytest.raises(DataError, match=r"train.json, row 2: no column 'golden_response'; the columns are 'prompt'"):
+    with pytest.raises(
+        DataError,
+        match=r"train.json, row 2: no column 'golden_response'; did you mean golden_answer.; the columns are 'prompt'",
+    ):
         _ = ToolUseDataModule(train=file).splits
 
 

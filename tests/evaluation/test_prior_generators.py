@@ -33,7 +33,11 @@ def test_every_evaluation_begins_with_the_same_generators(
 
     def evaluate(*args: Any, **options: Any) -> dict[str, Any]:
         drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
-        return {"results": {"drawn": {"acc,none": 1.0, "sample_len": 1}}, "higher_is_better": {}}
+        return {
+            "results": {"drawn": {"acc,none": 1.0, "sample_len": 1}},
+            "samples": {"drawn": []},
+            "higher_is_better": {},
+        }
 
     monkeypatch.setattr("lm_eval.evaluator.evaluate", evaluate)
     (tmp_path / "rows.jsonl").write_text(json.dumps({"letter": "a"}) + "\n")
