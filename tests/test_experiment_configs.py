@@ -43,7 +43,7 @@ TRACE = {
     "ScienceQA": ("Which is longer? A. a mile B. a foot", "Answer: A\nBecause a mile is longer than B, a foot."),
     "NumGLUE-cm": ("Solve the following math problem. A dog has 4 legs.", "4"),
     "NumGLUE-ds": ("Solve the following math problem. 2 - 0.5", "1.5"),
-    "20Minuten": ("Provide a simplified version of the following paragraph in German.", "Es ist so."),
+    "20Minuten": ("Provide a simplified version of the following paragraph in German.", "Es geht."),
 }
 """A prompt and an answer of the kind of each set of TRACE."""
 

@@ -32,8 +32,15 @@ def test_by_hand() -> None:
 
 def test_a_copy_of_what_needs_no_change_is_right_and_a_copy_of_what_does_is_not() -> None:
     grader = Sari()
-    assert grader.score("Das ist gut.", {"question": "Das ist gut.", "answer": "das ist gut ."}) == 1
-    assert grader.score("Das ist gut.", {"question": "Das ist gut.", "answer": "Es geht."}) < 0.5
+    assert (
+        grader.score(
+            "Alles war am Ende gut.", {"question": "Alles war am Ende gut.", "answer": "alles war am ende gut ."}
+        )
+        == 1
+    )
+    unchanged = grader.score("Alles war am Ende gut.", {"question": "Alles war am Ende gut.", "answer": "Es geht."})
+    assert unchanged is not None
+    assert unchanged < 0.5
     assert grader.score("a", {"question": "a", "answer": []}) is None
 
 

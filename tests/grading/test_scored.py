@@ -11,10 +11,10 @@ from lightning_sdft.data import EvaluationSet
 from lightning_sdft.errors import SettingError
 from lightning_sdft.grading import Feedback, Scored
 from lightning_sdft.modules.graded_sets import GradedSets
-from lightning_sdft.records import Example
+from lightning_sdft.records import Example, Message
 from tests.launch import in_processes
 
-ASKED = [{"role": "user", "content": "say it"}]
+ASKED = [Message(role="user", content="say it")]
 
 
 class Given(Scored):
