@@ -34,11 +34,11 @@ def test_a_copy_of_what_needs_no_change_is_right_and_a_copy_of_what_does_is_not(
     grader = Sari()
     assert (
         grader.score(
-            "Alles war am Ende gut.", {"question": "Alles war am Ende gut.", "answer": "alles war am ende gut ."}
+            "Alles war hier sehr gut.", {"question": "Alles war hier sehr gut.", "answer": "alles war hier sehr gut ."}
         )
         == 1
     )
-    unchanged = grader.score("Alles war am Ende gut.", {"question": "Alles war am Ende gut.", "answer": "Es geht."})
+    unchanged = grader.score("Alles war hier sehr gut.", {"question": "Alles war hier sehr gut.", "answer": "Es geht."})
     assert unchanged is not None
     assert unchanged < 0.5
     assert grader.score("a", {"question": "a", "answer": []}) is None
