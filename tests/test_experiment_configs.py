@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from jsonargparse import Namespace, auto_parser
 
 from lightning_sdft.commands.parser import CommandParser
+from lightning_sdft.data import EvaluationSet
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.continual import continual
 from lightning_sdft.experiments.plan import Plan
@@ -33,6 +35,18 @@ METHODS = [
 ]
 AVERAGED = ("SDFT", "EMA teacher", "forward KL", "reverse KL", "Jensen-Shannon", "answer", "article", "both")
 AVERAGED += ("skip none", "skip 1", "skip 3", "rate 0.003", "rate 0.01", "rate 0.02", "rate 0.05")
+TRACE = {
+    "C-STANCE": ("判断以下文本对指定对象的态度。", "支持"),
+    "FOMC": ("What is the monetary policy stance? Choose A, B or C.", "A"),
+    "MeetingBank": ("Write a summary of the following meeting transcripts.", "Recommendation to adopt the motion."),
+    "Py150": ("<s> import logging <EOL> x = <NUM_LIT:2> <EOL>", "logger = logging . getLogger ( '<STR_LIT>' )"),
+    "ScienceQA": ("Which is longer? A. a mile B. a foot", "Answer: A\nBecause a mile is longer than B, a foot."),
+    "NumGLUE-cm": ("Solve the following math problem. A dog has 4 legs.", "4"),
+    "NumGLUE-ds": ("Solve the following math problem. 2 - 0.5", "1.5"),
+    "20Minuten": ("Provide a simplified version of the following paragraph in German.", "Es geht."),
+}
+"""A prompt and an answer of the kind of each set of TRACE."""
+
 QUICK = {"accelerator": "cpu", "precision": "32-true", "fast_dev_run": True}
 
 
@@ -136,6 +150,58 @@ def test_a_step_of_each_kind_of_run(
     cli = build([*parts, *instead(parts, stand_in, rows, judge_url), {"trainer": QUICK}], tmp_path / "configs")
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     assert cli.trainer.global_step == 1
+
+
+def trace_stage(method: str, skill: str, out: Path) -> list[dict[str, Any]]:
+    """The configs of a stage of TRACE."""
+    plan = plan_of("continual", read("continual", CONFIGS / "continual" / "trace.yaml", out))
+    return list(plan.run(next(each for each in plan.variants(method) if each.domain == skill)).parts)
+
+
+@pytest.fixture
+def trace_files(tmp_path: Path) -> Path:
+    """A folder with stand-ins of the benchmark's files, as they are."""
+    for skill, (prompt, answer) in TRACE.items():
+        folder = tmp_path / "data" / "trace" / skill
+        folder.mkdir(parents=True)
+        for split in ("train", "eval", "test"):
+            rows = [{"prompt": f"{prompt} {split} {number}", "answer": answer} for number in range(3)]
+            (folder / f"{split}.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+@pytest.mark.parametrize("skill", TRACE)
+def test_a_step_of_each_stage_of_trace(
+    skill: str, trace_files: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each set is evaluated under its name; as in a real stage, the last one evaluates all eight."""
+    monkeypatch.chdir(ROOT)
+    method = "SFT" if skill == "FOMC" else "SDFT"
+    stages = {each: trace_stage(method, each, trace_files) for each in TRACE}
+    assert set(stages) == set(read("continual", CONFIGS / "continual" / "trace.yaml", trace_files).skills)
+    monkeypatch.chdir(trace_files)
+    small = [nested("model.init_args.model", str(stand_in)), nested("model.init_args.max_completion_tokens", 8)]
+    small += [nested("data.init_args.batch_size", 2), nested("data.init_args.micro_batch_size", 2)]
+    cli = build([*stages[skill], *small, {"trainer": QUICK}], trace_files / "configs")
+    others = [each for each in TRACE if each != skill] if skill == "20Minuten" else []
+    for each in others:
+        cli.datamodule.evaluate_also(build([*stages[each], *small, {"trainer": QUICK}], trace_files / each).datamodule)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    assert cli.trainer.global_step == 1
+    for each in (skill, *others):
+        assert 0 <= float(cli.trainer.callback_metrics[f"val/accuracy/{each}"]) <= 1
+    check_grader(cli.datamodule.splits.test[0], TRACE[skill][1])
+
+
+def check_grader(tested: EvaluationSet, answer: str) -> None:
+    """Right answers have the whole score, and empty ones none."""
+    references = [example.reference for example in tested.examples]
+    for response, expected in ((answer, 1.0), ("", 0.0)):
+        grader = tested.graders[tested.name]
+        grader.reset()
+        grader.update([response] * len(references), references)
+        # SARI is not 0 for an empty text, which leaves out what is to be left out
+        assert float(grader.compute()) == pytest.approx(expected, abs=0.7 if tested.name == "20Minuten" else 1e-6)
 
 
 @pytest.mark.parametrize(("folder", "path"), EXPERIMENTS, ids=lambda value: getattr(value, "stem", value))

@@ -110,5 +110,7 @@ def test_the_table_of_graders_names_all_that_are_for_ones_own_rows() -> None:
         "Number",
         "Pattern",
         "PythonFunction",
+        "Sari",
+        "Similarity",
     }
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == own <= set(grading.__all__)

@@ -20,7 +20,6 @@ from lightning_sdft.data.tables import Row, take
 from lightning_sdft.errors import DataError, did_you_mean
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
-from lightning_sdft.grading.judge import JudgedAnswer
 from lightning_sdft.grading.references import alternatives
 from lightning_sdft.records import Example, Message, text_of
 from lightning_sdft.settings import Count, check_ranges
@@ -68,8 +67,8 @@ class JsonDataModule(RowDataModule):
         id_column: Column of unique ids; by default an id is made of the file's name and the row's number.
         limit: Train only on the first ``limit`` rows that are not held out; ``None`` uses all.
         grader: Decides which responses are correct; ``None`` means
-            :class:`~lightning_sdft.grading.exact_match.ExactMatch` if there are references. A judge is told the last
-            user turn as the question.
+            :class:`~lightning_sdft.grading.exact_match.ExactMatch` if there are references. A judge and
+            :class:`~lightning_sdft.grading.sari.Sari` are told the last user turn as the question.
         name: Name of the metric.
         **kwargs: See :class:`RowDataModule`.
 
@@ -199,7 +198,8 @@ class JsonDataModule(RowDataModule):
         prompt = with_images(prompt, images, self._folder, where)
         context = _text(row, self.context_column, where, needed=trained)
         reference = self._reference(row, where, graded=not trained or self._holds_out)
-        if isinstance(self.grader, JudgedAnswer) and reference is not None and not isinstance(reference, Mapping):
+        asks = self.grader is not None and self.grader.needs_question
+        if asks and reference is not None and not isinstance(reference, Mapping):
             reference = {"question": text_of(prompt[-1]["content"]) if prompt else "", "answer": reference}
         return Example(name, self._with_system(prompt), demonstration, context, reference)
 
@@ -223,7 +223,7 @@ class JsonDataModule(RowDataModule):
         reference = take(row, self.reference_column, object, where)
         if all(each != each for each in alternatives(reference)):  # none, or only floats that are no number
             raise DataError(f"{where}: column {self.reference_column!r} is null; it is to be graded, so give a value")
-        if self.grader is not None and not isinstance(self.grader, JudgedAnswer):
+        if self.grader is not None and not self.grader.needs_question:
             self.grader.check_reference(reference)
         return reference
 

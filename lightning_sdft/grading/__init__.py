@@ -11,6 +11,9 @@ from lightning_sdft.grading.judge_prompts import JudgePrompt
 from lightning_sdft.grading.number import Number
 from lightning_sdft.grading.pattern import Pattern
 from lightning_sdft.grading.python_function import PythonFunction
+from lightning_sdft.grading.sari import Sari
+from lightning_sdft.grading.scored import Scored
+from lightning_sdft.grading.similarity import Similarity
 from lightning_sdft.grading.string_answer import StringAnswer
 from lightning_sdft.grading.tool_use import CorrectedToolUse, PublishedToolUse
 
@@ -32,5 +35,8 @@ __all__ = [
     "Pattern",
     "PublishedToolUse",
     "PythonFunction",
+    "Sari",
+    "Scored",
+    "Similarity",
     "StringAnswer",
 ]

@@ -44,6 +44,12 @@ class Grader(Metric):
     asks_a_model = False
     """Whether another model is asked for each verdict, which takes time or money."""
 
+    has_scores = False
+    """Whether responses have scores, whose mean is reported; then verdicts only say which scores are high enough."""
+
+    needs_question = False
+    """Whether references are ``{"question": text, "answer": ...}``; a data module then adds the question."""
+
     correct: Tensor
     graded: Tensor
     ungraded: Tensor
@@ -91,7 +97,11 @@ class Grader(Metric):
 
     def update(self, responses: Sequence[str], references: Sequence[Any]) -> None:
         """Grade a batch of responses against their references."""
-        self.count(self.grade_all(responses, references))
+        self.take(responses, references, self.grade_all(responses, references))
+
+    def take(self, responses: Sequence[str], references: Sequence[Any], verdicts: Sequence[bool | None]) -> None:
+        """Count a batch of responses whose verdicts are known; a grader with scores overrides this to keep them."""
+        self.count(verdicts)
 
     def count(self, verdicts: Sequence[bool | None]) -> None:
         """Add verdicts to the counts."""
@@ -99,6 +109,10 @@ class Grader(Metric):
         self.correct += sum(given)
         self.graded += len(given)
         self.ungraded += len(verdicts) - len(given)
+
+    def values(self) -> Tensor:
+        """What the accuracy is the mean of, `(Q,)`: a one or a zero of each graded response, in any order."""
+        return (torch.arange(int(self.graded)) < int(self.correct)).double()
 
     def compute(self) -> Tensor:
         """The accuracy over all graded responses, in [0, 1]; NaN if there are none."""

@@ -207,6 +207,7 @@ class JudgedAnswer(Grader):
     """
 
     asks_a_model = True
+    needs_question = True
 
     def __init__(self, judge: Judge, accepts: Sequence[str] = ("CORRECT",)) -> None:
         super().__init__()

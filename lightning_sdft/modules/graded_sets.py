@@ -54,8 +54,9 @@ class GradedSets(nn.Module):
     def update(self, index: int, examples: Sequence[Example], responses: Sequence[str]) -> list[dict[str, bool | None]]:
         """Grade the responses to examples of a set, count the verdicts, and return them as :meth:`verdicts` does."""
         given = self.verdicts(index, examples, responses)
+        references = [example.reference for example in examples]
         for name, grader in self.of(index).items():
-            grader.count([each[name] for each in given])
+            grader.take(responses, references, [each[name] for each in given])
         return given
 
     def count(self, index: int, tokens: Sequence[int]) -> None:
@@ -138,22 +139,22 @@ class GradedSets(nn.Module):
         for index, evaluation_set in enumerate(self.sets):
             prefix = prior if evaluation_set.prior else new
             for name, grader in self.of(index).items():
-                verdicts, ungraded = _read(grader)
-                each |= _named(bootstrap([verdicts]), prefix, f"/{name}")
+                values, ungraded = _read(grader)
+                each |= _named(bootstrap([values]), prefix, f"/{name}")
                 if ungraded:
                     each[f"{prefix}_ungraded/{name}"] = ungraded
                 if name == evaluation_set.name:
-                    leading[prefix].append(verdicts)
+                    leading[prefix].append(values)
         averages = _named(bootstrap(leading[new]), new) if leading[new] else {}
         return each, averages | (_named(bootstrap(leading[prior]), prior, "/average") if leading[prior] else {})
 
 
 def _read(grader: Grader) -> tuple[Tensor, int]:
-    """The verdicts of all processes as ones and zeros `(Q,)`, and the number of responses without verdict."""
+    """The verdicts of all processes as ones and zeros, or the scores, `(Q,)`, and the number of ungraded responses."""
     with grader.sync_context():
-        correct, graded, ungraded = (int(count) for count in (grader.correct, grader.graded, grader.ungraded))
+        values, ungraded = grader.values(), int(grader.ungraded)
     grader.reset()
-    return (torch.arange(graded) < correct).double(), ungraded
+    return values, ungraded
 
 
 def _named(score: Score, prefix: str, name: str = "") -> dict[str, float]:

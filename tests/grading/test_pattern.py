@@ -28,6 +28,17 @@ def test_what_is_found_is_compared(find: str, response: str, reference: Any, rig
     assert Pattern(find).grade(response, reference) is right
 
 
+def test_what_is_found_in_references_is_compared() -> None:
+    grader = Pattern(r"^(?:Answer: )?([A-Z])\b", in_reference=True)
+    assert grader.grade("A, since it is longer.", "Answer: A\nBecause B is shorter.")
+    assert not grader.grade("B\nBecause A", ["A\nBecause it is so.", "Answer: C"])
+    grader.check_reference("A")
+    with pytest.raises(DataError, match="finds nothing in reference 'because'; correct it"):
+        grader.check_reference("because")
+    with pytest.raises(SettingError, match=r"in_reference=true needs data\.grader\.find"):
+        Pattern(in_reference=True)
+
+
 def test_what_is_no_regular_expression_is_refused() -> None:
     with pytest.raises(SettingError, match=r"data.grader.find='\(' is not a regular expression \(missing \)"):
         Pattern("(")

@@ -44,6 +44,7 @@ BEHIND_SETTINGS = {
     "Range",
     "RecordedStep",
     "Samples",
+    "Scored",
     "Sweep",
 }
 """Classes that get their numbers from settings with a range."""

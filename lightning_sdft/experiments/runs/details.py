@@ -19,7 +19,7 @@ from lightning_sdft.storage.atomic import write_text
 __all__ = ["Details", "VerdictKeeper", "Verdicts"]
 
 Verdicts = Mapping[str, Mapping[str, bool | None]]
-"""Whether each question was answered right, by the metric and the question's id; ``None`` if it was not graded."""
+"""Whether each question was answered right, by the metric and the question's id; ``None`` if nothing says so."""
 
 FILE = "details.json"
 
@@ -54,7 +54,10 @@ class Details:
 
 
 class VerdictKeeper(Callback):
-    """Keeps the verdicts of ``test`` on each answer: of each set, those of the grader that gives the set its name."""
+    """Keeps the verdicts of ``test`` on each answer: of each set, those of the grader that gives the set its name.
+
+    Where answers have scores, what is reported is not the share of right ones, and all verdicts are ``None``.
+    """
 
     def __init__(self) -> None:
         self.verdicts: dict[str, dict[str, bool | None]] = {}
@@ -73,7 +76,8 @@ class VerdictKeeper(Callback):
         given = outputs.get("verdicts") or []  # none if nothing is graded
         for example, verdicts in zip(MicroBatch.of(batch).examples[: len(given)], given, strict=True):
             name = f"{PRIOR if evaluated.prior else f'{ACCURACY}/'}{evaluated.name}"
-            self.verdicts.setdefault(name, {})[example.id] = verdicts[evaluated.name]
+            verdict = None if evaluated.graders[evaluated.name].has_scores else verdicts[evaluated.name]
+            self.verdicts.setdefault(name, {})[example.id] = verdict
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the verdicts of all processes, in the order of the questions' ids."""

@@ -51,6 +51,21 @@ def test_provenance_names_versions_and_machine(alone: Path) -> None:
     assert str(Path.home()) not in json.dumps(found)
 
 
+def test_scores_are_no_verdicts(tmp_path: Path) -> None:
+    grader = {"class_path": "Similarity"}
+    rows = [{"prompt": f"reverse : a {sign}", "response": f"{sign} a", "key": f"{sign} a"} for sign in "bcd"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = dict.fromkeys(("train", "validation", "test"), str(tmp_path / "rows.jsonl"))
+    data = {**files, "reference_column": "key", "grader": grader, "name": "own", "batch_size": 1}
+    parts = [part(), {"data": {"class_path": "JsonDataModule", "init_args": data}}]
+    Run(read_parts(parts, domain="double"), train=False).write(tmp_path / "run")
+    perform(tmp_path / "run")
+    outcome, details = Outcome.read(tmp_path / "run"), Details.read(tmp_path / "run")
+    assert outcome is not None
+    assert 0 <= outcome.metrics["test/accuracy/own"] <= 1
+    assert details.verdicts["test/accuracy/own"] == dict.fromkeys(("rows-1", "rows-2", "rows-3"))
+
+
 def test_run_of_an_earlier_version_has_none(tmp_path: Path) -> None:
     assert Details.read(tmp_path) == Details()
 
