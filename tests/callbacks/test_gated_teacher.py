@@ -99,7 +99,7 @@ def test_it_is_refused_where_there_is_nothing_to_gate(words_module: Any, words_d
         make_trainer(callbacks=[GatedTeacher()], max_steps=2).fit(module, datamodule=words_data())
 
     with pytest.raises(
-        SettingError, match="GatedTeacher updates a teacher that has its own copy .* SFTModule has none"
+        SettingError, match=r"GatedTeacher updates a teacher that has its own copy .* SFTModule has none"
     ):
         fit(words_module(SFTModule))
     with pytest.raises(SettingError, match="GatedTeacher updates a teacher that has its own copy"):
