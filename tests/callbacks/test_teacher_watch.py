@@ -82,7 +82,6 @@ def fit(words_module: Any, words_data: Any, make_trainer: Any, tmp_path: Path) -
         update: TeacherUpdate | None = None,
         **arguments: Any,
     ) -> tuple[Steps, Curves, Any]:
-        seed_everything(seed)
         grader, curves = Falling(*wrong), Curves()
         steps = Steps(grader)
         saves = LastCheckpoints(dirpath=tmp_path / folder, keep=20, every_n_train_steps=every)
@@ -90,6 +89,7 @@ def fit(words_module: Any, words_data: Any, make_trainer: Any, tmp_path: Path) -
         options = {"max_steps": 12, "limit_val_batches": 1.0, "val_check_interval": 4, "check_val_every_n_epoch": None}
         trainer = make_trainer(callbacks=callbacks, logger=curves, enable_checkpointing=True, max_epochs=-1, **options)
         module: CausalLMModule = words_module(SDFTModule, warmup_steps=0, **arguments)
+        seed_everything(seed)  # behind the module, whose first one draws the weights of the tests' model
         trainer.fit(module, datamodule=words_data(validation=graded(grader)), ckpt_path=ckpt_path)
         return steps, curves, trainer
 
