@@ -52,6 +52,7 @@ def in_processes(count: int, work: Callable[..., None], *arguments: Any) -> None
     Raises:
         ProcessError: If one of them raises an error.
     """
+    POOL[:] = [each for each in POOL if each[0].is_alive()]  # tests of signals may end them
     while len(POOL) < count:
         POOL.append(_start())
     with socket.socket() as free:

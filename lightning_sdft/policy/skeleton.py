@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,4 +50,4 @@ def check_adapter_fits(name: str, lora: LoRA, trust_remote_code: bool) -> None:
     model = skeleton(name, trust_remote_code)
     if model is not None:
         with torch.device("meta"):
-            add_adapter(model, lora)
+            add_adapter(model, replace(lora, base="full"))  # bits are made of numbers, which there are none of
