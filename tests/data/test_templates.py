@@ -203,3 +203,15 @@ def test_images_stay_where_they_are_with_the_template_around_them() -> None:
     assert first == example.prompt[0]
     assert text_of(last["content"]) == "{see} [image a.png] why {this}? then {so}"
     assert parts[0] in last["content"]
+
+
+def test_images_stay_where_they_are_in_a_template_in_parts_too() -> None:
+    parts = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "why {this}?"}]
+    example = Example("a", [{"role": "user", "content": parts}], None, None)
+    template = ["{prompt}", " so: {sibling}", " not: {attempt}"]
+
+    messages = informed_messages(example, template, {"sibling": "{b}", "attempt": ""})
+
+    assert messages is not None
+    assert text_of(messages[0]["content"]) == "[image a.png] why {this}? so: {b}"
+    assert parts[0] in messages[0]["content"]
