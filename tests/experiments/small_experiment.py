@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
+from lightning_sdft.experiments.archive import finish
 from lightning_sdft.experiments.evidence.endpoint import Endpoint, named_endpoint
 from lightning_sdft.experiments.plan import BASE, Method, Plan, Variant
 from lightning_sdft.experiments.report.experiment import Experiment
@@ -16,6 +19,7 @@ from lightning_sdft.experiments.runs.run import Outcome
 METHODS = ("SFT", "SFT + again", "SDFT", "joint")
 DOMAINS = ("double", "swap-ends")
 SEEDS = (0, 1, 2, 3, 4)
+TABLES = ("table5.md", "evidence.md", "evidence.json")
 QUESTIONS = 80
 RIGHT = {"base": (0.4, 0.95), "SFT": (0.7, 0.5), "SFT + again": (0.65, 0.7), "SDFT": (0.9, 0.93), "joint": (0.95, 0.95)}
 """How often each method is right on the new task, and on prior tasks."""
@@ -85,3 +89,13 @@ def write_experiment(
     folders = [row.variant.folder(out / "runs") for row in rows]
     Experiment.of("compare", planned, named, ceilings, "Made up", folders).write(out, records(rows))
     return rows
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An experiment and its archive."""
+    out = tmp_path_factory.mktemp("packed")
+    write_experiment(out)
+    (out / "runs/double/sft/rate-0.0001-seed-0/log.txt").write_text("/home/me")
+    finish(out, str(out / "experiment.zip"))
+    return out, out / "experiment.zip"

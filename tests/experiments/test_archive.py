@@ -13,19 +13,9 @@ from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.archive import check_archive, finish
 from lightning_sdft.experiments.compare import compare
 from lightning_sdft.experiments.report.experiment import Experiment
-from tests.experiments.small_experiment import write_experiment
+from tests.experiments.small_experiment import TABLES, packed
 
-TABLES = ("table5.md", "evidence.md", "evidence.json")
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """An experiment and its archive."""
-    out = tmp_path_factory.mktemp("packed")
-    write_experiment(out)
-    (out / "runs/double/sft/rate-0.0001-seed-0/log.txt").write_text("/home/me")
-    finish(out, str(out / "experiment.zip"))
-    return out, out / "experiment.zip"
+__all__ = ["packed"]
 
 
 def test_archive_has_settings_results_and_verdicts_and_no_secret(packed: tuple[Path, Path]) -> None:

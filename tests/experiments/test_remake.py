@@ -9,21 +9,10 @@ from zipfile import ZipFile
 import pytest
 
 from lightning_sdft.errors import SettingError
-from lightning_sdft.experiments.archive import finish
 from lightning_sdft.experiments.remake import remake
-from tests.experiments.small_experiment import write_experiment
+from tests.experiments.small_experiment import TABLES, packed, write_experiment
 
-TABLES = ("table5.md", "evidence.md", "evidence.json")
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """An experiment and its archive."""
-    out = tmp_path_factory.mktemp("packed")
-    write_experiment(out)
-    (out / "runs/double/sft/rate-0.0001-seed-0/log.txt").write_text("/home/me")
-    finish(out, str(out / "experiment.zip"))
-    return out, out / "experiment.zip"
+__all__ = ["packed"]
 
 
 def test_tables_from_the_archive_alone_are_the_same_to_the_last_byte(packed: tuple[Path, Path], tmp_path: Path) -> None:
