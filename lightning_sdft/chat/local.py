@@ -16,6 +16,7 @@ import torch
 from lightning_sdft.chat.base import ChatModel
 from lightning_sdft.errors import ChatError, DataError, PolicyError, SettingError
 from lightning_sdft.policy import Policy, load_tokenizer
+from lightning_sdft.policy.precision import default_precision
 from lightning_sdft.records import Message, Sampling
 from lightning_sdft.rollout.in_process import generate
 from lightning_sdft.settings import Count, PositiveShare, Seed, Temperature, check_ranges
@@ -160,11 +161,6 @@ class LocalChat(ChatModel):
 @contextmanager
 def _inference_precision() -> Iterator[torch.device]:
     """The device for inference, with torch's default dtype set for it: bfloat16 on a GPU."""
-    before = torch.get_default_dtype()
     on_gpu = torch.cuda.is_available()
-    try:
-        if on_gpu:
-            torch.set_default_dtype(torch.bfloat16)
+    with default_precision(torch.bfloat16 if on_gpu else torch.get_default_dtype()):
         yield torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    finally:
-        torch.set_default_dtype(before)

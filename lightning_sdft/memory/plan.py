@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_sdft.distributed.strategy import FSDP2Strategy
 from lightning_sdft.errors import PolicyError
+from lightning_sdft.policy.precision import default_precision
 
 __all__ = ["Sharing", "TrainerPlan"]
 
@@ -93,15 +94,9 @@ class TrainerPlan:
         """Into how many shards each weight is split."""
         return self.processes // self.replicas if self.sharing == "fsdp2" else 1
 
-    @contextmanager
-    def loading(self) -> Iterator[None]:
+    def loading(self) -> AbstractContextManager[None]:
         """Create weights in the precision of the plan."""
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(PRECISIONS[self.precision][0])
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
+        return default_precision(PRECISIONS[self.precision][0])
 
     def computing(self) -> torch.autocast:
         """Compute in the precision of the plan, as Lightning does."""

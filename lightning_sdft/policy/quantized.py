@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from lightning_sdft.errors import PolicyError
+from lightning_sdft.policy.precision import default_precision
 
 __all__ = ["BASES", "Base", "Int8Linear", "NF4Linear", "QuantizedLinear", "dequantize_", "quantize_", "stored_as"]
 
@@ -99,7 +100,9 @@ class NF4Linear(QuantizedLinear):
                 f"lora.base=nf4 stores weights of 16 or 32 bits, not {weight.dtype}; choose another trainer.precision, "
                 "or leave lora.base out"
             )
-        packed, state = functional.quantize_4bit(weight.contiguous(), blocksize=BLOCK, quant_type="nf4")
+        # bitsandbytes keeps the limits between its 16 numbers, in the precision of whoever quantizes first.
+        with default_precision(torch.float32):
+            packed, state = functional.quantize_4bit(weight.contiguous(), blocksize=BLOCK, quant_type="nf4")
         offset = state.absmax.mean()
         # Its own table: bitsandbytes would keep the one of a rehearsal, which has no numbers.
         table = functional.create_dynamic_map().to(weight.device)

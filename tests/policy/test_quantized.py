@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.backends.default.ops import _get_4bit_quantize_bounds
+from bitsandbytes.backends.utils import _code_4bit_cache
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
@@ -15,6 +17,7 @@ from lightning_sdft.losses import cross_entropy
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.adapter_view import AdapterView
 from lightning_sdft.policy.lora import STUDENT, LoRA, adapter_weights, add_adapter
+from lightning_sdft.policy.precision import default_precision
 from lightning_sdft.policy.quantized import BASES, Base, QuantizedLinear, dequantize_, quantize_, stored_as
 from lightning_sdft.records import GREEDY
 from lightning_sdft.rollout import generate
@@ -48,12 +51,22 @@ def quantized(model: nn.Module) -> dict[str, QuantizedLinear]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, QuantizedLinear)}
 
 
+@pytest.fixture
+def fresh_tables() -> None:
+    """bitsandbytes has not quantized in this process yet."""
+    _code_4bit_cache.clear()
+    _get_4bit_quantize_bounds.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_tables")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_weight_is_the_nearest_that_its_bits_can_say(kind: Any) -> None:
+def test_each_weight_is_the_nearest_that_its_bits_can_say(kind: Any, precision: torch.dtype) -> None:
     torch.manual_seed(0)
     plain = nn.Linear(96, 40)
     exact = plain.weight.detach().clone()
-    layer = BASES[kind](plain)
+    with default_precision(precision):  # in which bf16-true, for one, makes a model
+        layer = BASES[kind](plain)
     found = layer.dequantized(torch.float32)
     if kind == "int8":
         step = exact.abs().amax(1, keepdim=True) / 127
