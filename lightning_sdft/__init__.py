@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from lightning_sdft.records import Example as Example
     from lightning_sdft.records import Rollout as Rollout
     from lightning_sdft.records import Sampling as Sampling
+    from lightning_sdft.rollout import ContinuousEngine as ContinuousEngine
     from lightning_sdft.rollout import RolloutEngine as RolloutEngine
     from lightning_sdft.rollout import VLLMEngine as VLLMEngine
     from lightning_sdft.rollout import VLLMServer as VLLMServer
@@ -160,7 +161,7 @@ _HOMES = {
     ),
     "policy": ("LoRA", "Policy", "Thinking"),
     "records": ("Example", "Rollout", "Sampling"),
-    "rollout": ("RolloutEngine", "VLLMEngine", "VLLMServer"),
+    "rollout": ("ContinuousEngine", "RolloutEngine", "VLLMEngine", "VLLMServer"),
     "teacher": ("BaseTeacher", "CopiedTeacher", "EMATeacher", "LiveTeacher", "Teacher", "TrustRegionTeacher"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

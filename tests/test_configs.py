@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_sdft.commands.fit import main
 from lightning_sdft.losses import ForwardKL, JensenShannon, TopK, TruncatedImportance
 from lightning_sdft.modules import DistillationModule, SDFTModule
-from lightning_sdft.rollout import VLLMEngine, VLLMServer
+from lightning_sdft.rollout import ContinuousEngine, VLLMEngine, VLLMServer
 from lightning_sdft.teacher import BaseTeacher, CopiedTeacher
 from tests.config_runs import (
     CONFIGS,
@@ -159,7 +159,7 @@ def test_trainers_of_other_machines_are_read(trainer: str) -> None:
     assert trainer.partition("_")[0] in str(config["strategy"]).lower()
 
 
-def test_rollouts_from_vllm_compose(stand_in: Path, rows: dict[str, Path], in_folder: Path) -> None:
+def test_rollouts_of_other_engines_compose(stand_in: Path, rows: dict[str, Path], in_folder: Path) -> None:
     model, engine = f"--model.init_args.model={stand_in}", "--model.init_args.engine.init_args"
     columns = ["--data.init_args.prompt_column=Question", "--data.init_args.demonstration_column=Response"]
     sources = [*domain_arguments("json", "--data.init_args.", rows, ""), *columns]
@@ -176,6 +176,7 @@ def test_rollouts_from_vllm_compose(stand_in: Path, rows: dict[str, Path], in_fo
     module = built("method/sdft", "rollout/vllm", "data/json", options=[f"{engine}.options={{seed: 1}}"]).model
     assert isinstance(module, SDFTModule)
     assert module.engine == VLLMEngine(gpu_memory_utilization=0.3, options={"seed": 1})
+    assert built("method/sdft", "rollout/continuous", "data/json").model.engine == ContinuousEngine()
 
 
 def test_zoo_models_are_pretrained_by_one_recipe(in_folder: Path) -> None:

@@ -11,7 +11,7 @@ from lightning_sdft.modules import CausalLMModule, CPTModule, DistillationModule
 from lightning_sdft.modules.checks import naming
 from lightning_sdft.modules.examples import leave_out_bad_rows
 from lightning_sdft.records import Example, Rollout, TokenSequence
-from lightning_sdft.rollout import InProcessEngine
+from lightning_sdft.rollout import ContinuousEngine, InProcessEngine
 
 __all__ = ["Lengths", "lengths_by_budgets", "lengths_by_data"]
 
@@ -106,7 +106,7 @@ def _sizes(datamodule: DemonstrationDataModule, processes: int) -> tuple[int, in
 
 def _samples(module: DistillationModule) -> bool:
     """Whether a model in this process's own memory samples rollouts."""
-    return module.rollout_source != "demonstration" and isinstance(module.engine, InProcessEngine)
+    return module.rollout_source != "demonstration" and isinstance(module.engine, InProcessEngine | ContinuousEngine)
 
 
 def _read(

@@ -79,7 +79,7 @@ class DistillationModule(CausalLMModule):
             that is greedy.
         teacher_temperature: Temperature of the teacher in the loss, if it is to be another one.
         engine: What samples the student's rollouts: by default the student itself, in its own precision;
-            ``VLLMEngine`` is vLLM in this process, ``VLLMServer`` a vLLM server.
+            ``VLLMEngine`` is vLLM in this process, ``VLLMServer`` a vLLM server, ``ContinuousEngine`` transformers'.
         importance: Truncated importance weights, used for tokens from an engine that is not exactly the student.
         reduction: ``sequence`` takes the mean over a rollout's tokens, then over rollouts; ``token`` takes the mean
             over all tokens of an optimizer step.

@@ -72,7 +72,8 @@ def run(bench: str, **setting: Any) -> dict[str, Any]:
     if process.returncode:
         sys.exit(f"{bench} {setting} failed:\n{process.stderr[-4000:]}")
     result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
-    print(f"  {bench} {json.dumps(setting)}: {json.dumps(result)}", file=sys.stderr, flush=True)
+    shown = {name: value for name, value in result.items() if name != "rollouts"}
+    print(f"  {bench} {json.dumps(setting)}: {json.dumps(shown)}", file=sys.stderr, flush=True)
     return result
 
 

@@ -17,7 +17,14 @@ from lightning_sdft.errors import RolloutError
 from lightning_sdft.modules import DistillationModule, SDFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Rollout, Sampling
-from lightning_sdft.rollout import InProcessEngine, RolloutEngine, VLLMEngine, VLLMServer, generate
+from lightning_sdft.rollout import (
+    ContinuousEngine,
+    InProcessEngine,
+    RolloutEngine,
+    VLLMEngine,
+    VLLMServer,
+    generate,
+)
 from lightning_sdft.teacher import EMATeacher
 from tests.rollout.vllm.stand_in import standing_in
 
@@ -168,3 +175,21 @@ def test_server_trains_as_the_student_itself_would(
             states.append(module.state_dict())
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=0, atol=2e-4)
+
+
+def test_continuous_batching_trains_with_importance_weights_and_resumes_exactly(
+    words_module: Callable[..., SDFTModule], words_data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    def fit(ckpt_path: Path | None = None) -> tuple[SDFTModule, Any]:
+        seed_everything(7 if ckpt_path is None else 8)
+        save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer = make_trainer(max_steps=3, callbacks=[save], enable_checkpointing=True)
+        module = words_module(SDFTModule, engine=ContinuousEngine())
+        trainer.fit(module, datamodule=words_data(), ckpt_path=ckpt_path)
+        return module, trainer.callback_metrics
+
+    whole, metrics = fit()
+    assert metrics["rollout/importance"] == pytest.approx(1, abs=1e-4)
+    resumed, _ = fit(tmp_path / "step=2.ckpt")
+    state = whole.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in resumed.state_dict().items())
