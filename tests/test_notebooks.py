@@ -1,4 +1,4 @@
-"""The notebooks as they are stored, whose outputs the docs show, and as they run: each checks its claims in its last cell."""
+"""The notebooks as they are stored, whose outputs the docs show, and as they run: each checks its claims at its end."""
 
 from __future__ import annotations
 
