@@ -17,6 +17,7 @@ LATE = [
     "IPython.core.interactiveshell",
     "matplotlib.pyplot",
     "pandas",
+    "peft.tuners.lora",
     "tensorboard.backend.event_processing.event_accumulator",
     "torch.utils.tensorboard",
     "transformers.generation.utils",
