@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 SLOW = [
     "tests/reproduce/test_subset.py",
-    "notebooks/",
+    "tests/test_notebooks.py",
     "tests/distributed/",
     "tests/faults/",
     "tests/test_configs.py",

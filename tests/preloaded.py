@@ -14,6 +14,10 @@ import tests.modules.conftest  # noqa: F401
 from lightning_sdft.commands.fit import main
 
 LATE = [
+    "IPython.core.interactiveshell",
+    "matplotlib.pyplot",
+    "pandas",
+    "peft.tuners.lora",
     "tensorboard.backend.event_processing.event_accumulator",
     "torch.utils.tensorboard",
     "transformers.generation.utils",

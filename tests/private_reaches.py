@@ -114,10 +114,6 @@ REACHES: dict[str, dict[str, str]] = {
     },
     "memory/hollow.py": {
         "torch.utils._python_dispatch:TorchDispatchMode": "run operations without their numbers",
-        "torch.utils._pytree:tree_flatten": "find the tensors among an operation's arguments",
-        "torch.utils._pytree:tree_leaves": "find the tensors among an operation's results",
-        "torch.utils._pytree:tree_map_only": "replace the tensors among an operation's results",
-        "torch.utils._pytree:tree_unflatten": "put tensors back among an operation's arguments",
         "torch:_ops.OpOverload._schema": "tell operations that write or view from those that compute",
         "torch:ops.aten._local_scalar_dense": "answer 1 to code that asks for a number",
         "torch:ops.aten._unsafe_view": "take it for the view that it is",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,16 @@ TRACE = {
 }
 """A prompt and an answer of the kind of each set of TRACE."""
 
+TRACE_FILE = CONFIGS / "continual" / "trace.yaml"
+
 QUICK = {"accelerator": "cpu", "precision": "32-true", "fast_dev_run": True}
 
 
-def read(folder: str, path: Path, out: Path) -> Any:
+@cache
+def read(folder: str, path: Path) -> Any:
     """The arguments of the command, as it would get them."""
     parser = auto_parser(COMMANDS[folder], as_positional=False, parser_class=CommandParser)
-    return parser.instantiate(parser.parse_args(["--config", str(path), "--out", str(out)]))
+    return parser.instantiate(parser.parse_args(["--config", str(path), "--out", "runs"]))
 
 
 def plan_of(folder: str, arguments: Any) -> Plan:
@@ -88,9 +92,9 @@ def instead(parts: list[dict[str, Any]], stand_in: Path, rows: dict[str, Path], 
     return [*models, *(nested(name, yaml.safe_load(value)) for name, _, value in given)]
 
 
-def parts_of(folder: str, path: Path, method: str, out: Path) -> list[dict[str, Any]]:
+def parts_of(folder: str, path: Path, method: str) -> list[dict[str, Any]]:
     """The configs of the last run of a method, or of the last combination of a sweep."""
-    arguments = read(folder, path, out)
+    arguments = read(folder, path)
     if folder != "sweep":
         plan = plan_of(folder, arguments)
         return list(plan.run(plan.variants(method)[-1]).parts)
@@ -105,7 +109,7 @@ def test_runs_of_each_method_are_read(
     folder: str, path: Path, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    parts = parts_of(folder, path, method, tmp_path)
+    parts = parts_of(folder, path, method)
     monkeypatch.chdir(tmp_path)
     laptop = [nested("model.init_args.model", "zoo/laptop"), *in_words_of("begin", "done", parts)]
     cli = build([*parts, *laptop, {"trainer": QUICK}], tmp_path / "configs")
@@ -145,16 +149,16 @@ def test_a_step_of_each_kind_of_run(
 ) -> None:
     monkeypatch.chdir(ROOT)
     folder, name = file.split("/")
-    parts = parts_of(folder, CONFIGS / folder / f"{name}.yaml", method, tmp_path)
+    parts = parts_of(folder, CONFIGS / folder / f"{name}.yaml", method)
     monkeypatch.chdir(tmp_path)
     cli = build([*parts, *instead(parts, stand_in, rows, judge_url), {"trainer": QUICK}], tmp_path / "configs")
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     assert cli.trainer.global_step == 1
 
 
-def trace_stage(method: str, skill: str, out: Path) -> list[dict[str, Any]]:
+def trace_stage(method: str, skill: str) -> list[dict[str, Any]]:
     """The configs of a stage of TRACE."""
-    plan = plan_of("continual", read("continual", CONFIGS / "continual" / "trace.yaml", out))
+    plan = plan_of("continual", read("continual", TRACE_FILE))
     return list(plan.run(next(each for each in plan.variants(method) if each.domain == skill)).parts)
 
 
@@ -177,8 +181,8 @@ def test_a_step_of_each_stage_of_trace(
     """Each set is evaluated under its name; as in a real stage, the last one evaluates all eight."""
     monkeypatch.chdir(ROOT)
     method = "SFT" if skill == "FOMC" else "SDFT"
-    stages = {each: trace_stage(method, each, trace_files) for each in TRACE}
-    assert set(stages) == set(read("continual", CONFIGS / "continual" / "trace.yaml", trace_files).skills)
+    stages = {each: trace_stage(method, each) for each in TRACE}
+    assert set(stages) == set(read("continual", TRACE_FILE).skills)
     monkeypatch.chdir(trace_files)
     small = [nested("model.init_args.model", str(stand_in)), nested("model.init_args.max_completion_tokens", 8)]
     small += [nested("data.init_args.batch_size", 2), nested("data.init_args.micro_batch_size", 2)]

@@ -23,8 +23,9 @@ from lightning_sdft.teacher import EMATeacher
 from lightning_sdft.teacher.compensated import join
 from tests.modules.conftest import WORDS_TEMPLATE, WordsDataModule, question
 
+EPOCH = 4
 STEPS = 6
-CHECKPOINT_STEP = 3  # in mid-epoch, which has 4
+CHECKPOINT_STEP = 3  # in mid-epoch
 
 
 @dataclass

@@ -20,7 +20,7 @@ from lightning_sdft.policy import Thinking
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.teacher import CopiedTeacher, TrustRegionTeacher
 from tests.conftest import needs_gpu
-from tests.distributed.strategy_runs import Curve, Run, assert_same, fit, outcome
+from tests.distributed.strategy_runs import EPOCH, Curve, Run, assert_same, fit, outcome
 from tests.launch import in_processes
 from tests.modules.conftest import WORDS_TEMPLATE
 
@@ -77,7 +77,8 @@ def test_two_processes_train_as_one(
     for strategy, folder in folders.items():
         folder.mkdir()
         count = 1 if strategy == "auto" else 2
-        in_processes(count, fit, Run(str(family_folder(family)), method, strategy, {}, arguments), folder, count)
+        run = Run(str(family_folder(family)), method, strategy, {}, arguments, steps=EPOCH)
+        in_processes(count, fit, run, folder, count)
     expected = outcome(folders["auto"])
     for strategy in strategies:
         found = outcome(folders[strategy])

@@ -124,6 +124,18 @@ def test_no_bit_of_a_number_takes_memory(three_billion: str) -> None:
     assert resident_memory() - before < 500
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_are_of_the_type_that_is_the_default_at_the_time(dtype: torch.dtype) -> None:
+    torch.set_default_dtype(dtype)
+    try:
+        with Hollow() as run:
+            numbers = torch.zeros(50)
+            assert numbers.dtype == dtype
+            assert run.ledger.now == 50 * dtype.itemsize
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.usefixtures("family")
 def test_weights_are_those_of_the_real_model(family: str, family_folder: Callable[[str], Path]) -> None:
     real = {

@@ -41,7 +41,10 @@ BROKEN = {
     "no demonstration": method("sdft", SHORT, {"model": BLIND}),
     "another example's demonstration": method("sdft", SHORT, callback("OtherDemonstration")),
     # The student learns before the teacher has run away: the best checkpoint is from then.
-    "update backwards": {**method("frozen", callback("BackwardsEMATeacher", teacher_rate=0.01)), "checkpoint": "last"},
+    "update backwards": {
+        **method("frozen", SHORT, callback("BackwardsEMATeacher", teacher_rate=0.05)),
+        "checkpoint": "last",
+    },
 }
 
 

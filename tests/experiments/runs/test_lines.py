@@ -72,7 +72,7 @@ def test_a_run_says_how_far_it_is(
 ) -> None:
     done, run = folders(tmp_path, "done", "run")
     for folder in (done, run):
-        Run(read_parts([part(max_steps=40, val_check_interval=None)], domain="double")).write(folder)
+        Run(read_parts([part(max_steps=12, val_check_interval=None)], domain="double")).write(folder)
     Outcome(0.5, {}, 4, None, 1.5, 300.0).write(done)
     pool.perform_all([done, run], 1, 1, lambda *_: None)
     said = [line.partition(" ") for line in capsys.readouterr().out.splitlines()]

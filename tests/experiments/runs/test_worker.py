@@ -55,9 +55,9 @@ def test_the_processes_of_one_run_do_not_wait_for_each_other(tmp_path: Path) -> 
     assert found.steps == 1
 
 
-def test_benchmark_that_is_not_there_is_named(tasks: Path, tmp_path: Path) -> None:
-    prior = PriorBenchmarks(["no_such"], include_path=str(tasks))
+def test_benchmark_that_is_refused_is_named(tasks: Path, tmp_path: Path) -> None:
+    prior = PriorBenchmarks(["runs_code"], include_path=str(tasks))
     Run(read_parts([part()], domain="double"), train=False, prior=prior).write(tmp_path)
-    with pytest.raises(PriorTaskError, match="'no_such' is not in lm-eval"):
+    with pytest.raises(PriorTaskError, match="task 'runs_code' runs what the model writes"):
         perform(tmp_path)
     assert Outcome.read(tmp_path) is None
