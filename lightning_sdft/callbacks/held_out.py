@@ -25,7 +25,7 @@ from lightning_sdft.modules.sdpo import SDPOModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import generate_ways
+from lightning_sdft.rollout import respond_ways
 
 __all__ = ["HeldOut", "Way", "held_out"]
 
@@ -94,7 +94,7 @@ class HeldOut:
             for prompts, part in zip(self._cut(self._prompts(shown)), self._cut(seeds), strict=True):
                 asked = {place: count - begun for place, (_, count) in enumerate(ways) if count > begun}
                 own = [(ways[place][0], min(count, len(prompts))) for place, count in asked.items()]
-                for place, rollouts in zip(asked, generate_ways(policy, prompts, limit, own, part), strict=True):
+                for place, rollouts in zip(asked, respond_ways(policy, prompts, limit, own, part), strict=True):
                     answers[place] += rollouts
                 begun += len(prompts)
         return answers

@@ -20,7 +20,7 @@ from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Example, Message, Rollout, Sampling
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 
 __all__ = ["TEMPERATURES", "Asker", "Gap", "closeness", "proposed", "verdicts"]
 
@@ -138,7 +138,7 @@ class Asker:
         for start in range(0, len(prompts), size):
             part = prompts[start : start + size]
             own = seeds[start : start + size]
-            rollouts += generate(self.policy, part, self.max_completion_tokens, sampling, own)
+            rollouts += respond(self.policy, part, self.max_completion_tokens, sampling, own)
             if self.answered is not None:
                 self.answered(len(part))
         responses = [self.policy.tokenizer.answer(rollout.completion) for rollout in rollouts]

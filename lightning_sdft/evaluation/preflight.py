@@ -24,7 +24,7 @@ from lightning_sdft.losses import ForwardKL, cross_entropy, distillation_loss
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.records import GREEDY, Example, Message, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 
 __all__ = ["Preflight", "copies", "judge_preflight", "preflight"]
 
@@ -135,7 +135,7 @@ def preflight(
         seeds = [seed * len(prompts) + index for index in range(len(prompts))]
         rollouts: list[Rollout] = []
         for part, part_seeds in zip(_batches(prompts, batch_size), _batches(seeds, batch_size), strict=True):
-            rollouts += generate(policy, part, max_completion_tokens, sampling, part_seeds)
+            rollouts += respond(policy, part, max_completion_tokens, sampling, part_seeds)
             if answered is not None:
                 answered(len(part))
         return rollouts

@@ -27,7 +27,7 @@ from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.policy.pieces import piece, pieces
 from lightning_sdft.records import GREEDY, Example, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 from lightning_sdft.settings import Count, Natural, check_ranges
 
 __all__ = ["inspect_rollouts", "taught", "token_looks"]
@@ -183,7 +183,7 @@ def _answers(
     return [
         rollout
         for start in range(0, len(prompts), BATCH)
-        for rollout in generate(policy, prompts[start : start + BATCH], limit, sampling, seeds[start : start + BATCH])
+        for rollout in respond(policy, prompts[start : start + BATCH], limit, sampling, seeds[start : start + BATCH])
     ]
 
 

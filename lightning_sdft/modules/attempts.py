@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from lightning_sdft.data.groups import repeated
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.modules.sdpo import SDPOModule
-from lightning_sdft.modules.thinking import budgeted
 from lightning_sdft.records import Example, Message, Rollout, Sampling
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 from lightning_sdft.settings import Count, Natural, check_ranges
 
 __all__ = ["Attempt", "attempts"]
@@ -63,15 +61,14 @@ def attempts(
         SettingError: If a number is out of range.
     """
     check_ranges(attempts, locals())
-    times, tokenizer = module.generations, module.tokenizer
-    sample = partial(generate, module.policy, sampling=sampling or module.sampling)
+    policy, times, limit = module.policy, module.generations, module.max_completion_tokens
     rollouts: list[Rollout] = []
-    with unsharded(module.policy):
+    with unsharded(policy):
         for start in range(0, len(examples), batch_size):
             part = examples[start : start + batch_size]
-            prompts = repeated(tokenizer.encode_all([example.prompt for example in part]), times)
+            prompts = repeated(module.tokenizer.encode_all([example.prompt for example in part]), times)
             seeds = [_seed(seed, example, number) for example in part for number in range(times)]
-            rollouts += budgeted(sample, prompts, module.max_completion_tokens, seeds, tokenizer.thoughts)
+            rollouts += respond(policy, prompts, limit, sampling or module.sampling, seeds)
     if not rollouts:
         return []
     told = module.informing.tell(repeated(examples, times), rollouts)[::times]
