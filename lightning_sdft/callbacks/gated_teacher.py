@@ -26,10 +26,13 @@ class GatedTeacher(TeacherUpdate):
     [1] Self-distillation with gated refreshes (CGTR), 2026, https://arxiv.org/abs/2606.03532, claims the same of
     teachers that are refreshed at fixed intervals.
 
+    With :class:`SDPOModule` both are shown what its teacher is told of the student's attempts in the demonstrations'
+    place, as :class:`TeacherWatch` does.
+
     Args:
         every_n_steps: Optimizer steps between two tests of the student.
-        examples: Number of examples held out for the test: validation examples that have demonstrations, otherwise
-            training examples, which are then not trained on if an epoch has ten steps or more.
+        examples: Number of examples held out for the test: validation examples that have demonstrations (for SDPO:
+            references), otherwise training examples, which are then not trained on if an epoch has ten steps or more.
 
     Raises:
         SettingError: If a number is out of range, there is no data module, or the teacher is shown nothing.
@@ -54,9 +57,9 @@ class GatedTeacher(TeacherUpdate):
             return
         assert self._held_out is not None  # setup comes first
         with trainer.precision_plugin.val_step_context():
+            asked = self._held_out.attempted()
             student, teacher = (
-                mean_score(self._held_out.scores(policy, True, GREEDY)[0])
-                for policy in (module.policy, module.teacher.policy)
+                mean_score(asked.scores(policy, True, GREEDY)[0]) for policy in (module.policy, module.teacher.policy)
             )
         passes = student >= teacher or math.isnan(teacher)
         if passes:

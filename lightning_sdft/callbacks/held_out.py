@@ -13,16 +13,19 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_sdft.data.base import DemonstrationDataModule
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.distributed.processes import process_count, process_index
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.errors import DataError, SettingError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.losses import ForwardKL, cross_entropy, distillation_loss
+from lightning_sdft.modules.attempts import attempts
 from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.modules.sdpo import SDPOModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import generate_ways
+from lightning_sdft.rollout import respond_ways
 
 __all__ = ["HeldOut", "Way", "held_out"]
 
@@ -39,7 +42,8 @@ class HeldOut:
     Args:
         module: The module whose models are asked.
         examples: This process's share of the examples.
-        shown: Token ids of their prompts as the teacher sees them, with demonstrations.
+        shown: Token ids of their prompts as the teacher sees them, with demonstrations or, once they are
+            :meth:`attempted`, with feedback.
         alone: Token ids of their prompts as the student does.
         grader: Decides which answers are right; without one, the score of an example is its demonstration's likelihood.
         batch_size: Prompts answered at once.
@@ -61,6 +65,16 @@ class HeldOut:
         alone = module.tokenizer.encode_all([each.prompt for each in examples])
         return cls(module, examples, shown, alone, grader, batch_size)
 
+    def attempted(self) -> HeldOut:
+        """The questions as the teacher sees them now: that of SDPO is told of attempts that the student makes first.
+
+        All processes must call this together.
+        """
+        if not isinstance(self.module, SDPOModule):
+            return self
+        made = attempts(self.module, self.examples, batch_size=self.batch_size)
+        return replace(self, shown=[each.shown for each in made])
+
     def part(self, every: int) -> HeldOut:
         """The first of the questions, one of every so many."""
         count = math.ceil(len(self.examples) / every)
@@ -80,7 +94,7 @@ class HeldOut:
             for prompts, part in zip(self._cut(self._prompts(shown)), self._cut(seeds), strict=True):
                 asked = {place: count - begun for place, (_, count) in enumerate(ways) if count > begun}
                 own = [(ways[place][0], min(count, len(prompts))) for place, count in asked.items()]
-                for place, rollouts in zip(asked, generate_ways(policy, prompts, limit, own, part), strict=True):
+                for place, rollouts in zip(asked, respond_ways(policy, prompts, limit, own, part), strict=True):
                     answers[place] += rollouts
                 begun += len(prompts)
         return answers
@@ -147,7 +161,7 @@ def held_out(trainer: Trainer, module: LightningModule, count: int, user: str) -
 
     They are validation examples of the new task, if those have all that the teacher is shown; otherwise they are taken
     out of the training examples. They are graded as in validation, unless there is no validation, there are no
-    references, or another model would be asked for each verdict.
+    references, or another model would be asked for each verdict; for SDPO as in training.
 
     Args:
         trainer: The trainer with its data module.
@@ -168,9 +182,7 @@ def held_out(trainer: Trainer, module: LightningModule, count: int, user: str) -
             f"{type(module).__name__}"
         )
     new = next((each for each in datamodule.splits.validation if not each.prior), None)
-    grader = None if new is None else next(iter(new.graders.values()), None)
-    if grader is not None and grader.asks_a_model:
-        grader = None
+    grader = _grader(module, datamodule, new)
     usable = _usable(module, graded=grader is not None)
     chosen: Sequence[Example] = [] if new is None else list(filter(usable, new.examples))
     if chosen:
@@ -179,11 +191,29 @@ def held_out(trainer: Trainer, module: LightningModule, count: int, user: str) -
         grader, chosen = None, datamodule.withhold(count, _usable(module, graded=False))
     if not chosen:
         raise DataError(
-            f"{user}: no example has {', '.join(sorted(module.teacher_fields - {'prompt'}))} within the token budgets "
-            f"to ask the teacher with; give demonstrations, or leave {user} out of trainer.callbacks"
+            f"{user}: no example has {_needed(module)} within the token budgets to ask the teacher with; give "
+            f"{'references' if isinstance(module, SDPOModule) else 'demonstrations'}, or leave {user} out of "
+            "trainer.callbacks"
         )
     share = chosen[process_index() :: process_count()]
     return HeldOut.of(module, share, grader, datamodule.evaluation_batch_size)
+
+
+def _grader(
+    module: DistillationModule, datamodule: DemonstrationDataModule, new: EvaluationSet | None
+) -> Grader | None:
+    if isinstance(module, SDPOModule):
+        module.informing.take_grader(datamodule)
+        return module.informing.grader
+    grader = None if new is None else next(iter(new.graders.values()), None)
+    return None if grader is None or grader.asks_a_model else grader
+
+
+def _needed(module: DistillationModule) -> str:
+    """What an example must have."""
+    if isinstance(module, SDPOModule):
+        return ", ".join(["reference", *(["context"] if "context" in module.teacher_fields else [])])
+    return ", ".join(sorted(module.teacher_fields - {"prompt"}))
 
 
 def _usable(module: DistillationModule, graded: bool) -> Callable[[Example], bool]:
@@ -194,6 +224,8 @@ def _usable(module: DistillationModule, graded: bool) -> Callable[[Example], boo
             complete = module.missing(example) is None and module.training_problem(example) is None
         except DataError:  # a row that the tokenizer refuses
             return False
+        if isinstance(module, SDPOModule):
+            return complete
         return complete and bool(example.demonstration) and (example.reference is not None or not graded)
 
     return usable

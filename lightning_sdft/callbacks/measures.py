@@ -43,6 +43,7 @@ def measure(held_out: HeldOut, step: int) -> Measures:
         held_out: The questions.
         step: The number of optimizer steps taken.
     """
+    held_out = held_out.attempted()
     module, sampling = held_out.module, held_out.module.sampling
     student, teacher, part = module.policy, module.teacher.policy, held_out.part(PART)
     whole, few = len(held_out.examples), len(part.examples)
@@ -76,6 +77,7 @@ def measure(held_out: HeldOut, step: int) -> Measures:
 
 def measure_under_stress(held_out: HeldOut, step: int) -> Measures:
     """Ask only the student that is shown the demonstrations, at the higher temperature; see :func:`measure`."""
+    held_out = held_out.attempted()
     scores, _ = held_out.scores(held_out.module.policy, True, _stressed(held_out.module.sampling))
     return _under_stress(scores, step)
 

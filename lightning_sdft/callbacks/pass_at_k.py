@@ -19,7 +19,7 @@ from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.grading.pass_at_k import pass_at_k, powers_of_two
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.records import Example, Sampling
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 from lightning_sdft.settings import Count, Seed, check_ranges
 
 __all__ = ["PassAtK"]
@@ -108,7 +108,7 @@ class PassAtK(Callback):
         encoded = module.tokenizer.encode_all([example.prompt for example in examples])
         prompts = [prompt for prompt in encoded for _ in range(self.samples)]
         seeds = [_seed(self.seed, example.id, number) for example in examples for number in range(self.samples)]
-        rollouts = generate(module.policy, prompts, module.max_completion_tokens, self.sampling, seeds)
+        rollouts = respond(module.policy, prompts, module.max_completion_tokens, self.sampling, seeds)
         return [module.tokenizer.answer(rollout.completion) for rollout in rollouts]
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, name: str, k: int, score: Score) -> None:

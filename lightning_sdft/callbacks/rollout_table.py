@@ -14,7 +14,7 @@ from lightning_sdft.inspection import TokenLook, token_looks
 from lightning_sdft.inspection.visible import visible
 from lightning_sdft.modules.distillation import DistillationModule
 from lightning_sdft.records import GREEDY, text_of
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 from lightning_sdft.settings import Count, check_ranges
 from lightning_sdft.teacher import OffloadedTeacher
 
@@ -95,7 +95,7 @@ class RolloutTable(Callback):
         if isinstance(module.teacher, OffloadedTeacher):
             return [""] * len(items)
         prompts = [item.teacher.prompt for item in items if item.teacher is not None]
-        answers = generate(module.teacher.policy, prompts, module.max_completion_tokens, GREEDY)
+        answers = respond(module.teacher.policy, prompts, module.max_completion_tokens, GREEDY, [0] * len(prompts))
         return [module.tokenizer.decode(each.completion) for each in answers]
 
     def _row(self, item: Item, tokens: Sequence[TokenLook], taught: str) -> list[Cell]:

@@ -40,9 +40,16 @@ class TeacherWatch(Callback):
       ``rollout/end_log_probability`` of the token that ends them, and ``rollout/repetition`` (how many times shorter
       zlib makes them).
 
+    The teacher of :class:`SDPOModule` sees no demonstration, but what it is told of an attempt. So before it is asked
+    the student attempts each question, ``generations`` times and sampled as in training, and the first attempt is told
+    of: with feedback if it is wrong, with a right sibling if there is one, or not at all, and then the question stands
+    alone. That prompt takes the place of the one with the demonstration in all of the above: ``teacher/accuracy`` is
+    how often the teacher then gives a right answer of its own. The student alone answers apart from its attempts, so
+    ``teacher/gain`` is what being told adds, and not that a wrong answer is tried again.
+
     Args:
-        examples: Number of examples held out: validation examples that have demonstrations, otherwise training
-            examples, which are then not trained on if an epoch has ten steps or more.
+        examples: Number of examples held out: validation examples that have demonstrations (for SDPO: references),
+            otherwise training examples, which are then not trained on if an epoch has ten steps or more.
         every_n_steps: Optimizer steps between two questions under stress, for a teacher that follows the student; half
             as many while the last answers were worse than earlier ones. Once wear begins, accuracy falls within a
             hundred steps or two.

@@ -56,12 +56,14 @@ def doubled(before: float, now: float, count: int) -> float:
 
 LESS = "lower the learning rate, stop earlier, or let GatedTeacher take the place of EMATeacher"
 
-FOLLOWED = f"the student, shown demonstrations, answers worse than it did, and the teacher follows it; {LESS}"
+FOLLOWED = (
+    f"the student, shown what the teacher is shown, answers worse than it did, and the teacher follows it; {LESS}"
+)
 
 SIGNS = (
     Sign(STRESSED, fallen, FOLLOWED, if_followed=True),
     Sign("student/in_context", fallen, FOLLOWED, if_followed=True),
-    Sign("teacher/accuracy", fallen, f"the teacher, shown demonstrations, answers worse than it did; {LESS}"),
+    Sign("teacher/accuracy", fallen, f"the teacher, shown more than the student, answers worse than it did; {LESS}"),
     Sign(
         "rollout/cut",
         risen,

@@ -16,6 +16,7 @@ from lightning_sdft.inspection.html import page
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.checks import naming
 from lightning_sdft.modules.examples import leave_out_bad_rows
+from lightning_sdft.modules.sdpo import SDPOModule
 from lightning_sdft.settings import Count, Natural, check_ranges
 from lightning_sdft.storage.atomic import write_text
 
@@ -37,9 +38,9 @@ class InspectTrainer(Trainer):
         """Show answers of student and teacher, and where they disagree token by token: same config as ``fit``.
 
         Training examples are answered by the student, sampled as in training and greedily, and by the teacher, which is
-        shown the demonstration. Of the rollout that training would learn from, each token is shown with the KL of the
-        teacher from the student, the entropy of both and the likeliest next tokens of both: in colours in a terminal,
-        and as plain text in a pipe.
+        shown the demonstration; that of SDPO is told of the student's sampled answer. Of the rollout that training
+        would learn from, each token is shown with the KL of the teacher from the student, the entropy of both and the
+        likeliest next tokens of both: in colours in a terminal, and as plain text in a pipe.
 
         Args:
             model: An SDFT module, or another distillation.
@@ -59,6 +60,8 @@ class InspectTrainer(Trainer):
         model = taught(model)
         if self.world_size > 1:
             raise DataError(f"inspect runs in one process, not {self.world_size}; set trainer.devices=1")
+        if isinstance(model, SDPOModule):
+            model.informing.take_grader(datamodule)
         leave_out_bad_rows(datamodule, model)
         problem = naming(model.training_problem)
         examples = datamodule.splits.train
@@ -69,6 +72,8 @@ class InspectTrainer(Trainer):
                 "the token budgets; raise the budgets, or give demonstrations"
             )
         chosen = random.Random(seed).sample(usable, min(rows, len(usable)))
+        if isinstance(model, SDPOModule):
+            model.informing.check_references(chosen)
         with self.precision_plugin.module_init_context():
             model.configure_model()
         if ckpt_path is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import yaml
 from lightning.pytorch import Trainer
@@ -36,6 +38,9 @@ WORDS = {
 }
 """Verdicts as they are printed."""
 
+WITH = {"demonstration": "with the demonstration", "feedback": "told of an attempt"}
+"""What the teacher is shown, as it is printed."""
+
 OF_GRADES = ("solved of what the base fails", "answers that could not be graded")
 """Rows of the report that are about right and wrong answers."""
 
@@ -60,8 +65,12 @@ class PreflightTrainer(Trainer):
         what that means. The verdict is about the samples, because they are what is learned from. Without references,
         answers are compared with the demonstrations, by the words that they share.
 
+        The teacher of SDPO sees no demonstration. The student attempts each question first, the attempts are graded,
+        and the teacher answers when it is told what became of one: that, sampled, against the student alone is the
+        verdict. Temperatures are tried, and templates are not.
+
         Args:
-            model: An SDFT module, or another distillation whose teacher sees a demonstration.
+            model: An SDFT module, or another distillation whose teacher sees a demonstration or feedback.
             datamodule: Its data, with demonstrations, and best with references and a grader.
             questions: Number of training questions to ask, drawn at random.
             seed: Seed for the choice of questions and for sampled answers.
@@ -78,9 +87,11 @@ class PreflightTrainer(Trainer):
         with self.precision_plugin.forward_context(), work:
             asker.answered = work.advance
             limits = (asker.max_completion_tokens, asker.batch_size, seed)
-            ways = (module.teacher_messages, *limits, asker.sampling, work.advance)
+            shown = {each.id: seen for each, seen in zip(asker.examples, asking.shown(), strict=True)}
+            ways = (lambda example: shown[example.id], *limits, asker.sampling, work.advance)
             result = preflight(module.policy, asker.examples, asker.grader, *ways)
-            result = replace(result, gaps=asking.survey())
+            told: Literal["demonstration", "feedback"] = "feedback" if asking.tells else "demonstration"
+            result = replace(result, gaps=asking.survey(), shown=told)
             work.advance(work.total - work.done)  # not every way was asked every question
         over_budget, examples = asking.over_budget, asking.examples
         verdict, reasons = judge_preflight(result)
@@ -91,10 +102,10 @@ class PreflightTrainer(Trainer):
         _report(result, title, len(over_budget), examples, WORDS[verdict], reasons)
         file = proposal_file(result, proposal)
         if file is not None:
-            write_text(Path(file), _settings(proposed(result.gaps)))
+            write_text(Path(file), _settings(proposed(result.gaps), result.shown))
         if output is not None:
             record = {
-                "forecast": asdict(LINE.at(result.gaps[0].gain.value)),
+                "forecast": None if asking.tells else asdict(LINE.at(result.gaps[0].gain.value)),
                 "model": model.model,
                 "grader": asking.name,
                 **asdict(result),
@@ -120,7 +131,7 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
     measured = "accuracy" if result.graded else "words shared"
     rows = {
         f"{measured} by itself": _with_interval(result.base),
-        f"{measured} with the demonstration (teacher)": _with_interval(result.teacher),
+        f"{measured} {WITH[result.shown]} (teacher)": _with_interval(result.teacher),
         "teacher minus base": _with_interval(result.gain),
         "solved of what the base fails": f"{result.solved:.3f}",
         "answers that could not be graded": str(result.ungraded),
@@ -136,6 +147,8 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
     }
     if not result.graded:
         rows = {name: value for name, value in rows.items() if name not in OF_GRADES}
+    if math.isnan(result.copied):
+        rows = {name: value for name, value in rows.items() if "demonstration" not in name}
     for name, value in rows.items():
         table.add_row(name, value)
     console = Console()
@@ -143,7 +156,7 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
     console.print(_gaps(result.gaps))
     for template, name in _template_names(result.gaps).items():
         console.print(f"text {name} of the teacher's prompt: {template!r}", highlight=False, markup=False)
-    if result.graded:
+    if result.graded and result.shown == "demonstration":
         console.print(_foretold(result.gaps), highlight=False)
     console.print(f"verdict: {verdict}", style="bold", highlight=False)
     for reason in reasons:
@@ -190,9 +203,11 @@ def _foretold(gaps: Sequence[Gap]) -> str:
     return "\n".join(lines)
 
 
-def _settings(gap: Gap) -> str:
-    """A config with what a way of sampling sets."""
-    settings = {"sampling": {"temperature": gap.temperature}, "teacher_template": gap.template}
+def _settings(gap: Gap, shown: str) -> str:
+    """A config with what a way of sampling sets; templates in parts are not tried."""
+    settings: dict[str, Any] = {"sampling": {"temperature": gap.temperature}}
+    if shown == "demonstration":
+        settings["teacher_template"] = gap.template
     return yaml.safe_dump({"model": {"init_args": settings}}, sort_keys=False)
 
 

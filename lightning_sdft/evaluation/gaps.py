@@ -20,7 +20,7 @@ from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.interval import Score, bootstrap
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Example, Message, Rollout, Sampling
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 
 __all__ = ["TEMPERATURES", "Asker", "Gap", "closeness", "proposed", "verdicts"]
 
@@ -59,7 +59,7 @@ class Gap:
         temperature: Temperature of the samples; 0 is greedy.
         template: Template of the teacher's prompt.
         student: Accuracy of the model without demonstration.
-        teacher: Accuracy of the model that sees the demonstration.
+        teacher: Accuracy of the model that sees the demonstration, or what else the teacher is shown.
         gain: Mean over questions of teacher minus student.
         truncated: Share of the answers of both that reached the length limit.
         tokens: Number of tokens that 95% of the answers of both do not exceed.
@@ -115,9 +115,9 @@ class Asker:
 
     def _gap(self, temperature: float, template: str) -> Gap:
         if temperature not in self._alone:
-            self._alone[temperature] = self._answers(lambda example: example.prompt, temperature)
+            self._alone[temperature] = self._answers([example.prompt for example in self.examples], temperature)
         alone = self._alone[temperature]
-        shown = self._answers(lambda example: self.teacher_messages(example, template), temperature)
+        shown = self._answers(self.shown(temperature, template), temperature)
         both = ~(alone.right.isnan() | shown.right.isnan())
         given = (*(each.right[~each.right.isnan()] for each in (alone, shown)), (shown.right - alone.right)[both])
         student, teacher, gain = (bootstrap([each]) for each in given)
@@ -126,15 +126,19 @@ class Asker:
         cut = (alone.cut + shown.cut) / len(lengths)
         return Gap(temperature, template, student, teacher, gain, cut, nearly_all, len(self.examples))
 
-    def _answers(self, messages: Callable[[Example], Sequence[Message]], temperature: float) -> _Answers:
-        prompts = self.policy.tokenizer.encode_all([list(messages(example)) for example in self.examples])
+    def shown(self, temperature: float, template: str) -> list[Sequence[Message]]:
+        """The conversations that the teacher sees."""
+        return [self.teacher_messages(example, template) for example in self.examples]
+
+    def _answers(self, conversations: Sequence[Sequence[Message]], temperature: float) -> _Answers:
+        prompts = self.policy.tokenizer.encode_all([list(each) for each in conversations])
         seeds = [self.seed * len(prompts) + index for index in range(len(prompts))]
         sampling, size = replace(self.sampling, temperature=temperature), self.batch_size
         rollouts: list[Rollout] = []
         for start in range(0, len(prompts), size):
             part = prompts[start : start + size]
             own = seeds[start : start + size]
-            rollouts += generate(self.policy, part, self.max_completion_tokens, sampling, own)
+            rollouts += respond(self.policy, part, self.max_completion_tokens, sampling, own)
             if self.answered is not None:
                 self.answered(len(part))
         responses = [self.policy.tokenizer.answer(rollout.completion) for rollout in rollouts]

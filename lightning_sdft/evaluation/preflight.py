@@ -24,7 +24,7 @@ from lightning_sdft.losses import ForwardKL, cross_entropy, distillation_loss
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.records import GREEDY, Example, Message, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 
 __all__ = ["Preflight", "copies", "judge_preflight", "preflight"]
 
@@ -49,6 +49,16 @@ COPIED = 0.9
 """Minimum similarity at which an answer counts as a copy of the demonstration."""
 
 
+NOTHING = {
+    "demonstration": "the demonstration does not make the model better at the task beyond chance: there is nothing to "
+    "distil (try a larger model, other demonstrations, another teacher_template, or SFT)",
+    "feedback": "what the teacher is told of the student's attempts does not make the model better at the task beyond "
+    "chance: there is nothing to distil (try a larger model, a grader that says what is wrong, more generations for a "
+    "right sibling, another teacher_template, or demonstrations)",
+}
+"""Why there is no reason to train, by what the teacher is shown."""
+
+
 @dataclass(frozen=True)
 class Preflight:
     """Results of a preflight. Accuracies are of greedy answers, but for those of ``gaps``.
@@ -64,13 +74,14 @@ class Preflight:
         kl_per_response: The same, summed over the tokens of each answer, mean over answers.
         teacher_surprise: Negative log-likelihood of the teacher's sampled answers under the base model, in nats per
             token.
-        demonstration_surprise: The same for the demonstrations, which SFT would imitate.
-        copied: Share of the teacher's answers that copy the demonstration.
+        demonstration_surprise: The same for the demonstrations, which SFT would imitate; NaN if there are none.
+        copied: Share of the teacher's answers that copy the demonstration; NaN if there are none.
         truncated: Share of the teacher's answers that reached the length limit.
         base_truncated: The same of the model's own answers.
         gaps: How much more often the teacher is right when both answer as in training: at the temperature that is set,
             at others, and with other templates of the teacher's prompt.
         graded: Whether answers were graded; otherwise accuracies are the closeness of answers to demonstrations.
+        shown: What the teacher sees more than the student: a ``demonstration``, or ``feedback`` on an attempt.
     """
 
     questions: int
@@ -88,6 +99,7 @@ class Preflight:
     base_truncated: float = 0.0
     gaps: Sequence[Gap] = ()
     graded: bool = True
+    shown: Literal["demonstration", "feedback"] = "demonstration"
 
 
 @torch.no_grad()
@@ -95,7 +107,7 @@ def preflight(
     policy: Policy,
     examples: Sequence[Example],
     grader: Grader | None,
-    teacher_messages: Callable[[Example], list[Message]],
+    teacher_messages: Callable[[Example], Sequence[Message]],
     max_completion_tokens: int,
     batch_size: int = 8,
     seed: int = 0,
@@ -117,13 +129,13 @@ def preflight(
     """
     encode = policy.tokenizer.encode
     own = [encode(example.prompt) for example in examples]
-    shown = [encode(teacher_messages(example)) for example in examples]
+    shown = [encode(list(teacher_messages(example))) for example in examples]
 
     def answer(prompts: Sequence[list[int]], sampling: Sampling) -> list[Rollout]:
         seeds = [seed * len(prompts) + index for index in range(len(prompts))]
         rollouts: list[Rollout] = []
         for part, part_seeds in zip(_batches(prompts, batch_size), _batches(seeds, batch_size), strict=True):
-            rollouts += generate(policy, part, max_completion_tokens, sampling, part_seeds)
+            rollouts += respond(policy, part, max_completion_tokens, sampling, part_seeds)
             if answered is not None:
                 answered(len(part))
         return rollouts
@@ -137,12 +149,11 @@ def preflight(
     both = ~(base.isnan() | teacher.isnan())
     failed = both & (base == 0)
     kl, surprise = _teacher_on_its_answers(policy, own, answer(shown, sampling), batch_size)
+    demonstrated = [(index, each.demonstration) for index, each in enumerate(examples) if each.demonstration]
     demonstrations = [
-        TokenSequence(prompt, policy.tokenizer.encode_completion(example.demonstration or ""))
-        for prompt, example in zip(own, examples, strict=True)
+        TokenSequence(own[index], policy.tokenizer.encode_completion(text)) for index, text in demonstrated
     ]
-    written = [policy.tokenizer.decode(rollout.completion) for rollout in greedy]
-    copied = [copies(text, example.demonstration or "") for text, example in zip(written, examples, strict=True)]
+    copied = [copies(policy.tokenizer.decode(greedy[index].completion), text) for index, text in demonstrated]
     return Preflight(
         questions=len(examples),
         base=bootstrap([base[~base.isnan()]]),
@@ -153,8 +164,8 @@ def preflight(
         kl_per_token=torch.cat(kl).mean().item(),
         kl_per_response=torch.stack([values.sum() for values in kl]).mean().item(),
         teacher_surprise=torch.cat(surprise).mean().item(),
-        demonstration_surprise=torch.cat(_surprise(policy, demonstrations, batch_size)).mean().item(),
-        copied=sum(copied) / len(copied),
+        demonstration_surprise=_mean(_surprise(policy, demonstrations, batch_size)),
+        copied=_mean([torch.tensor([float(each) for each in copied])]),
         truncated=sum(not rollout.finished for rollout in greedy) / len(greedy),
         base_truncated=sum(not rollout.finished for rollout in alone) / len(alone),
         graded=grader is not None,
@@ -200,12 +211,8 @@ def judge_preflight(result: Preflight) -> tuple[Verdict, list[str]]:
         )
         return "change", reasons
     if not better:
-        nothing = (
-            "the demonstration does not make the model better at the task beyond chance: there is nothing to distil "
-            "(try a larger model, other demonstrations, another teacher_template, or SFT)"
-        )
-        return "stop", reasons or [nothing]
-    if result.solved < SOLVED:
+        return "stop", reasons or [NOTHING[result.shown]]
+    if result.shown == "demonstration" and result.solved < SOLVED:
         reasons.append(
             f"with the demonstration the model solves only {result.solved:.0%} of what it fails without: the student "
             "cannot become better than its teacher"
@@ -270,6 +277,10 @@ def _surprise(policy: Policy, sequences: Sequence[TokenSequence], batch_size: in
             values = cross_entropy(hidden, policy.head, targets, torch.ones(len(hidden), device=hidden.device)).values
             nll += values.cpu().split([len(each.completion) for each in part])
     return nll
+
+
+def _mean(values: Sequence[Tensor]) -> float:
+    return torch.cat([*values]).mean().item() if values else float("nan")
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -12,9 +12,9 @@ from lightning_sdft.errors import SettingError
 from lightning_sdft.experiments.archive import check_archive, finish
 from lightning_sdft.experiments.chains import BASE_STAGE, Chain, Stage
 from lightning_sdft.experiments.evidence.endpoint import Endpoint, named_endpoint
+from lightning_sdft.experiments.evidence.sequences import SEQUENCE
 from lightning_sdft.experiments.plan import BASE, Method, Plan
 from lightning_sdft.experiments.report.experiment import Experiment
-from lightning_sdft.experiments.report.written import SEQUENCE
 from lightning_sdft.experiments.runs.lines import RunsLines
 from lightning_sdft.experiments.runs.pool import Failure, perform_all
 from lightning_sdft.experiments.runs.run import Outcome, PriorBenchmarks, Run

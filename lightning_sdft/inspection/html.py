@@ -50,14 +50,13 @@ def _look(look: RolloutLook) -> str:
         f"<th {CELL}>{name}</th>"
         for name in ("token", "KL", "entropy of student", "of teacher", "student: likeliest next", "teacher: likeliest")
     )
-    about = f"trained on: {_text(look.trained_on)}, {len(look.tokens)} tokens, KL {look.mean_kl:.3f} nats a token"
     return (
         f'<div style="border-top:1px solid #888;padding:6px 0"><b>{_text(look.id)}</b>'
         f'<div style="{TEXT}">{_conversation(look.prompt)}</div>'
         f"<details><summary>what the teacher sees</summary>"
         f'<div style="{TEXT}">{_conversation(look.shown)}</div></details>'
         f"<table>{rows}</table>"
-        f"<div>{about}</div>"
+        f"<div>{_text(look.about)}</div>"
         f'<div style="{TEXT};font:1em monospace">{tokens}</div>'
         f"<details><summary>all tokens</summary><table><tr>{heads}</tr>{table}</table></details></div>"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lightning_sdft.inspection.records import Answer, Candidate, RolloutLook, To
 from lightning_sdft.inspection.views import Inspection
 from lightning_sdft.losses import ForwardKL, distillation_loss
 from lightning_sdft.losses.likeliest import likeliest
+from lightning_sdft.modules.attempts import attempts
 from lightning_sdft.modules.causal_lm import CausalLMModule
 from lightning_sdft.modules.checks import check_budgets, check_complete
 from lightning_sdft.modules.distillation import DistillationModule
@@ -25,7 +27,7 @@ from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.policy.pieces import piece, pieces
 from lightning_sdft.records import GREEDY, Example, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 from lightning_sdft.settings import Count, Natural, check_ranges
 
 __all__ = ["inspect_rollouts", "taught", "token_looks"]
@@ -42,9 +44,10 @@ def inspect_rollouts(
     """Answer examples by student and teacher, and compare the two at each token of the rollout.
 
     The student answers on its own, sampled as in training and greedily; the teacher, which is shown more, does too. A
-    mixed teacher cannot write, so its reference answers. The tokens are those of the rollout that training would learn
-    from (``rollout_source``), and both models read them as in the loss: each behind its own prompt, at the temperatures
-    of the loss, over the full vocabulary.
+    mixed teacher cannot write, so its reference answers. The teacher of SDPO is told of the student's sampled answer,
+    which is graded first; where it is told nothing, no token is in the loss. The tokens are those of the rollout that
+    training would learn from (``rollout_source``), and both models read them as in the loss: each behind its own
+    prompt, at the temperatures of the loss, over the full vocabulary.
 
     The models are loaded if they are not yet. Nothing else of the module changes, nor do random number generators.
 
@@ -59,7 +62,8 @@ def inspect_rollouts(
 
     Raises:
         SettingError: If the module has no teacher, or a number is out of range.
-        DataError: If an example lacks what the teacher is shown, or is over a budget.
+        DataError: If an example lacks what the teacher is shown, or is over a budget; or if nothing grades answers
+            that the teacher is to be told of.
     """
     check_ranges(inspect_rollouts, locals())
     module = taught(module)
@@ -68,11 +72,17 @@ def inspect_rollouts(
     with isolate_rng():
         module.configure_model()
     own = module.tokenizer.encode_all([example.prompt for example in examples])
-    shown = module.tokenizer.encode_all([module.teacher_messages(example) for example in examples])
+    attempted = attempts(module, examples, batch_size=BATCH, seed=seed) if isinstance(module, SDPOModule) else None
+    conversations = [module.teacher_messages(example) for example in examples]
+    if attempted is not None:
+        conversations = [list(each.messages) for each in attempted]
+    shown = module.tokenizer.encode_all(conversations)
     seeds = [int.from_bytes(hashlib.sha256(f"{seed} {example.id}".encode()).digest()[:7]) for example in examples]
     student, teacher, limit = module.policy, module.teacher.policy, module.max_completion_tokens
     given = {
-        "student, sampled": _answers(student, own, limit, module.sampling, seeds),
+        "student, sampled": [each.rollout for each in attempted]
+        if attempted is not None
+        else _answers(student, own, limit, module.sampling, seeds),
         "student, greedy": _answers(student, own, limit, GREEDY, seeds),
         "teacher, sampled": _answers(teacher, shown, limit, module.sampling, seeds),
         "teacher, greedy": _answers(teacher, shown, limit, GREEDY, seeds),
@@ -88,8 +98,9 @@ def inspect_rollouts(
         answers = {name: _as_text(module, each[index]) for name, each in given.items()}
         if example.demonstration is not None:
             answers[DEMONSTRATED] = Answer(example.demonstration, finished=True)
-        messages = (example.prompt, module.teacher_messages(example))
-        looks.append(RolloutLook(example.id, *messages, answers, trained_on, tokens[index]))
+        if attempted is not None and not attempted[index].told:
+            tokens[index] = [replace(token, trained=False) for token in tokens[index]]
+        looks.append(RolloutLook(example.id, example.prompt, conversations[index], answers, trained_on, tokens[index]))
     return Inspection(looks, module.temperatures["temperature"] or 1.0)
 
 
@@ -97,13 +108,8 @@ def taught(module: CausalLMModule) -> DistillationModule:
     """The module, as one that has a teacher.
 
     Raises:
-        SettingError: If it has none, or one that is shown what only training finds out.
+        SettingError: If it has none.
     """
-    if isinstance(module, SDPOModule):
-        raise SettingError(
-            "the teacher of SDPOModule is told of answers once training has graded them; the callback RolloutTable "
-            "shows them, with the teacher's answers and the KL at each token"
-        )
     if isinstance(module, DistillationModule):
         return module
     raise SettingError(
@@ -177,7 +183,7 @@ def _answers(
     return [
         rollout
         for start in range(0, len(prompts), BATCH)
-        for rollout in generate(policy, prompts[start : start + BATCH], limit, sampling, seeds[start : start + BATCH])
+        for rollout in respond(policy, prompts[start : start + BATCH], limit, sampling, seeds[start : start + BATCH])
     ]
 
 

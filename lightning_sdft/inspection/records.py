@@ -70,6 +70,14 @@ class RolloutLook:
     tokens: Sequence[TokenLook]
 
     @property
+    def about(self) -> str:
+        """What the tokens are, and how far teacher and student are apart on them."""
+        number = f"{len(self.tokens)} tokens"
+        if not any(token.trained for token in self.tokens):
+            return f"trained on: none of the {number} of {self.trained_on}"
+        return f"trained on: {self.trained_on}, {number}, KL {self.mean_kl:.3f} nats a token"
+
+    @property
     def mean_kl(self) -> float:
         """KL per token that is in the loss, in nats; NaN if there is none."""
         values = [token.kl for token in self.tokens if token.trained]

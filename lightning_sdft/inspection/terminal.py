@@ -53,7 +53,7 @@ def rendered(looks: Sequence[RolloutLook], temperature: float) -> Iterator[Rende
         for name, answer in look.answers.items():
             yield Text(f"{name}{'' if answer.finished else ' (cut)'}:", style="bold")
             yield Padding(Text(visible(answer.text)), (0, 0, 0, 2))
-        yield Text(f"trained on: {look.trained_on}, {len(look.tokens)} tokens, KL {look.mean_kl:.3f} nats a token")
+        yield Text(look.about)
         yield Padding(_line(look.tokens), (0, 0, 0, 2))
         yield _table(look.tokens)
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 from lightning_sdft.distributed.sharding import unsharded
 from lightning_sdft.modules.checks import naming
 from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.modules.surprise import token_losses
-from lightning_sdft.modules.thinking import budgeted
 from lightning_sdft.policy import Policy, Tokenizer
 from lightning_sdft.records import GREEDY, Example, Rollout, TokenSequence
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 
 __all__ = ["Answering"]
 
@@ -46,8 +44,7 @@ class Answering:
         """Answer the prompts of examples greedily."""
         encode = naming(lambda example: self.tokenizer.encode(example.prompt))
         prompts = [encode(example) for example in examples]
-        sample = partial(generate, policy, sampling=GREEDY)
-        return budgeted(sample, prompts, self.max_completion_tokens, [0] * len(prompts), self.tokenizer.thoughts)
+        return respond(policy, prompts, self.max_completion_tokens, GREEDY, [0] * len(prompts))
 
     def evaluate(
         self,

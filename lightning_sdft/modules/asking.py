@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_sdft.errors import DataError
 from lightning_sdft.policy import Policy, Tokenizer
 from lightning_sdft.records import GREEDY, Example, Message, Sampling
-from lightning_sdft.rollout import generate
+from lightning_sdft.rollout import respond
 from lightning_sdft.settings import Count, Natural, check_ranges
 
 __all__ = ["answer"]
@@ -71,7 +71,7 @@ def answer(
     return [
         self.tokenizer.decode(rollout.completion)
         for start in range(0, len(examples), batch_size)
-        for rollout in generate(
+        for rollout in respond(
             self.policy,
             encoded[start : start + batch_size],
             self.max_completion_tokens,

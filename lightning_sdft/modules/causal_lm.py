@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,14 +29,14 @@ from lightning_sdft.modules.retention import Retention, RetentionLoss
 from lightning_sdft.modules.step_log import StepLog
 from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.modules.surprise import demonstrated
-from lightning_sdft.modules.thinking import budgeted, check_budget, in_loss
+from lightning_sdft.modules.thinking import check_budget, in_loss
 from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, load_tokenizer
 from lightning_sdft.policy.lora import add_adapter
 from lightning_sdft.policy.skeleton import check_adapter_fits
 from lightning_sdft.policy.thinking import Thinking, Thoughts
 from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import generate, own_seeds
+from lightning_sdft.rollout import own_seeds, respond
 from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
 
 __all__ = ["CausalLMModule"]
@@ -122,7 +121,7 @@ class CausalLMModule(CheckpointedModule):
         self.tokenizer = load_tokenizer(model, trust_remote_code, template_arguments)
         if thinking is not None:
             self.tokenizer.thoughts = Thoughts(thinking, self.tokenizer.hugging_face, self.tokenizer.template)
-            check_budget(self.tokenizer.thoughts, max_completion_tokens)
+            check_budget(self.tokenizer.thoughts, max_completion_tokens, self.tokenizer.images is not None)
         self.answering = Answering(self.tokenizer, max_completion_tokens)
         self.graded = GradedSets()
         self.clock = PhaseClock()
@@ -255,8 +254,7 @@ class CausalLMModule(CheckpointedModule):
     def respond(self, examples: Sequence[Example]) -> list[Rollout]:
         """The student's own answers to examples, sampled as in training."""
         prompts = self.tokenizer.encode_all([example.prompt for example in examples])
-        sample = partial(generate, self.policy, sampling=Sampling())
-        return budgeted(sample, prompts, self.max_completion_tokens, own_seeds(len(prompts)), self.tokenizer.thoughts)
+        return respond(self.policy, prompts, self.max_completion_tokens, Sampling(), own_seeds(len(prompts)))
 
     def on_validation_start(self) -> None:
         """Gather the weights if they are sharded."""

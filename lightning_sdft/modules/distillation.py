@@ -38,10 +38,10 @@ from lightning_sdft.modules.rollout_source import (
 )
 from lightning_sdft.modules.skipping import check_demonstrations, check_skipped, warn_of_nothing
 from lightning_sdft.modules.step_means import DIAGNOSTICS, mean_tokens
-from lightning_sdft.modules.thinking import Sample, budgeted, check_thinking
+from lightning_sdft.modules.thinking import check_thinking
 from lightning_sdft.modules.token_focus import focus_factors
 from lightning_sdft.records import Example, Message, Rollout, Sampling, TokenSequence
-from lightning_sdft.rollout import InProcessEngine, RolloutEngine, generate, own_seeds, score_rollouts
+from lightning_sdft.rollout import InProcessEngine, RolloutEngine, Sample, budgeted, generate, own_seeds, score_rollouts
 from lightning_sdft.settings import Count, LossTemperature, Natural, check_ranges
 from lightning_sdft.teacher import CopiedTeacher, FullTeacher, OffloadedTeacher, Teacher, TeacherChoice, TeacherUpdate
 from lightning_sdft.teacher.offloaded import leave_out_of_ddp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -13,10 +14,18 @@ from lightning_sdft.data.templates import informed_messages
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Feedback, Grader
 from lightning_sdft.policy.tokenizer import Tokenizer
-from lightning_sdft.records import Example, Rollout
+from lightning_sdft.records import Example, Message, Rollout
 from lightning_sdft.settings import Count, check_ranges
 
-__all__ = ["Informing"]
+__all__ = ["Informing", "Told"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a teacher is told of an answer: a conversation, and its token ids."""
+
+    messages: Sequence[Message]
+    tokens: list[int]
 
 
 class Informing:
@@ -57,6 +66,20 @@ class Informing:
         self._grader = graded.graders[graded.name]
 
     @property
+    def grader(self) -> Grader:
+        """What says which answers are right.
+
+        Raises:
+            DataError: If there is none.
+        """
+        if self._grader is None:
+            raise DataError(
+                "without a data module nothing says which answers are right; pass datamodule=... to fit, or call "
+                "module.informing.take_grader(datamodule)"
+            )
+        return self._grader
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the grader compares answers with references."""
         return self._grader is not None and self._grader.needs_reference
@@ -71,7 +94,11 @@ class Informing:
             EvaluationSet(examples, {type(self._grader).__name__: self._grader}).check_references()
 
     def prompts(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[list[int] | None]:
-        """Token ids of the teacher's prompts.
+        """Token ids of the teacher's prompts; see :meth:`tell`."""
+        return [None if each is None else each.tokens for each in self.tell(examples, rollouts)]
+
+    def tell(self, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[Told | None]:
+        """Grade answers, and word what the teacher is told of them.
 
         Args:
             examples: The examples, some of them perhaps several times.
@@ -84,13 +111,11 @@ class Informing:
         Raises:
             DataError: If there is no grader.
         """
-        if self._grader is None:
-            raise DataError("without a data module nothing says which answers are right; pass datamodule=... to fit")
         answers = [self.tokenizer.answer(each.completion) for each in rollouts]
-        found = self._grader.feedback_all(answers, [each.reference for each in examples])
+        found = self.grader.feedback_all(answers, [each.reference for each in examples])
         shown = _shown(examples, answers, found)
-        prompts = [self._encoded(example, each) for example, each in zip(examples, shown, strict=True)]
-        over = [prompt is not None and len(prompt) > self.max_tokens for prompt in prompts]
+        told = [self._encoded(example, each) for example, each in zip(examples, shown, strict=True)]
+        over = [each is not None and len(each.tokens) > self.max_tokens for each in told]
         if any(over) and not self._warned:
             self._warned = True
             rank_zero_warn(
@@ -98,17 +123,17 @@ class Informing:
                 f"max_teacher_prompt_tokens={self.max_tokens}: they are not learned from, here and later; raise it, or "
                 "leave {attempt} out of teacher_template"
             )
-        kept = [None if much else prompt for prompt, much in zip(prompts, over, strict=True)]
+        kept = [None if much else each for each, much in zip(told, over, strict=True)]
         self.shares = {
             "feedback/right": sum(each.correct is True for each in found) / len(found),
-            "feedback/informed": sum(prompt is not None for prompt in kept) / len(kept),
+            "feedback/informed": sum(each is not None for each in kept) / len(kept),
         }
         return kept
 
-    def _encoded(self, example: Example, shown: dict[str, str]) -> list[int] | None:
+    def _encoded(self, example: Example, shown: dict[str, str]) -> Told | None:
         messages = informed_messages(example, self.parts, shown)
         try:
-            return None if messages is None else self.tokenizer.encode(messages)
+            return None if messages is None else Told(messages, self.tokenizer.encode(messages))
         except DataError:  # a control token in the student's own words, which this tokenizer cannot write as text
             return None
 

@@ -48,7 +48,7 @@ class SDPOModule(DistillationModule):
     """
 
     def __init__(self, model: str, teacher_template: Sequence[str] = SDPO_TEMPLATE, **kwargs: Any) -> None:
-        shown = check_parts(teacher_template)
+        fields = check_parts(teacher_template)
         super().__init__(
             model,
             rollout_source="student",
@@ -59,7 +59,7 @@ class SDPOModule(DistillationModule):
         )
         self.parts = tuple(teacher_template)
         self.informing = Informing(self.tokenizer, self.parts, self.max_teacher_prompt_tokens)
-        self.shows_context = "context" in shown
+        self.teacher_fields = fields
 
     def setup(self, stage: str) -> None:
         """Take the grader of the new task from the data module, and refuse references that it cannot use."""
@@ -99,7 +99,7 @@ class SDPOModule(DistillationModule):
 
     def missing(self, example: Example) -> str | None:
         """What an example lacks to be trained on, or ``None``."""
-        if self.shows_context and not example.context:
+        if "context" in self.teacher_fields and not example.context:
             return "context"
         return "reference" if self.informing.needs_reference and example.reference is None else None
 

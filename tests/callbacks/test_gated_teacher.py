@@ -11,16 +11,17 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from torch import Tensor
 
-from lightning_sdft.callbacks import GatedTeacher
+from lightning_sdft.callbacks import GatedTeacher, TeacherWatch
 from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import SettingError
 from lightning_sdft.grading.base import Grader
-from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
+from lightning_sdft.modules import CausalLMModule, SDFTModule, SDPOModule, SFTModule
 from lightning_sdft.policy.lora import LoRA
 from lightning_sdft.records import Example
 from lightning_sdft.teacher import BaseTeacher
 from tests.checkpoint.interruption import Curves
 from tests.modules.conftest import question
+from tests.modules.test_sdpo import Short
 from tests.teacher.test_ema_teacher import student_weights, teacher_weights
 
 
@@ -92,6 +93,29 @@ def test_without_references_the_likelihood_of_the_demonstrations_decides(
     assert [refreshed for *_, refreshed in found] == [float(student > teacher) for student, teacher, _ in found]
     assert gate.updates == sum(refreshed for *_, refreshed in found)
     assert 0 < gate.updates < 6
+
+
+def test_with_feedback_both_are_told_of_the_attempts_of_the_student_as_it_is_then(
+    words_module: Any, words_data: Any, make_trainer: Any
+) -> None:
+    """A gate and a watch of the same run, which ask the same questions at the same step."""
+    seed_everything(7)
+    asked = [Example(each.id, each.prompt, reference=4) for each in map(question, range(16))]
+    data = words_data(asked, [EvaluationSet(asked, {"short": Short()})])
+    gate, watch, curves = GatedTeacher(every_n_steps=2, examples=16), TeacherWatch(examples=16), Curves()
+    options = {"max_steps": 4, "limit_val_batches": 1.0, "val_check_interval": 4, "check_val_every_n_epoch": None}
+    trainer = make_trainer(callbacks=[gate, watch], logger=curves, **options)
+    module = words_module(SDPOModule, teacher_template=["{prompt}", " w50 {attempt} w51"])
+    trainer.fit(module, datamodule=data)
+    for step in (2, 4):
+        student, teacher, refreshed = (
+            curves.values[f"teacher/{name}", step] for name in ("gate_student", "gate_teacher", "refreshed")
+        )
+        assert refreshed == float(student >= teacher)
+        assert curves.values["student/in_context", step] == student
+        assert curves.values["teacher/accuracy", step] == (student if refreshed else teacher)
+    assert 0 < curves.values["student/in_context", 0] < 1
+    assert curves.values["teacher/demonstration_kl", 0] > 0
 
 
 def test_it_is_refused_where_there_is_nothing_to_gate(words_module: Any, words_data: Any, make_trainer: Any) -> None:

@@ -13,7 +13,8 @@ from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError, SettingError
 from lightning_sdft.grading.base import Grader
 from lightning_sdft.grading.exact_match import ExactMatch
-from lightning_sdft.modules import DistillationModule, SDFTModule, SFTModule
+from lightning_sdft.modules import DistillationModule, SDFTModule, SDPOModule, SFTModule
+from lightning_sdft.modules.attempts import attempts
 from lightning_sdft.records import GREEDY, Example, Sampling
 from tests.modules.conftest import WORDS_TEMPLATE, question
 from tests.modules.dense import log_probabilities
@@ -233,3 +234,49 @@ def test_a_split_that_cannot_spare_examples_keeps_those_that_are_asked_about(
     data = words_data(train=[question(index) for index in range(rows)], batch_size=batch_size)
     assert len(data.withhold(64, lambda _: True)) == (rows - kept or rows)
     assert len(data.splits.train) == kept
+
+
+# The teacher of SDPO
+
+
+def told_of(*indices: int) -> list[Example]:
+    return [Example(each.id, each.prompt, reference=2) for each in map(question, indices)]
+
+
+def test_for_feedback_it_takes_references_and_the_grader_of_training(choose: Any, words_data: Any) -> None:
+    class Judged(Long):
+        asks_a_model = True  # which training pays for, too
+
+    bare = [Example(each.id, each.prompt) for each in map(question, (30, 31))]
+    grader = Judged()
+    data = words_data(train=told_of(*range(8)), validation=[EvaluationSet([*told_of(20, 21), *bare], {"long": grader})])
+    chosen = choose(data, method=SDPOModule)
+    assert ids(chosen.examples) == {"20", "21"}
+    assert chosen.grader is grader
+    none = words_data(train=bare, validation=[EvaluationSet(bare, {"long": Long()})])
+    with pytest.raises(DataError, match=r"no example has reference within .*; give references, or leave TeacherWatch"):
+        choose(none, method=SDPOModule)
+
+
+def test_what_the_teacher_of_feedback_is_shown_is_made_of_attempts_of_the_student_as_it_is_now(
+    choose: Any, words_data: Any
+) -> None:
+    data = words_data(train=told_of(*range(8)), validation=[EvaluationSet(told_of(*range(20, 32)), {"long": Long()})])
+    chosen = choose(data, method=SDPOModule, teacher_template=["{prompt}", " w50 {attempt} w51"])
+    module = chosen.module
+    module.configure_model()
+    assert chosen.shown == chosen.alone
+    first, again = chosen.attempted(), chosen.attempted()
+    expected = attempts(module, chosen.examples)
+    assert first.shown == again.shown == [each.shown for each in expected]
+    assert 0 < sum(each.told for each in expected) < len(expected)
+    assert first.alone == chosen.alone
+    with torch.no_grad():
+        for weight in module.policy.parameters():
+            weight.mul_(1.5)
+    assert chosen.attempted().shown != first.shown
+
+
+def test_demonstrations_are_shown_without_attempts(module: SDFTModule) -> None:
+    whole = HeldOut.of(module, EXAMPLES, Long(), batch_size=5)
+    assert whole.attempted() is whole

@@ -9,6 +9,8 @@ from lightning_sdft.commands.asking import prepare
 from lightning_sdft.commands.fit import main
 from lightning_sdft.data.templates import TEMPLATES_TO_TRY
 from lightning_sdft.errors import DataError
+from lightning_sdft.modules.attempts import attempts
+from lightning_sdft.records import Sampling
 
 EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
 
@@ -49,3 +51,15 @@ def test_a_teacher_that_sees_a_demonstration_is_asked_with_several_templates() -
 def test_a_module_without_a_teacher_that_sees_more_is_refused() -> None:
     with pytest.raises(DataError, match="SFTModule here has none that sees more"):
         asked("laptop_sft")
+
+
+def test_a_teacher_of_feedback_is_told_of_attempts_at_the_temperature_at_which_both_are_asked() -> None:
+    found = asked("laptop_sdpo", questions=12)
+    assert found.tells
+    assert found.template == "{prompt} example {sibling} now"
+    assert found.answers == found.asker.answers()
+    for temperature in (1.0, 0.5):
+        made = attempts(found.module, found.asker.examples, Sampling(temperature=temperature))
+        assert found.asker.shown(temperature, found.template) == [each.messages for each in made]
+    told = [each.told for each in attempts(found.module, found.asker.examples)]
+    assert 0 < sum(told) <= len(told)

@@ -73,3 +73,11 @@ def test_what_cannot_be_looked_at_is_refused(config_file: Path) -> None:
     Path("sft.yaml").write_text(yaml.safe_dump(sft))
     with pytest.raises(SettingError, match="SFTModule has none; ask the student with"):
         main(["inspect", "--config=sft.yaml", "--trainer.logger=false"])
+
+
+def test_feedback_is_shown_with_the_answer_that_it_is_about(capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(__file__).parents[2] / "configs/experiment/laptop_sdpo.yaml"
+    quiet = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--data.init_args.prior_size=2"]
+    main(["inspect", "--config", str(file), *quiet, "--rows=16"])
+    told = capsys.readouterr().out.count(" example ")  # a right sibling
+    assert 0 < told < 16

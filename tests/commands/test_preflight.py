@@ -68,6 +68,35 @@ def test_laptop_model_can_use_the_styles_it_has_seen(
         assert reason in printed
 
 
+def test_feedback_is_judged_by_the_sampled_gap_of_a_teacher_that_is_told_of_attempts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ask("laptop_sdpo", "--questions=64", "--output=out.json", "--proposal=proposal.yaml")
+    printed = " ".join(capsys.readouterr().out.split())
+    record = json.loads(Path("out.json").read_text())
+    assert (record["verdict"], record["shown"], record["forecast"]) == ("go", "feedback", None)
+    as_set = record["gaps"][0]
+    assert as_set["temperature"] == 1.0
+    assert as_set["teacher"]["value"] > as_set["student"]["value"] + 0.1
+    assert "verdict: go" in printed
+    assert "accuracy told of an attempt (teacher)" in printed
+    assert "with the demonstration" not in printed
+    assert "SDFT may gain" not in printed
+    proposed = yaml.safe_load(Path("proposal.yaml").read_text())["model"]["init_args"]
+    assert list(proposed) == ["sampling"]  # templates in parts are not tried
+
+
+def test_feedback_that_is_of_no_use_is_nothing_to_distil(capsys: pytest.CaptureFixture[str]) -> None:
+    """The laptop model does not know what to do with a remark."""
+    template = json.dumps(["{prompt}", " example {attempt} now"])
+    arguments = [f"--model.init_args.teacher_template={template}", "--model.init_args.generations=1"]
+    ask("laptop_sdpo", "--questions=16", "--output=out.json", *arguments)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "verdict: stop" in printed
+    assert "what the teacher is told of the student's attempts does not make the model better" in printed
+    assert json.loads(Path("out.json").read_text())["verdict"] == "stop"
+
+
 @pytest.mark.parametrize(
     ("tried", "loss_temperature", "file"), [(0.7, 0.7, "out/proposal.yaml"), (0.0, 1.0, "proposal.yaml")]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning_sdft.checkpoint import load_checkpoint
 from lightning_sdft.experiments.chains import Chain
 from lightning_sdft.experiments.runs.run import Outcome, read_curves
 from lightning_sdft.policy import Policy
+from tests.experiments.evidence.recomputed import Curves, kept_in_stage
 from tests.experiments.laptop_runs import callback, command, outcomes, part, results, same_weights, weights, write
 
 RATE = 1.0e-3
@@ -32,6 +34,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "broken": {"parts": [part(), small]},
     }
     given = {"skills": SKILLS, "methods": methods, "learning_rates": [RATE], "seeds": [0], "jobs": 2}
+    given["endpoint"] = {"method": "SDFT", "against": "SFT"}
     file = write(folder / "continual.yaml", given)
     with pytest.MonkeyPatch.context() as patch:
         command(patch, "continual", "--config", file, "--out", folder / "out", "--trust", "tests")
@@ -108,6 +111,28 @@ def test_matrix_curves_and_results_agree(out: Path) -> None:
         forgotten = matrix[1][0] - matrix[2][0]
         expected_numbers = [sum(matrix[2]) / 2, forgotten, -forgotten, matrix[1][1] - matrix[0][1]]
         assert [float(each) for each in numbers.split(" | ")] == pytest.approx(expected_numbers, abs=0.051)
+
+
+def test_what_is_kept_at_equal_accuracy_is_read_from_the_curves_of_each_stage(out: Path) -> None:
+    """Accuracies that TensorBoard has; with steps this few, methods may never meet."""
+    found = json.loads((out / "evidence.json").read_text())["matched"]
+    rows = {(each["domain"], each["measure"]): each for each in found}
+    base = _logged(stage(out, "base", 0))
+    runs = [[base, *(_logged(stage(out, name, number)) for number in (1, 2))] for name in ("SDFT", "SFT")]
+    met = 0
+    for number, skill in enumerate(SKILLS, start=1):
+        for measure in ("copy", "prior", *SKILLS[: number - 1]):
+            expected = kept_in_stage([each[number - 1 : number + 1] for each in runs], SKILLS[:number], measure)
+            row = rows.pop((f"stage {number}, {skill}", measure), None)
+            assert (row is None) == (expected is None)
+            if row is not None:
+                met += 1
+                assert (row["level"], row["kept"], row["other"]) == pytest.approx(expected)
+    assert met > 0
+
+
+def _logged(folder: Path) -> Curves:
+    return {name: {str(step): each for step, each in curve.items()} for name, curve in read_curves(folder).items()}
 
 
 def test_picture_is_there(out: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_sdft import inspect_rollouts
+from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError, SettingError
 from lightning_sdft.inspection import RolloutLook
 from lightning_sdft.losses import ReverseKL
@@ -21,8 +23,9 @@ from lightning_sdft.records import GREEDY, Example, Sampling
 from lightning_sdft.rollout import generate
 from lightning_sdft.teacher import BaseTeacher, CopiedTeacher, LiveTeacher, TrustRegionTeacher
 from tests.conftest import STOP_IDS, VOCABULARY, move_adapter
-from tests.modules.conftest import EXAMPLES, SHOWN, STUDENT_PROMPTS, TEACHER_PROMPTS
+from tests.modules.conftest import EXAMPLES, SHOWN, STUDENT_PROMPTS, TEACHER_PROMPTS, question
 from tests.modules.dense import forward_kl, log_probabilities, token_ids
+from tests.modules.test_sdpo import Short
 
 LORA = LoRA(rank=3, target_modules=["q_proj", "lm_head"])
 SHARE = 0.4
@@ -173,8 +176,8 @@ def test_models_are_loaded_if_they_are_not_yet(words_module: Callable[..., Any])
 
 
 def test_what_has_no_teacher_or_no_demonstration_is_refused(words_module: Callable[..., Any]) -> None:
-    with pytest.raises(SettingError, match="SDPOModule is told of answers once training has graded them; the callback"):
-        inspect_rollouts(words_module(SDPOModule), EXAMPLES)
+    with pytest.raises(DataError, match="without a data module nothing says which answers are right"):
+        inspect_rollouts(words_module(SDPOModule), [replace(each, reference=4) for each in EXAMPLES])
     with pytest.raises(SettingError, match="SFTModule has none; ask the student with"):
         inspect_rollouts(words_module(SFTModule), EXAMPLES)
     bare = Example("bare", [{"role": "user", "content": "w1"}])
@@ -184,3 +187,31 @@ def test_what_has_no_teacher_or_no_demonstration_is_refused(words_module: Callab
         inspect_rollouts(words_module(SDFTModule, max_teacher_prompt_tokens=4), EXAMPLES)
     with pytest.raises(SettingError, match="candidates=0"):
         inspect_rollouts(words_module(SDFTModule), EXAMPLES, candidates=0)
+
+
+def test_a_teacher_that_is_told_of_answers_is_asked_and_compared_behind_what_it_is_told(
+    words_module: Callable[..., Any], words_data: Any
+) -> None:
+    examples = [replace(question(index), demonstration=None, reference=4) for index in range(8)]
+    module = ready(words_module(SDPOModule, teacher_template=["{prompt}", " w52 {attempt} w53"]))
+    module.informing.take_grader(words_data(examples, [EvaluationSet(examples[:2], {"short": Short()})]))
+    told = set()
+    for example, look in zip(examples, inspect_rollouts(module, examples).looks, strict=True):
+        attempt = look.answers["student, sampled"].text
+        wrong, own = len(attempt.split()) > 4, str(example.prompt[0]["content"])
+        seen = f"{own} w52 {attempt} w53" if wrong else own
+        assert look.shown == [{"role": "user", "content": seen}]
+        assert look.trained_on == "student, sampled"
+        assert {token.trained for token in look.tokens} == {wrong}
+        prompts = [token_ids(f"<user> {text} <end> <assistant>") for text in (own, seen)]
+        completion = token_ids(attempt + (" <end>" if look.answers["student, sampled"].finished else ""))
+        if len(completion) != len(look.tokens):
+            continue  # it ended with another word
+        student, teacher = (
+            log_probabilities(each.policy.model.eval(), prompt, completion)
+            for each, prompt in zip((module, module.teacher), prompts, strict=True)
+        )
+        expected = forward_kl(student, teacher).tolist()
+        assert [token.kl for token in look.tokens] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        told.add(wrong)
+    assert told == {True, False}

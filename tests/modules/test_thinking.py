@@ -15,10 +15,8 @@ from lightning_sdft.errors import SettingError
 from lightning_sdft.grading import Grader
 from lightning_sdft.losses import TokenFocus
 from lightning_sdft.modules import CausalLMModule, SDFTModule, SFTModule
-from lightning_sdft.modules.thinking import budgeted
 from lightning_sdft.policy import Thinking
-from lightning_sdft.records import Rollout, Sampling
-from lightning_sdft.rollout import VLLMServer, generate
+from lightning_sdft.rollout import VLLMServer
 from tests.conftest import STOP_IDS, TURNS_WITH_END, VOCABULARY, make_model, make_tokenizer
 from tests.modules.conftest import EXAMPLES, question, ready
 from tests.modules.dense import check, forward_kl, log_probabilities, step, token_ids, weigh
@@ -75,22 +73,6 @@ def test_thinking_over_its_budget_is_ended_and_the_answer_goes_on(make: Callable
             assert rollout == other
     assert forced > 4
     assert {len(each.completion) > BUDGET + 1 for each in rollouts} == {True, False}
-
-
-def test_what_follows_is_sampled_with_noise_of_its_own(make: Callable[..., SDFTModule]) -> None:
-    module, seeded = ready(make()), []
-
-    def sample(*, prompts: Any, max_tokens: int, seeds: Any) -> list[Rollout]:
-        seeded.append((max_tokens, list(seeds)))
-        return generate(module.policy, prompts, max_tokens, Sampling(), seeds)
-
-    seeds = list(range(0, 8000, 1000))
-    prompts = module.tokenizer.encode_all([example.prompt for example in EXAMPLES * 2])
-    rollouts = budgeted(sample, prompts, 12, seeds, module.tokenizer.thoughts)
-    (first, begun), (rest, going) = seeded
-    assert (first, rest) == (BUDGET, 12 - BUDGET - 1)
-    assert begun == seeds
-    assert going == [seed + 1 for seed, each in zip(seeds, rollouts, strict=True) if len(each.completion) > BUDGET]
 
 
 @pytest.mark.usefixtures("double")

@@ -14,7 +14,7 @@ from lightning_sdft.memory import TrainerPlan, fitting
 from lightning_sdft.memory.fitting import Room
 from lightning_sdft.modules import SFTModule
 from lightning_sdft.modules.checks import check_one_process
-from lightning_sdft.policy import Policy
+from lightning_sdft.policy import Policy, Thinking
 from lightning_sdft.rollout.captured import unfit
 from lightning_sdft.rollout.vllm.server import VLLMServer
 from tests.config_runs import QUICK, files, in_folder
@@ -56,6 +56,13 @@ def test_vllm_is_refused(make_module: Callable[..., Any]) -> None:
 
 def test_captured_steps_are_not_tried(seeing: Policy) -> None:
     assert unfit(seeing) == "the model counts positions in three dimensions"
+
+
+def test_a_thinking_budget_is_refused_before_weights_are_read(make_module: Callable[..., Any]) -> None:
+    words = {"opening": "look", "closing": "!"}
+    with pytest.raises(SettingError, match=r"thinking\.max_tokens=4 .* reads images; leave thinking\.max_tokens out"):
+        make_module(thinking=Thinking(max_tokens=4, **words))
+    make_module(thinking=Thinking(**words))
 
 
 def test_packing_is_refused(make_module: Callable[..., Any]) -> None:

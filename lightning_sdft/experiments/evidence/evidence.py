@@ -93,19 +93,23 @@ class Evidence:
     named: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, results: Sequence[Result], questions: Questions, out: Path) -> Evidence:
+    def of(
+        cls, results: Sequence[Result], questions: Questions, out: Path, ways: Sequence[Result] | None = None
+    ) -> Evidence:
         """Test what the results allow.
 
         Args:
             results: The results, of each method at its best learning rate, and of the base model.
             questions: What was compared.
             out: Folder of the experiment, in which its endpoint is written down.
+            ways: What is compared at equal accuracy on the new task; by default the results.
         """
         found = {(domain, method): _of(results, domain, method) for domain, method in _pairs(questions)}
         named = json.loads((out / FILE).read_text()) if (out / FILE).exists() else {}
         first = questions.endpoint
         chosen = questions.domains if first.domain is None else [first.domain]
         mine, theirs = ({domain: found[domain, name] for domain in chosen} for name in (first.method, first.against))
+        ways = results if ways is None else ways
         rest = [each for domain in questions.domains for each in _rest(found, domain, questions)]
         rest = [each for each in rest if (each.domain, each.method, each.against, each.measure) != _key(first, chosen)]
         return cls(
@@ -113,7 +117,7 @@ class Evidence:
             results,
             contrast(mine, theirs, first.measure),
             corrected(rest),
-            [each for domain in questions.domains for each in _matched(found, domain, questions)],
+            [each for domain in _domains(ways) for each in _matched(ways, domain, questions)],
             [each for domain in questions.domains for each in _ceilings(found, domain, questions)],
             named,
         )
@@ -149,6 +153,10 @@ def _pairs(questions: Questions) -> list[tuple[str, str]]:
     return [(domain, method) for domain in questions.domains for method in (BASE, *questions.methods)]
 
 
+def _domains(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(each.domain for each in results))
+
+
 def _of(results: Sequence[Result], domain: str, method: str) -> list[Result]:
     return [each for each in results if (each.domain, each.method) == (domain, method)]
 
@@ -170,14 +178,14 @@ def _rest(found: Mapping[tuple[str, str], Sequence[Result]], domain: str, questi
     return [each for each in tests if each is not None]
 
 
-def _matched(found: Mapping[tuple[str, str], Sequence[Result]], domain: str, questions: Questions) -> list[Matched]:
-    first, base = questions.endpoint.method, {each.seed: each.way for each in found[domain, BASE]}
+def _matched(ways: Sequence[Result], domain: str, questions: Questions) -> list[Matched]:
+    first, base = questions.endpoint.method, {each.seed: each.way for each in _of(ways, domain, BASE)}
 
     def from_start(method: str) -> list[Result]:
         """The results with the base model as the beginning of their way."""
-        results = found[domain, method]
+        results = _of(ways, domain, method)
         if method in questions.continued:
-            return list(results)
+            return results
         return [replace(each, way=[*base.get(each.seed, ())[:1], *each.way] if each.way else ()) for each in results]
 
     mine = from_start(first)

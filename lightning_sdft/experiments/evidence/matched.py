@@ -61,10 +61,13 @@ def matched(results: Sequence[Result], others: Sequence[Result], measure: str) -
     rows = []
     for result in results:
         other = against.get(result.seed)
-        if other is None or not result.way or not other.way:
+        if other is None:
             continue
-        level = min(result.way[-1].new, other.way[-1].new)
-        kept = [kept_at(each.way, level, measure) for each in (result, other)]
+        ways = [[point for point in each.way if measure in point.kept] for each in (result, other)]
+        if not all(ways):
+            continue
+        level = min(way[-1].new for way in ways)
+        kept = [kept_at(way, level, measure) for way in ways]
         if None not in kept:
             rows.append((level, *kept))
     if not rows:
@@ -79,12 +82,10 @@ def kept_at(way: Sequence[Point], level: float, measure: str) -> float | None:
     """What was kept when the accuracy on the new task first was at a level, between validations along a line.
 
     Args:
-        way: The validations; the first is where training began.
+        way: The validations of the measure; the first is where training began.
         level: The accuracy on the new task.
         measure: The prior task, or the mean over all.
     """
-    if any(measure not in point.kept for point in way):
-        return None
     for before, after in pairwise(way):
         low, high = sorted((before.new, after.new))
         if low <= level <= high:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from lightning_sdft.experiments.runs.details import Details, Verdicts
 from lightning_sdft.experiments.runs.run import ACCURACY, AVERAGE, PRIOR
 
-__all__ = ["KEPT", "NEW", "Point", "Result", "benchmarks"]
+__all__ = ["KEPT", "NEW", "Point", "Result", "benchmarks", "prior_curves", "way"]
 
 NEW, KEPT = "new_task", "prior"
 """Measures: accuracy on the new task, and the mean over the prior tasks; any other names a set of questions."""
@@ -81,7 +81,7 @@ class Result:
             seed,
             accuracies,
             _verdicts(details.verdicts, accuracies),
-            _way(details.curves, validation),
+            way(details.curves.get(ACCURACY.replace("test", "val"), {}), prior_curves(details.curves), validation),
             taught[min(taught)] if taught else None,
         )
 
@@ -91,6 +91,33 @@ def benchmarks(results: Sequence[Result]) -> list[str]:
     return [
         name for name in dict.fromkeys(each for one in results for each in one.accuracies) if name not in (NEW, KEPT)
     ]
+
+
+def prior_curves(curves: Mapping[str, Mapping[int, float]]) -> dict[str, Mapping[int, float]]:
+    """The curves of prior tasks among those of a run, and that of their mean, by measure."""
+    found = {name.removeprefix("prior/"): curve for name, curve in curves.items() if name.startswith("prior/")}
+    return {KEPT if name == AVERAGE else name: curve for name, curve in found.items()}
+
+
+def way(
+    new: Mapping[int, float], kept: Mapping[str, Mapping[int, float]], validation: float | None = None
+) -> list[Point]:
+    """The validations of a run at which something that is to be kept was validated, too.
+
+    Args:
+        new: Accuracy on the new task by step.
+        kept: By measure the accuracy on what is to be kept by step.
+        validation: Accuracy of the evaluated weights, at which the way ends; by default it goes on to the last step.
+    """
+    points: list[Point] = []
+    for step in sorted(new):
+        here = {name: curve[step] for name, curve in kept.items() if step in curve}
+        if not here:
+            continue
+        points.append(Point(new[step], here))
+        if validation is not None and abs(new[step] - validation) < 1e-6:
+            break
+    return points
 
 
 def _below(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
@@ -110,18 +137,3 @@ def _verdicts(found: Verdicts, accuracies: Mapping[str, float]) -> dict[str, Ver
     if KEPT in accuracies and asked and all(name in kept for name in asked):
         by_measure[KEPT] = kept
     return by_measure
-
-
-def _way(curves: Mapping[str, Mapping[int, float]], validation: float | None) -> list[Point]:
-    """The validations of the new task and of prior tasks, until the accuracy was that of the evaluated weights."""
-    new = curves.get(ACCURACY.replace("test", "val"), {})
-    kept = {name.removeprefix("prior/"): curve for name, curve in curves.items() if name.startswith("prior/")}
-    way: list[Point] = []
-    for step in sorted(new):
-        here = {KEPT if name == AVERAGE else name: curve[step] for name, curve in kept.items() if step in curve}
-        if KEPT not in here:
-            continue
-        way.append(Point(new[step], here))
-        if validation is not None and abs(new[step] - validation) < 1e-6:
-            break
-    return way

@@ -7,7 +7,6 @@ from statistics import mean
 
 from lightning_sdft.experiments.evidence.contrast import Contrast
 from lightning_sdft.experiments.evidence.evidence import Evidence
-from lightning_sdft.experiments.evidence.matched import Matched
 from lightning_sdft.experiments.evidence.result import KEPT, NEW, benchmarks
 from lightning_sdft.experiments.plan import BASE
 
@@ -25,6 +24,11 @@ LEGEND = (
     "seeds without 0."
 )
 
+STAGES = (
+    "Each stage stands for itself: its skill is the new task, and earlier skills and prior tasks are what is kept. A "
+    "method begins a stage with what the stage before has left."
+)
+
 
 def evidence_text(evidence: Evidence, title: str = "") -> str:
     """The endpoint, what each method learned and kept, what is kept at equal accuracy, ceilings, and every test.
@@ -37,7 +41,7 @@ def evidence_text(evidence: Evidence, title: str = "") -> str:
     lines = [f"# Evidence: {title}" if title else "# Evidence", "", LEGEND, "", *_endpoint(evidence)]
     for domain in domains:
         lines += _learned_and_kept(evidence, domain)
-    lines += _matched(evidence.matched) + _ceilings(evidence)
+    lines += _matched(evidence) + _ceilings(evidence)
     if evidence.tests:
         lines += [f"## The other {len(evidence.tests)} tests", ""]
     for pair in dict.fromkeys((each.domain, each.method, each.against) for each in evidence.tests):
@@ -104,18 +108,19 @@ def _cell(found: Contrast | None) -> str:
     )
 
 
-def _matched(found: Sequence[Matched]) -> list[str]:
-    if not found:
+def _matched(evidence: Evidence) -> list[str]:
+    if not evidence.matched:
         return []
     lines = ["## What is kept at equal accuracy on the new task", ""]
     lines += [
         "The accuracy is the lower of the two that both methods end with, on the validation split; what is kept there "
         "is read from the validations of each run, between two of them along a line. No claims are made of it.",
+        *(["", STAGES] if any(each.domain not in evidence.questions.domains for each in evidence.matched) else []),
         "",
         "| domain | methods | new task | kept | the first | the second | difference | over seeds | agree |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for each in found:
+    for each in evidence.matched:
         difference = each.kept - each.other
         agree = sum(one * difference > 0 for one in each.differences)
         cells = [

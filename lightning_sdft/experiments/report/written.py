@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from lightning_sdft.experiments.chains import BASE_STAGE, Stage, best_chains
 from lightning_sdft.experiments.evidence.evidence import Evidence
 from lightning_sdft.experiments.evidence.result import Result
+from lightning_sdft.experiments.evidence.sequences import SEQUENCE, end_of_sequence, stages_on_their_way
 from lightning_sdft.experiments.evidence.text import evidence_text
 from lightning_sdft.experiments.plan import BASE
 from lightning_sdft.experiments.report.curves import curves_picture
@@ -20,13 +20,9 @@ from lightning_sdft.experiments.report.results import Row, chosen
 from lightning_sdft.experiments.report.retention import retention_table, transfer_table
 from lightning_sdft.experiments.report.tables import comparison_table
 from lightning_sdft.experiments.runs.details import Details
-from lightning_sdft.experiments.runs.run import ACCURACY, PRIOR
 from lightning_sdft.storage.atomic import write_text
 
-__all__ = ["SEQUENCE", "write_report"]
-
-SEQUENCE = "the whole sequence"
-"""The only domain of skills that are learned one after another: all of them, at the end."""
+__all__ = ["write_report"]
 
 
 def write_report(source: Path, out: Path) -> list[str]:
@@ -66,23 +62,14 @@ def _sequences(experiment: Experiment, records: Sequence[Mapping[str, Any]], sou
     best = best_chains(rows)
     methods, skills, title = experiment.methods, experiment.domains, experiment.title
     write_text(out / "matrix.md", retention_table(best, rows, methods, skills, title))
-    results = [_end(row, BASE, source) for row in rows if row.number == BASE_STAGE and row.error is None]
-    results += [_end(stages[-1], stages[-1].chain.method, source) for stages in best]
-    evidence = Evidence.of(results, experiment.questions([SEQUENCE]), source)
+    runs = source / "runs"
+    results = [end_of_sequence(row, BASE, runs) for row in rows if row.number == BASE_STAGE and row.error is None]
+    results += [end_of_sequence(stages[-1], stages[-1].chain.method, runs) for stages in best]
+    ways = [stage for stages in best for stage in stages_on_their_way(stages, runs)]
+    evidence = Evidence.of(results, experiment.questions([SEQUENCE]), source, ways)
     text = f"{evidence_text(evidence, title)}\n{transfer_table(best, methods, skills)}"
     _write_evidence(evidence, text, out)
     return ["matrix.md", "evidence.md", "evidence.json", *curves_picture(best, methods, skills, title, out)]
-
-
-def _end(stage: Stage, method: str, source: Path) -> Result:
-    """The result of a sequence, whose last stage is given; of single stages only verdicts are of use."""
-    metrics = {f"{ACCURACY}/{skill}": value for skill, value in stage.accuracies.items()}
-    metrics |= {
-        ACCURACY: mean(stage.accuracies.values()),
-        **{f"{PRIOR}{name}": each for name, each in stage.prior.items()},
-    }
-    verdicts = Details.read(stage.folder(source / "runs")).verdicts
-    return Result.of(SEQUENCE, method, stage.chain.seed, metrics, Details(verdicts))
 
 
 def _write_evidence(evidence: Evidence, text: str, out: Path) -> None:

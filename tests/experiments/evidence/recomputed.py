@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,56 @@ def _bootstrap(shown: list[list[list[int]]], draws: int = 1500) -> tuple[float, 
         )
     found.sort()
     return found[int(0.025 * draws)], found[int(0.975 * draws)]
+
+
+Curves = dict[str, dict[str, float]]
+
+
+def kept_in_stage(runs: list[list[Curves]], skills: list[str], measure: str) -> tuple[float, float, float] | None:
+    """Level, and what each of two methods kept there, in the last stage of the curves that are given.
+
+    Args:
+        runs: For both methods the curves of the stage before and of the stage.
+        skills: The skills that have been learned, that of the stage last.
+        measure: An earlier skill, the mean over them, or a prior task.
+    """
+    paths = []
+    for before, here in runs:
+        then = _points(before, skills, measure)
+        paths.append(
+            [
+                *([then[max(then)]] if then else []),
+                *(each for _, each in sorted(_points(here, skills, measure).items())),
+            ]
+        )
+    if not all(paths):
+        return None
+    level = min(path[-1][0] for path in paths)
+    found = [_first_at(path, level) for path in paths]
+    if found[0] is None or found[1] is None:
+        return None
+    return float(level), float(found[0]), float(found[1])
+
+
+def _points(curves: Curves, skills: list[str], measure: str) -> dict[int, tuple[Fraction, Fraction]]:
+    """New and kept accuracy at each step that has both."""
+    if measure == "earlier skills":
+        kept = [curves[f"val/accuracy/{skill}"] for skill in skills[:-1]]
+    elif measure in skills:
+        kept = [curves[f"val/accuracy/{measure}"]]
+    else:
+        kept = [curves.get(f"prior/{'average' if measure == 'prior' else measure}", {})]
+    found = {}
+    for step, new in curves[f"val/accuracy/{skills[-1]}"].items():
+        if all(step in each for each in kept):
+            found[int(step)] = Fraction(new), sum((Fraction(each[step]) for each in kept), Fraction()) / len(kept)
+    return found
+
+
+def _first_at(path: list[tuple[Fraction, Fraction]], level: Fraction) -> Fraction | None:
+    if len(path) == 1:
+        return path[0][1] if path[0][0] == level else None
+    for (x, y), (to_x, to_y) in pairwise(path):
+        if (x - level) * (to_x - level) <= 0:
+            return y if x == to_x else y + (to_y - y) * (level - x) / (to_x - x)
+    return None

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from lightning_sdft.experiments.chains import Chain, Stage
 from lightning_sdft.experiments.evidence.endpoint import named_endpoint
+from lightning_sdft.experiments.evidence.sequences import SEQUENCE
 from lightning_sdft.experiments.plan import Method, Plan
 from lightning_sdft.experiments.report.experiment import Experiment
-from lightning_sdft.experiments.report.written import SEQUENCE, write_report
+from lightning_sdft.experiments.report.written import write_report
 from lightning_sdft.experiments.runs.details import Details
 from tests.experiments.small_experiment import write_experiment
 from tests.experiments.stages import SKILLS, stage
