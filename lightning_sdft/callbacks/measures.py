@@ -63,6 +63,7 @@ def measure(held_out: HeldOut, step: int) -> Measures:
         "student/alone_sampled": sampled,
         "student/in_context": shown,
         "rollout/cut": [float(not rollout.finished) for rollout in rollouts],
+        "rollout/empty": [float(not module.tokenizer.answer(each.completion).strip()) for each in rollouts],
         "rollout/end_log_probability": [each.log_probabilities[-1] for each in rollouts if each.finished],
         "rollout/repetition": [repetition(module.tokenizer.decode(each.completion)) for each in rollouts],
     }

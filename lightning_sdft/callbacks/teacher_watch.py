@@ -37,8 +37,8 @@ class TeacherWatch(Callback):
       what is known less well goes wrong first; if the teacher follows the student, also between validations;
     - ``teacher/demonstration_kl``: KL of the teacher with the demonstration from the teacher without, in nats a token;
     - of the student's sampled answers ``rollout/length_p50`` and ``_p95``, ``rollout/cut`` (share that was cut),
-      ``rollout/end_log_probability`` of the token that ends them, and ``rollout/repetition`` (how many times shorter
-      zlib makes them).
+      ``rollout/empty`` (share that says nothing), ``rollout/end_log_probability`` of the token that ends them, and
+      ``rollout/repetition`` (how many times shorter zlib makes them).
 
     The teacher of :class:`SDPOModule` sees no demonstration, but what it is told of an attempt. So before it is asked
     the student attempts each question, ``generations`` times and sampled as in training, and the first attempt is told

@@ -65,10 +65,23 @@ SIGNS = (
     Sign("student/in_context", fallen, FOLLOWED, if_followed=True),
     Sign("teacher/accuracy", fallen, f"the teacher, shown more than the student, answers worse than it did; {LESS}"),
     Sign(
+        "student/alone",
+        fallen,
+        "the student by itself answers worse than it did, whatever the teacher knows; lower the learning rate, or stop "
+        "earlier",
+        asked="sampled",
+    ),
+    Sign(
         "rollout/cut",
         risen,
         "the student's answers become longer, and more are cut at max_completion_tokens; raise it, or lower the "
         "learning rate",
+        asked="sampled",
+    ),
+    Sign(
+        "rollout/empty",
+        risen,
+        "the student ends more of its answers before it has said anything; lower the learning rate, or stop earlier",
         asked="sampled",
     ),
     Sign("rollout/repetition", doubled, f"the student's answers repeat themselves; {LESS}", asked="sampled"),

@@ -98,6 +98,9 @@ def test_lengths_and_ends_are_those_of_the_sampled_answers(module: SDFTModule) -
     ends = [each.log_probabilities[-1] for each in rollouts if each.finished]
     assert 0 < len(ends) < len(rollouts)
     assert measures["rollout/cut"] == pytest.approx(1 - len(ends) / len(rollouts))
+    texts = [module.tokenizer.answer(each.completion) for each in rollouts]
+    assert measures["rollout/empty"] == pytest.approx(sum(not each.strip() for each in texts) / len(texts))
+    assert measures["rollout/empty"] > 0
     assert measures["rollout/end_log_probability"] == pytest.approx(sum(ends) / len(ends))
     assert measures["rollout/length_p50"] == (lengths[5] + lengths[6]) / 2
     assert lengths[10] <= measures["rollout/length_p95"] <= lengths[11]

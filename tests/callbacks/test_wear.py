@@ -10,7 +10,9 @@ HEALTHY = {
     "student/in_context": 1.0,
     "student/in_context_stressed": 1.0,
     "teacher/accuracy": 1.0,
+    "student/alone": 1.0,
     "rollout/cut": 0.0,
+    "rollout/empty": 0.0,
     "rollout/repetition": 0.5,
 }
 
@@ -36,7 +38,9 @@ def test_nothing_is_worn_at_first_or_while_all_stays() -> None:
         ({"student/in_context": 0.8}, "student/in_context"),
         ({"student/in_context_stressed": 0.8}, "student/in_context_stressed"),
         ({"teacher/accuracy": 0.8}, "teacher/accuracy"),
+        ({"student/alone": 0.8}, "student/alone"),
         ({"rollout/cut": 0.2}, "rollout/cut"),
+        ({"rollout/empty": 0.2}, "rollout/empty"),
         ({"rollout/repetition": 2.5}, "rollout/repetition"),
     ],
 )
@@ -50,6 +54,14 @@ def test_each_sign_is_found_and_said_with_both_values_and_steps(change: dict[str
 def test_the_students_loss_matters_only_to_a_teacher_that_follows_it() -> None:
     assert found({}, {"student/in_context": 0.5, "student/in_context_stressed": 0.5}, follows=False) == []
     assert found({}, {"teacher/accuracy": 0.5}, follows=False) == ["teacher/accuracy"]
+
+
+def test_a_student_that_is_ruined_is_found_though_its_teacher_stands_still() -> None:
+    """As the laptop model at a learning rate of 0.01, whose teacher still answers everything right."""
+    ruined = {"student/in_context": 0.02, "student/in_context_stressed": 0.0, "student/alone": 0.03, "sampled": 32.0}
+    assert found({"student/alone": 0.41, "sampled": 32.0}, ruined, follows=False) == ["student/alone"]
+    learning = [{"student/alone": value, "sampled": 32.0} for value in (0.41, 0.81, 0.97, 0.94, 1.0, 0.97)]
+    assert found(*learning, follows=False) == []
 
 
 def test_two_standard_errors_are_left_to_chance() -> None:
