@@ -7,6 +7,7 @@ from html import escape
 
 from lightning_sdft.inspection.records import Candidate, RolloutLook, TokenLook
 from lightning_sdft.inspection.visible import LEVELS, level, visible
+from lightning_sdft.progress.texts import count_text
 from lightning_sdft.records import Message, text_of
 
 __all__ = ["page", "rendered"]
@@ -50,7 +51,8 @@ def _look(look: RolloutLook) -> str:
         f"<th {CELL}>{name}</th>"
         for name in ("token", "KL", "entropy of student", "of teacher", "student: likeliest next", "teacher: likeliest")
     )
-    about = f"trained on: {_text(look.trained_on)}, {len(look.tokens)} tokens, KL {look.mean_kl:.3f} nats a token"
+    tokens = count_text(len(look.tokens), "token")
+    about = f"trained on: {_text(look.trained_on)}, {tokens}, KL {look.mean_kl:.3f} nats a token"
     return (
         f'<div style="border-top:1px solid #888;padding:6px 0"><b>{_text(look.id)}</b>'
         f'<div style="{TEXT}">{_conversation(look.prompt)}</div>'

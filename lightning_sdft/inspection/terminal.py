@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lightning_sdft.inspection.records import Candidate, RolloutLook, TokenLook
 from lightning_sdft.inspection.visible import level, visible
+from lightning_sdft.progress.texts import count_text
 from lightning_sdft.records import Message, text_of
 
 __all__ = ["rendered"]
@@ -53,7 +54,8 @@ def rendered(looks: Sequence[RolloutLook], temperature: float) -> Iterator[Rende
         for name, answer in look.answers.items():
             yield Text(f"{name}{'' if answer.finished else ' (cut)'}:", style="bold")
             yield Padding(Text(visible(answer.text)), (0, 0, 0, 2))
-        yield Text(f"trained on: {look.trained_on}, {len(look.tokens)} tokens, KL {look.mean_kl:.3f} nats a token")
+        tokens = count_text(len(look.tokens), "token")
+        yield Text(f"trained on: {look.trained_on}, {tokens}, KL {look.mean_kl:.3f} nats a token")
         yield Padding(_line(look.tokens), (0, 0, 0, 2))
         yield _table(look.tokens)
 
