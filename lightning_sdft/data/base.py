@@ -157,8 +157,8 @@ class DemonstrationDataModule(SplitSource):
         examples = self.splits.train
         if len(examples) // replicas["num_replicas"] < group_size:
             raise DataError(
-                f"{len(examples)} training examples do not fill one optimizer step of batch_size={self.batch_size}; "
-                "lower data.batch_size or give more examples"
+                f"{count_text(len(examples), 'training example')} cannot fill an optimizer step of "
+                f"batch_size={self.batch_size}; lower data.batch_size or give more examples"
             )
         left_out = len(examples) % self.batch_size
         if left_out:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from lightning_sdft.data.splits import SplitSource
 from lightning_sdft.errors import DataError
+from lightning_sdft.progress.texts import count_text
 from lightning_sdft.records import Example
 from lightning_sdft.settings import Fraction, Seed, check_ranges
 
@@ -56,8 +57,8 @@ class Replay:
         count = round(self.share / (1 - self.share) * len(train))
         if len(found) < count:
             raise DataError(
-                f"{SETTING} has {len(found)} training examples, but share={self.share:g} of what is trained on is "
-                f"{count} beside {len(train)}; give more, or lower data.replay.share"
+                f"{SETTING} has {count_text(len(found), 'training example')}, but share={self.share:g} of what "
+                f"is trained on is {count} beside {len(train)}; give more, or lower data.replay.share"
             )
         drawn = random.Random(f"replay/{self.seed}").sample(list(found), count)
         return [*train, *(replace(each, id=f"replay/{each.id}") for each in drawn)]

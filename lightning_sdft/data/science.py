@@ -17,6 +17,7 @@ from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.data.tables import Row, take
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.answer_tag import LETTERS, AnswerFormat, AnswerTag, final_answer
+from lightning_sdft.progress.texts import count_text
 from lightning_sdft.records import Example, Message, text_of
 from lightning_sdft.settings import Fraction
 
@@ -66,7 +67,7 @@ def science_question(question: str, options: Sequence[str]) -> str:
         D: KOH
     """
     if len(options) != len(LETTERS):
-        raise DataError(f"{len(options)} options instead of four ({', '.join(LETTERS)}); give four")
+        raise DataError(f"{count_text(len(options), 'option')} instead of four ({', '.join(LETTERS)}); give four")
     return question + "".join(mark + option for mark, option in zip(OPTION_MARKS, options, strict=True))
 
 
@@ -161,7 +162,7 @@ def _published_prompt(row: Row, where: str) -> list[Message]:
     if not question.strip():
         raise DataError(f"{where}: column 'question' is empty; correct the row")
     if labels != list(LETTERS) or len(texts) != len(LETTERS):
-        raise DataError(f"{where}: {len(texts)} options with the labels {labels} instead of A, B, C, D")
+        raise DataError(f"{where}: {count_text(len(texts), 'option')} with the labels {labels} instead of A, B, C, D")
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise DataError(f"{where}: an option of {texts} is empty or no text; correct the row")
     return _turns(SCIENCE_SYSTEM_PROMPT, science_question(question, texts))

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 
 from lightning_sdft.errors import DataError
 from lightning_sdft.grading.base import Grader
+from lightning_sdft.progress.texts import count_text
 from lightning_sdft.records import Example
 
 __all__ = ["EvaluationSet", "SplitSource", "Splits"]
@@ -97,6 +98,6 @@ def _check_ids(split: str, examples: Sequence[Example]) -> None:
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         raise DataError(
-            f"the {split} split has {len(repeated)} ids more than once, among them {repeated[0]!r} "
+            f"the {split} split has {count_text(len(repeated), 'id')} more than once, among them {repeated[0]!r} "
             f"({counts[repeated[0]]} times); ids must be unique"
         )

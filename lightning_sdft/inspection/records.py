@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning_sdft.progress.texts import count_text
 from lightning_sdft.records import Message
 
 __all__ = ["Answer", "Candidate", "RolloutLook", "TokenLook"]
@@ -72,7 +73,7 @@ class RolloutLook:
     @property
     def about(self) -> str:
         """What the tokens are, and how far teacher and student are apart on them."""
-        number = f"{len(self.tokens)} tokens"
+        number = count_text(len(self.tokens), "token")
         if not any(token.trained for token in self.tokens):
             return f"trained on: none of the {number} of {self.trained_on}"
         return f"trained on: {self.trained_on}, {number}, KL {self.mean_kl:.3f} nats a token"

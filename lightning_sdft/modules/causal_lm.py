@@ -101,7 +101,7 @@ class CausalLMModule(CheckpointedModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         if lora is not None:
-            checks.check_adapter(pretrained)
+            checks.check_adapter(lora, pretrained)
         self.model = model
         self.pretrained = pretrained
         self.lora = lora

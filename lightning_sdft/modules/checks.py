@@ -17,7 +17,7 @@ from lightning_sdft.data.base import DemonstrationDataModule
 from lightning_sdft.data.groups import MicroBatch
 from lightning_sdft.errors import DataError, PolicyError, Refusal, SettingError, placed
 from lightning_sdft.policy import Tokenizer
-from lightning_sdft.policy.lora import check_installed
+from lightning_sdft.policy.lora import LoRA, check_installed
 from lightning_sdft.records import Example
 
 __all__ = [
@@ -74,14 +74,14 @@ def batch_examples(batch: object) -> Sequence[Example]:
     return batch.examples
 
 
-def check_adapter(pretrained: bool) -> None:
-    """Refuse to train an adapter without PEFT, or on random weights.
+def check_adapter(lora: LoRA, pretrained: bool) -> None:
+    """Refuse to train an adapter without what it needs, or on random weights.
 
     Raises:
-        PolicyError: If PEFT is not installed.
+        PolicyError: If PEFT is not installed, or bitsandbytes for a base of few bits.
         SettingError: If the weights under the adapter are random.
     """
-    check_installed()
+    check_installed(lora.base)
     if not pretrained:
         raise SettingError("lora needs pretrained=true: checkpoints hold the adapter, not the weights under it")
 

@@ -17,6 +17,7 @@ from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.errors import DataError, placed
 from lightning_sdft.modules.checks import OverBudget, Problem, check_budgets, check_complete, drop_or_refuse, naming
 from lightning_sdft.policy import Tokenizer
+from lightning_sdft.progress.texts import count_text
 from lightning_sdft.records import Example
 
 __all__ = ["check_examples", "leave_out_bad_rows", "warn_of_other_text"]
@@ -135,7 +136,9 @@ def leave_out_bad_rows(datamodule: DemonstrationDataModule, module: Reader, trai
         raise DataError(f"all {train} training rows are bad; the first: {bad[0]}")
     datamodule.filter_evaluated(readable(module.prompt_problem))
     if bad:
-        rank_zero_warn(f"left out {len(bad)} rows that cannot be read (data.on_bad_row=skip); the first: {bad[0]}")
+        rank_zero_warn(
+            f"left out {count_text(len(bad), 'row')} that cannot be read (data.on_bad_row=skip); the first: {bad[0]}"
+        )
 
 
 def warn_of_other_text(tokenizer: Tokenizer, examples: Sequence[Example]) -> None:

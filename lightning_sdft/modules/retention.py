@@ -22,6 +22,7 @@ from lightning_sdft.errors import DataError, SettingError
 from lightning_sdft.losses import Divergence, ForwardKL, distillation_loss
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
+from lightning_sdft.progress.texts import count_text
 from lightning_sdft.records import Example, TokenSequence
 from lightning_sdft.settings import Count, Positive, Seed, check_ranges
 
@@ -103,7 +104,8 @@ class RetentionLoss:
             )
         if settings.data is not None and len(self.examples) < settings.prompts:
             raise DataError(
-                f"retention.data has {len(self.examples)} prompts, fewer than retention.prompts={settings.prompts}"
+                f"retention.data has {count_text(len(self.examples), 'prompt')}, fewer than "
+                f"retention.prompts={settings.prompts}"
             )
         over = [(each.id, found) for each in self.examples if (found := _problem(each, problem)) is not None]
         if over:

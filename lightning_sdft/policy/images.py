@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils.hub import cached_file
 
 from lightning_sdft.errors import DataError, PolicyError, Refusal
@@ -208,7 +209,9 @@ def load_image_reader(source: Mapping[str, Any], trust_remote_code: bool) -> Ima
     files = [each for each in found if each is not None]
     if not any(_describes_images(each) for each in files):
         raise PolicyError(f"{name!r} reads images and has no preprocessor_config.json; copy it beside the weights")
-    processor = AutoImageProcessor.from_pretrained(**source, backend="pil", trust_remote_code=trust_remote_code)
+    # Not imported by name: transformers loads its code for images when it is first asked for.
+    images = transformers.AutoImageProcessor
+    processor = images.from_pretrained(**source, backend="pil", trust_remote_code=trust_remote_code)
     return ImageReader(processor, (config.image_token_id, config.video_token_id), files)
 
 

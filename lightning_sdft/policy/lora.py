@@ -101,8 +101,10 @@ class LoRA:
 torch.serialization.add_safe_globals([LoRA])  # checkpoints store it, and are loaded with weights_only=True
 
 
-def check_installed() -> None:
-    """Refuse to go on without PEFT."""
+def check_installed(base: Base) -> None:
+    """Refuse to go on without what an adapter over a base needs, all of it in one remedy."""
+    if base == "nf4" and None in (find_spec("peft"), find_spec("bitsandbytes")):
+        raise PolicyError("lora.base=nf4 needs PEFT and bitsandbytes: pip install 'lightning-sdft[quantized]'")
     if find_spec("peft") is None:
         raise PolicyError("LoRA needs PEFT: pip install 'lightning-sdft[lora]'")
 
@@ -121,7 +123,7 @@ def add_adapter(model: Any, lora: LoRA, name: str = STUDENT, source: str | None 
     Raises:
         PolicyError: If PEFT is not installed, or the model cannot have such an adapter.
     """
-    check_installed()
+    check_installed(lora.base)
     # PEFT imports bitsandbytes where it is, which advises to install kernels that are not used.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import LoraConfig, inject_adapter_in_model

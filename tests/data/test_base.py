@@ -173,7 +173,7 @@ def test_processes_must_divide_the_batch():
 @pytest.mark.parametrize("processes", [1, 2])
 def test_examples_must_fill_one_step(processes):
     assert len(module(count=8, batch_size=8, processes=processes).train_dataloader()) == 1
-    with pytest.raises(DataError, match="7 training examples do not fill one optimizer step of batch_size=8"):
+    with pytest.raises(DataError, match="7 training examples cannot fill an optimizer step of batch_size=8"):
         module(count=7, batch_size=8, processes=processes).train_dataloader()
 
 

@@ -269,6 +269,8 @@ def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_sdft.policy.lora.find_spec", lambda _: None)
     with pytest.raises(PolicyError, match=r"LoRA needs PEFT: pip install 'lightning-sdft\[lora\]'"):
         SFTModule("zoo/laptop", lora=LoRA())
+    with pytest.raises(PolicyError, match=r"needs PEFT and bitsandbytes: pip install 'lightning-sdft\[quantized\]'"):
+        SFTModule("zoo/laptop", lora=LoRA(base="nf4"))
 
 
 def test_adapted_policy_is_not_written_as_if_it_were_a_plain_one(llama: Policy, tmp_path: Path) -> None:

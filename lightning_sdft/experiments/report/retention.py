@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lightning_sdft.experiments.chains import Stage, retention
 from lightning_sdft.experiments.report.intervals import Mean
 from lightning_sdft.experiments.runs.run import AVERAGE
+from lightning_sdft.progress.texts import count_text
 
 __all__ = ["retention_table", "transfer_table"]
 
@@ -44,7 +45,7 @@ def retention_table(
 
 def _matrix(method: str, sequences: Sequence[Sequence[Stage]], skills: Sequence[str]) -> list[str]:
     rate = sequences[0][-1].chain.learning_rate
-    lines = [f"## {method}", "", f"Learning rate {rate:g}, {len(sequences)} seeds.", ""]
+    lines = [f"## {method}", "", f"Learning rate {rate:g}, {count_text(len(sequences), 'seed')}.", ""]
     lines += [f"| after | {' | '.join(skills)} | prior tasks |", f"|---|{'---|' * (len(skills) + 1)}"]
     for stages in zip(*sequences, strict=True):
         cells = [Mean.of([stage.accuracies[skill] for stage in stages]).percent() for skill in skills]
