@@ -110,7 +110,9 @@ zoo: .venv/installed-dev ## Pretrain the laptop models anew into runs/laptop_mod
 			--checkpoint runs/$$model/checkpoints/last.ckpt --output runs/$$model/export || exit 1; \
 	done
 
-check: lint types docs test ## Lint, types, documentation and tests: what CI runs.
+check: ## Lint, types, documentation and tests: what CI runs.
+	$(MAKE) --jobs $(JOBS) lint types docs
+	$(MAKE) test
 
 lint: .venv/installed-dev ## Check style, formatting and spelling.
 	$(BIN)/ruff check

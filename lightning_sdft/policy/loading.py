@@ -47,17 +47,19 @@ def load_model(
     }
     with explaining(name, source, attention), refusing_code(name), _refusing_other_kinds(name):
         _refuse_adapter(name, source)
-        if "gguf_file" not in source:
-            config = AutoConfig.from_pretrained(**source, trust_remote_code=trust_remote_code)
-            if config.is_encoder_decoder:
-                raise PolicyError(
-                    f"{name!r} is an encoder-decoder ({config.model_type}), of which only the decoder would be loaded; "
-                    "choose a causal language model"
-                )
+        gguf = "gguf_file" in source
+        # The config of a GGUF file comes with its weights, which are read once.
+        config = (
+            None if gguf and pretrained else AutoConfig.from_pretrained(**source, trust_remote_code=trust_remote_code)
+        )
+        if config is not None and config.is_encoder_decoder:
+            raise PolicyError(
+                f"{name!r} is an encoder-decoder ({config.model_type}), of which only the decoder would be loaded; "
+                "choose a causal language model"
+            )
         if pretrained:
-            model = _pretrained(name, source, options)
+            model = _pretrained(name, source, options, config)
         else:
-            config = AutoConfig.from_pretrained(**source, trust_remote_code=trust_remote_code)
             model = _auto_class(config).from_config(config, **options)
             model.generation_config = generation_config(source) or model.generation_config
     if attention is None and getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
@@ -88,13 +90,12 @@ def note_ties(model: Any) -> None:
             config.tie_word_embeddings = False
 
 
-def _pretrained(name: str, source: dict[str, Any], options: dict[str, Any]) -> Any:
+def _pretrained(name: str, source: dict[str, Any], options: dict[str, Any], config: Any) -> Any:
     """Load a model with its weights; those of GGUF are dequantized, so that they can be trained and saved as others."""
     gguf = "gguf_file" in source
     if gguf and hasattr(transformers, "GgufConfig"):  # newer releases of transformers keep them quantized by default
         options = {**options, "quantization_config": transformers.GgufConfig(dequantize=True)}
     # With weights of another shape ignored, they are named by the report of what was loaded.
-    config = None if gguf else AutoConfig.from_pretrained(**source, trust_remote_code=options["trust_remote_code"])
     loaded: Any = _auto_class(config).from_pretrained(
         **source, **options, output_loading_info=True, ignore_mismatched_sizes=True
     )

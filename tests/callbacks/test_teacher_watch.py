@@ -78,7 +78,7 @@ def fit(words_module: Any, words_data: Any, make_trainer: Any, tmp_path: Path) -
         ckpt_path: Any = None,
         more: Sequence[Callback] = (),
         seed: int = 7,
-        every: int | None = 1,
+        every: int | None = None,
         update: TeacherUpdate | None = None,
         **arguments: Any,
     ) -> tuple[Steps, Curves, Any]:
@@ -174,7 +174,7 @@ def test_going_back_restores_student_teacher_and_optimizer_and_lowers_the_rate(
     plain, _, _ = fit(TeacherWatch(), folder="plain", lora=lora)
     watch = TeacherWatch(action="go_back", learning_rate_factor=0.25)
     with pytest.warns(UserWarning, match="TeacherWatch"):
-        steps, _, _ = fit(watch, wrong=[6], lora=lora)
+        steps, _, _ = fit(watch, wrong=[6], lora=lora, every=1)
     assert watch.returned == 1
     for step in range(6):
         torch.testing.assert_close(steps.students[step], plain.students[step], rtol=0, atol=0)

@@ -105,6 +105,21 @@ def fit(words_module: Callable[..., CausalLMModule], words_data: Any, make_train
     return run
 
 
+WHOLE: dict[str, Run] = {}
+
+
+@pytest.fixture
+def whole(fit: Fit) -> Callable[..., Run]:
+    """The uninterrupted run with some options; there is only one of each."""
+
+    def run(**options: Any) -> Run:
+        if str(options) not in WHOLE:
+            WHOLE[str(options)] = fit("whole", **options)
+        return WHOLE[str(options)]
+
+    return run
+
+
 def interrupt(fit: Fit, fault: Callback, error: type[BaseException] = FaultError, **options: Any) -> Curves:
     """Run into a fault; the curves up to there."""
     curves = Curves()

@@ -28,9 +28,10 @@ from tests.checkpoint.interruption import (
     fit,
     interrupt,
     newest,
+    whole,
 )
 
-__all__ = ["fit"]
+__all__ = ["fit", "whole"]
 
 FAULTS = [
     ("on_train_batch_start", 11, 5),  # step 6, first micro-batch
@@ -52,20 +53,6 @@ FAULTS = [
 EPOCHS: dict[str, Any] = {"max_steps": -1}
 STEPPED: dict[str, Any] = {}
 OFTEN: dict[str, Any] = {"val_check_interval": 4}
-
-WHOLE: dict[str, Run] = {}
-
-
-@pytest.fixture
-def whole(fit: Fit) -> Callable[..., Run]:
-    """The uninterrupted run with some options; there is only one of each."""
-
-    def run(**options: Any) -> Run:
-        if str(options) not in WHOLE:
-            WHOLE[str(options)] = fit("whole", **options)
-        return WHOLE[str(options)]
-
-    return run
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from lightning_sdft.checkpoint import Preemption, exit_code, load_checkpoint, pr
 from lightning_sdft.checkpoint.preemption import StopSignal
 from lightning_sdft.data.splits import EvaluationSet
 from lightning_sdft.grading.exact_match import ExactMatch
-from tests.checkpoint.interruption import Curves, Fit, Keep, assert_same_run, fit, newest
+from tests.checkpoint.interruption import Curves, Fit, Keep, Run, assert_same_run, fit, newest, whole
 from tests.modules.conftest import question
 
-__all__ = ["fit"]
+__all__ = ["fit", "whole"]
 
 
 class Signal(Callback):
@@ -47,7 +48,7 @@ class Signal(Callback):
     ],
 )
 def test_sigterm_ends_the_run_between_two_steps_and_it_resumes_exactly(
-    hook: str, number: int, step: int, fit: Fit, tmp_path: Path
+    hook: str, number: int, step: int, fit: Fit, whole: Callable[..., Run], tmp_path: Path
 ) -> None:
     before, handler = Curves(), signal.getsignal(signal.SIGTERM)
     with pytest.raises(SIGTERMException):
@@ -55,7 +56,7 @@ def test_sigterm_ends_the_run_between_two_steps_and_it_resumes_exactly(
     assert signal.getsignal(signal.SIGTERM) is handler
     checkpoint = newest(tmp_path / "interrupted")
     assert load_checkpoint(checkpoint)["global_step"] == step
-    assert_same_run(fit("whole"), fit("resumed", ckpt_path=checkpoint), before)
+    assert_same_run(whole(), fit("resumed", ckpt_path=checkpoint), before)
 
 
 def test_sighup_does_as_sigterm_does_and_says_what_the_run_waits_for(
@@ -188,9 +189,14 @@ def fake_scontrol(folder: Path) -> Path:
 
 @pytest.mark.parametrize(("number", "step"), [(9, 5), (10, 5)])
 def test_requeue_signal_of_slurm_writes_its_checkpoint_between_two_steps(
-    number: int, step: int, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int,
+    step: int,
+    fit: Fit,
+    whole: Callable[..., Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = fit("whole")
+    expected = whole()
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     folder = fake_scontrol(tmp_path / "bin")
