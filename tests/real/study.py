@@ -123,7 +123,7 @@ def main() -> None:
         write_tasks(OUT / "tasks", packaged_data())
     if arguments.benchmarks:
         prior = {"tasks": arguments.benchmarks, "limit": arguments.limit, "include_path": arguments.include_path}
-        compare += ["--prior", json.dumps(prior)]
+        compare += ["--prior", json.dumps(prior), "--trust", "include_path"]
     command("compare", *compare, "--jobs", str(arguments.jobs))
     print(report(OUT / "compare"))
 
