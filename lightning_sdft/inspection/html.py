@@ -51,8 +51,8 @@ def _look(look: RolloutLook) -> str:
         f"<th {CELL}>{name}</th>"
         for name in ("token", "KL", "entropy of student", "of teacher", "student: likeliest next", "teacher: likeliest")
     )
-    tokens = count_text(len(look.tokens), "token")
-    about = f"trained on: {_text(look.trained_on)}, {tokens}, KL {look.mean_kl:.3f} nats a token"
+    length = count_text(len(look.tokens), "token")
+    about = f"trained on: {_text(look.trained_on)}, {length}, KL {look.mean_kl:.3f} nats a token"
     return (
         f'<div style="border-top:1px solid #888;padding:6px 0"><b>{_text(look.id)}</b>'
         f'<div style="{TEXT}">{_conversation(look.prompt)}</div>'
