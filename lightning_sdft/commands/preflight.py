@@ -151,7 +151,7 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
 
 
 def _gaps(gaps: Sequence[Gap]) -> Table:
-    """What student and teacher answer under each way of sampling; the one that is set, to keep if it is best, and a proposed one are marked."""
+    """What student and teacher answer under each way of sampling; what is set and what is proposed is marked."""
     few, most = min(gap.questions for gap in gaps), max(gap.questions for gap in gaps)
     title = f"Answers to {few} questions as training samples them"
     title += f"; set and proposed: to {most}" if few < most else ""
