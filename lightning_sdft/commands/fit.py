@@ -97,7 +97,8 @@ class SDFTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer without callbacks that Lightning would refuse: idle ones, and earlier ones of a class."""
         config = self._trainer_settings(self.config_init)
-        config["callbacks"] = _each_once(config.get("callbacks") or [])
+        given = config.get("callbacks") or []
+        config["callbacks"] = _each_once([given] if isinstance(given, Callback) else given)  # Lightning takes one, too
         if self.subcommand == "memory":
             trainer = MemoryTrainer(**ELSEWHERE)
             trainer.asked = config

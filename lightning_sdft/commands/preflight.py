@@ -164,7 +164,7 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
 
 
 def _gaps(gaps: Sequence[Gap]) -> Table:
-    """What student and teacher answer under each way of sampling; the one that is set and the best one are marked."""
+    """What student and teacher answer under each way of sampling; what is set and what is proposed is marked."""
     few, most = min(gap.questions for gap in gaps), max(gap.questions for gap in gaps)
     title = f"Answers to {few} questions as training samples them"
     title += f"; set and proposed: to {most}" if few < most else ""
@@ -174,7 +174,7 @@ def _gaps(gaps: Sequence[Gap]) -> Table:
     best, names = proposed(gaps), _template_names(gaps)
     for index, gap in enumerate(gaps):
         chosen = gap is best and gap.gain.low > 0
-        mark = ("set, best" if chosen else "set") if index == 0 else "proposed" if chosen else ""
+        mark = ("keep" if chosen else "set") if index == 0 else "proposed" if chosen else ""
         temperature = f"{gap.temperature:g}" if gap.temperature else "greedy"
         scores = [f"{each:.2f}" for each in (gap.student.value, gap.teacher.value, gap.gain.value)]
         interval = f"{gap.gain.low:.2f} to {gap.gain.high:.2f}"

@@ -175,8 +175,9 @@ def test_a_teacher_that_is_missing(refused: Callable[..., str]) -> None:
     assert said(line, "there is no model in './nowhere', for there is no such folder; name")
 
 
-def test_a_teacher_for_a_method_without_one(refused: Callable[..., str]) -> None:
-    line = refused(*SFT, "--trainer.callbacks+=EMATeacher")
+@pytest.mark.parametrize("option", ["callbacks+", "callbacks"])  # the second gives one instead of a list
+def test_a_teacher_for_a_method_without_one(option: str, refused: Callable[..., str]) -> None:
+    line = refused(*SFT, f"--trainer.{option}=EMATeacher")
     assert said(line, "EMATeacher updates a teacher .*SFTModule has none; use SDFTModule")
 
 

@@ -68,8 +68,8 @@ def graded(given):
     ("splits", "complaint"),
     [
         (Splits([*examples(3), *examples(2)]), "the train split has 2 ids more than once, among them '0' .2 times"),
-        (Splits(validation=graded(examples(2) + examples(1))), r"the validation \(letters\) split has 1 ids"),
-        (Splits(test=graded(examples(2) + examples(1))), r"the test \(letters\) split has 1 ids"),
+        (Splits(validation=graded(examples(2) + examples(1))), r"the validation \(letters\) split has 1 id more"),
+        (Splits(test=graded(examples(2) + examples(1))), r"the test \(letters\) split has 1 id more"),
         (Splits(validation=graded([])), r"the validation split \(letters\) has no examples"),
         (Splits(test=graded([])), r"the test split \(letters\) has no examples"),
     ],

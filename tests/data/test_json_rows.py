@@ -70,7 +70,7 @@ def test_refuses_two_system_turns(write):
 
 def test_takes_ids_from_a_column(write):
     assert JsonDataModule(write(ROWS), id_column="legs").splits.train[4].id == "10"
-    with pytest.raises(DataError, match="the train split has 1 ids more than once, among them '2'"):
+    with pytest.raises(DataError, match="the train split has 1 id more than once, among them '2'"):
         _ = JsonDataModule(write([*ROWS, ROWS[0]]), id_column="legs").splits
 
 

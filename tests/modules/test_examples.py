@@ -94,7 +94,7 @@ def test_row_that_cannot_be_read_is_named_or_skipped(
     assert trainer.global_step == 2
     assert [example.demonstration for example in data.splits.train] == ["w7", "w9"]
     if bad != "surrogate":  # which the data module has seen and counted itself
-        assert any("left out 1 rows that cannot be read" in str(each.message) for each in caught)
+        assert any("left out 1 row that cannot be read" in str(each.message) for each in caught)
 
 
 def test_evaluated_rows_are_named_or_skipped_too(
