@@ -50,6 +50,7 @@ def test_the_teacher_is_told_of_the_first_attempt_in_its_template(module: SDPOMo
         kinds.add((wrong, " w50 " in shown))
     assert {wrong for wrong, _ in kinds} == {True, False}
     assert {sibling for _, sibling in kinds} == {True, False}
+    assert (True, True) in kinds  # a wrong one with a right sibling, which the same noise would not give
 
 
 def test_attempts_depend_on_the_example_the_student_and_the_seed_alone(module: SDPOModule) -> None:
