@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lightning_sdft.errors import PolicyError
 from lightning_sdft.memory.lengths import Lengths
 from lightning_sdft.memory.models import Weights
 from lightning_sdft.memory.plan import TrainerPlan
@@ -65,15 +64,7 @@ def estimate(module: CausalLMModule, plan: TrainerPlan, lengths: Lengths, proces
         plan: The trainer's settings.
         lengths: The numbers of tokens that are read and written.
         process: Bytes of a process without models; by default about half a gigabyte on an accelerator, otherwise 0.
-
-    Raises:
-        PolicyError: If the model reads images, which take memory by their sizes.
     """
-    if module.tokenizer.images is not None:
-        raise PolicyError(
-            f"the memory of {module.model!r} is not estimated, because images take memory by their sizes; set "
-            "data.micro_batch_size, begin with 1, and watch memory/peak"
-        )
     rehearsal = rehearse(module, plan, lengths)
     weights, parts = rehearsal.weights, plan.parts
     choice = getattr(module, "teacher_choice", None)

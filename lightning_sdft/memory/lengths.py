@@ -28,6 +28,7 @@ class Lengths:
         completion: Tokens of the longest response.
         micro_batches: Micro-batches in an optimizer step.
         generations: Completions of each prompt.
+        image: Tokens of images in a prompt, as many as any has; each is taken to have so many.
     """
 
     student: Sequence[tuple[int, int]]
@@ -37,6 +38,7 @@ class Lengths:
     completion: int = 0
     micro_batches: int = 1
     generations: int = 1
+    image: int = 0
 
 
 def lengths_by_budgets(
@@ -59,8 +61,9 @@ def lengths_by_budgets(
         teacher = [(module.max_teacher_prompt_tokens, completion)] * micro
         budgets = {"student": prompt, "teacher": module.max_teacher_prompt_tokens}
         sampled = [budgets[module.rollout_source]] * group if _samples(module) else []
-    generations = getattr(module, "generations", 1)
-    return Lengths([student] * micro, teacher, sampled, [prompt] * evaluated, completion, group // micro, generations)
+    generations, image = getattr(module, "generations", 1), 0 if module.tokenizer.images is None else prompt
+    evaluates = [prompt] * evaluated
+    return Lengths([student] * micro, teacher, sampled, evaluates, completion, group // micro, generations, image)
 
 
 def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule, processes: int) -> Lengths:
@@ -86,16 +89,18 @@ def lengths_by_data(module: CausalLMModule, datamodule: DemonstrationDataModule,
     sets = [[len(encode(each)) for each in one.examples] for one in datamodule.splits.validation]
     batches = [sorted(prompts, reverse=True)[: datamodule.evaluation_batch_size] for prompts in sets]
     evaluated = max(batches, key=sum, default=[])
-    longest = module.max_completion_tokens
+    longest, image = module.max_completion_tokens, 0
+    if module.tokenizer.images is not None:
+        image = max(sum(each.tokens for each in getattr(encode(one), "images", ())) for one in examples)
     if isinstance(module, SFTModule):
         student = _longest(module.demonstrations(examples), micro)
-        return Lengths(student, evaluated=evaluated, completion=longest, micro_batches=group // micro)
+        return Lengths(student, evaluated=evaluated, completion=longest, micro_batches=group // micro, image=image)
     assert isinstance(module, DistillationModule)
     shown, own = _read(module, examples)
     read = shown if module.rollout_source == "teacher" else own
     sampled = sorted((len(each.prompt) for each in read), reverse=True)[:group] if _samples(module) else []
     read_lengths = _longest(own, micro), _longest(shown, micro)
-    return Lengths(*read_lengths, sampled, evaluated, longest, group // micro, module.generations)
+    return Lengths(*read_lengths, sampled, evaluated, longest, group // micro, module.generations, image)
 
 
 def _sizes(datamodule: DemonstrationDataModule, processes: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lightning_sdft.memory.hollow import Hollow
+from lightning_sdft.memory.images import blank_images, with_image
 from lightning_sdft.memory.ledger import Ledger
 from lightning_sdft.memory.lengths import Lengths
 from lightning_sdft.memory.logits import logits_memory
@@ -73,7 +74,7 @@ def rehearse(module: CausalLMModule, plan: TrainerPlan, lengths: Lengths) -> Reh
         plan: The trainer's settings.
         lengths: The numbers of tokens that are read and written.
     """
-    with plan.loading(), Hollow() as run, loaded(module):
+    with plan.loading(), Hollow() as run, blank_images(module), loaded(module):
         return _Step(module, plan, lengths, run.ledger).take()
 
 
@@ -121,10 +122,10 @@ class _Step:
                 writer = module.teacher.policy if module.rollout_source == "teacher" else module.policy
                 self._answer("rollouts", writer, lengths.sampled, module.sampling, lengths.generations)
             with self._phase("teacher", "activations"):
-                beside.append(module.teacher.hidden(_sequences(lengths.teacher, lengths.generations)))
+                beside.append(module.teacher.hidden(self._sequences(lengths.teacher, lengths.generations)))
         with self._phase("student", "activations"):
             packed = isinstance(module, SFTModule) and module.packing
-            hidden = module.policy.hidden(_sequences(lengths.student, lengths.generations), packed)
+            hidden = module.policy.hidden(self._sequences(lengths.student, lengths.generations), packed)
         kept = self.ledger.now - self.held
         with self._phase("loss", "gradients of head and hidden states") as parts:
             parts["activations"] = kept
@@ -142,7 +143,7 @@ class _Step:
         if module.retention is not None:  # whose activations are kept beside the others until the backward pass
             prompts = math.ceil(module.retention.prompts / (self.plan.processes * lengths.micro_batches))
             with self._phase("retention", "activations"):
-                hidden = module.policy.hidden(_sequences(list(islice(cycle(lengths.student), prompts))))
+                hidden = module.policy.hidden(self._sequences(list(islice(cycle(lengths.student), prompts))))
                 loss = loss + _LossGradients.apply(hidden, head.weight, head.bias)  # type: ignore[no-untyped-call]
         return loss
 
@@ -161,7 +162,7 @@ class _Step:
         self, name: str, policy: Policy, prompts: Sequence[int], sampling: Sampling, generations: int = 1
     ) -> None:
         """Read prompts and write the first and the last token; keys and values grow in between."""
-        texts = [[index, *[0] * (length - 1)] for index, length in enumerate(prompts) for _ in range(generations)]
+        texts = [self._prompt(index, length) for index, length in enumerate(prompts) for _ in range(generations)]
         with (
             self._phase(name, "activations") as parts,
             torch.no_grad(),
@@ -180,6 +181,17 @@ class _Step:
                 policy.advance(state, tokens)
                 sample(state.logits, Sampling(sampling.temperature), noise[:, -1])
             parts["keys and values"] = sum(each.key_buffer.nbytes + each.value_buffer.nbytes for each in state.layers)
+
+    def _sequences(self, lengths: Sequence[tuple[int, int]], generations: int = 1) -> list[TokenSequence]:
+        """Sequences of these lengths, in which only the generations of a prompt begin alike."""
+        return [
+            TokenSequence(self._prompt(index, prompt), [generation, *[0] * (completion - 1)])
+            for index, (prompt, completion) in enumerate(lengths)
+            for generation in range(generations)
+        ]
+
+    def _prompt(self, index: int, length: int) -> list[int]:
+        return with_image([index, *[0] * (length - 1)], self.lengths.image, self.module.tokenizer.images)
 
     @contextmanager
     def _phase(self, name: str, rest: str) -> Iterator[dict[str, int]]:
@@ -210,15 +222,6 @@ class _LossGradients(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         pairs = zip(gradients, ctx.precisions, strict=True)
         return tuple(None if each is None else each.to(precision) for each, precision in pairs)
-
-
-def _sequences(lengths: Sequence[tuple[int, int]], generations: int = 1) -> list[TokenSequence]:
-    """Sequences of these lengths, in which only the generations of a prompt begin alike."""
-    return [
-        TokenSequence([index, *[0] * (prompt - 1)], [generation, *[0] * (completion - 1)])
-        for index, (prompt, completion) in enumerate(lengths)
-        for generation in range(generations)
-    ]
 
 
 def _grow(state: DecodingState, count: int) -> None:

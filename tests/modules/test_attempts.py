@@ -47,9 +47,10 @@ def test_the_teacher_is_told_of_the_first_attempt_in_its_template(module: SDPOMo
         if not each.told:
             assert not wrong
             assert each.shown == token_ids(f"<user> {own} <end> <assistant>")
-        kinds.add((wrong, " w50 " in shown))
+        kinds.add((wrong, f"{own} w50 " in shown))
     assert {wrong for wrong, _ in kinds} == {True, False}
     assert {sibling for _, sibling in kinds} == {True, False}
+    assert (True, True) in kinds  # a wrong one with a right sibling, which the same noise would not give
 
 
 def test_attempts_depend_on_the_example_the_student_and_the_seed_alone(module: SDPOModule) -> None:

@@ -132,3 +132,10 @@ def test_the_grader_is_that_of_the_new_task(tokenizer: Tokenizer, words_data: An
         made.take_grader(words_data(validation=[prior]))
     made.take_grader(words_data(validation=[prior], test=[EvaluationSet([example("a")], {"new": Words()})]))
     assert made.prompts([example("a")], answers("w9")) == [None]
+
+
+def test_a_right_attempt_is_not_told_of(tokenizer: Tokenizer, words_data: Any) -> None:
+    told = informing(tokenizer, words_data, parts=("{prompt}", " w51 {attempt}"))
+    right, wrong = told.prompts([example("a"), example("b")], answers("w7", "w8"))
+    assert right is None
+    assert wrong == token_ids("<user> w1 w2 w51 w8 <end> <assistant>")

@@ -30,24 +30,33 @@ PATCH = 4
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (120, 120, 120)}
 
 
-def make_folder(folder: Path, kind: str = "qwen2_5_vl", **changes: Any) -> Path:
-    """Write a tiny model with its tokenizer and its processor, as one saved by transformers."""
+def make_folder(folder: Path, kind: str = "qwen2_5_vl", wide: int = 1, side: int = 8, **changes: Any) -> Path:
+    """Write a tiny model with its tokenizer and its processor, as one saved by transformers.
+
+    Args:
+        folder: Where to.
+        kind: Its kind.
+        wide: How many times as wide as the tiniest it is.
+        side: Patches on a side of the largest square image.
+        changes: Further settings of its config.
+    """
     tokenizer = make_byte_tokenizer(TEMPLATE, MARKS, eos_token="<|im_end|>", pad_token="<|im_end|>")
     ids: dict[str, Any] = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}
-    vision: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": PATCH}
+    vision: dict[str, Any] = {"depth": 2, "num_heads": 2 * wide, "patch_size": PATCH}
     if kind == "qwen2_5_vl":
-        vision |= {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "window_size": 4 * PATCH}
+        vision |= {"hidden_size": 16 * wide, "intermediate_size": 24 * wide, "out_hidden_size": 32 * wide}
+        vision["window_size"] = 4 * PATCH
         vision["fullatt_block_indexes"] = [1]
     else:
-        vision |= {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
+        vision |= {"embed_dim": 16 * wide, "hidden_size": 32 * wide, "mlp_ratio": 2}
     config = {"qwen2_5_vl": Qwen2_5_VLConfig, "qwen2_vl": Qwen2VLConfig}[kind](
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 48,
+            "hidden_size": 32 * wide,
+            "intermediate_size": 48 * wide,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
+            "num_attention_heads": 4 * wide,
+            "num_key_value_heads": 2 * wide,
             "max_position_embeddings": 8192,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
             "initializer_range": 0.5,
@@ -71,7 +80,7 @@ def make_folder(folder: Path, kind: str = "qwen2_5_vl", **changes: Any) -> Path:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    size = {"shortest_edge": (2 * PATCH) ** 2, "longest_edge": (8 * PATCH) ** 2}
+    size = {"shortest_edge": (2 * PATCH) ** 2, "longest_edge": (side * PATCH) ** 2}
     Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=2, size=size).save_pretrained(folder)
     return folder
 
