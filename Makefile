@@ -7,7 +7,7 @@ VLLM = .venv-vllm/bin
 WHEEL = .venv-wheel/bin
 # What depends most on the packages around it.
 CORE = tests/policy tests/modules tests/rollout tests/teacher tests/losses tests/checkpoint tests/data tests/grading tests/chat \
-	tests/commands/test_export.py tests/test_private_api.py
+	tests/commands/test_export.py tests/commands/test_export_adapter.py tests/test_private_api.py
 # Two threads on a busy machine can be slower than one: one thread per process, and processes side by side.
 export OMP_NUM_THREADS ?= 1
 

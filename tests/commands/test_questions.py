@@ -243,17 +243,6 @@ def test_without_any_question_there_is_an_error_and_no_file(articles: str, tmp_p
     assert not output.exists()
 
 
-def test_without_held_out_questions_no_file_of_an_earlier_run_stays(
-    server: ChatServer, articles: str, tmp_path: Path
-) -> None:
-    output = tmp_path / "pairs.jsonl"
-    questions(articles, str(output), endpoint(server), held_out=0.5)
-    assert output.with_suffix(".test.jsonl").exists()
-    questions(articles, str(output), endpoint(server), held_out=0)
-    assert len(read(output)) == 24
-    assert not output.with_suffix(".test.jsonl").exists()
-
-
 def test_a_changed_article_is_asked_about_again(server: ChatServer, articles: str, tmp_path: Path) -> None:
     output = tmp_path / "pairs.jsonl"
     questions(articles, str(output), endpoint(server), held_out=0)
