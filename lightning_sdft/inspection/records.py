@@ -75,7 +75,7 @@ class RolloutLook:
         """What the tokens are, and how far teacher and student are apart on them."""
         number = count_text(len(self.tokens), "token")
         if not any(token.trained for token in self.tokens):
-            return f"trained on: none of the {number} of {self.trained_on}"
+            return f"trained on: no token of {self.trained_on}"
         return f"trained on: {self.trained_on}, {number}, KL {self.mean_kl:.3f} nats a token"
 
     @property
