@@ -29,7 +29,7 @@ class Allocated:
 def allocated() -> Iterator[Allocated]:
     """What tensors really take, by the word of the allocator."""
     found = Allocated()
-    gc.freeze()  # what an earlier measurement has left is not freed in this one, for that would count
+    gc.collect()  # what an earlier measurement has left is not freed in this one, for that would count
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield found
     events = profiler.profiler.kineto_results.events()
