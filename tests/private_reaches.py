@@ -133,7 +133,9 @@ REACHES: dict[str, dict[str, str]] = {
     },
     "policy/decoding.py policy/fixed_decoding.py": {
         "transformers.cache_utils:DynamicCache": "give the model keys and values in buffers of our own",
-        "transformers.cache_utils:DynamicLayer": "give the model keys and values in buffers of our own",
+    },
+    "policy/decoding.py policy/fixed_decoding.py policy/prefix.py": {
+        "transformers.cache_utils:DynamicLayer": "give the model keys and values that we keep",
     },
     "policy/decoding.py": {
         "transformers.cache_utils:DynamicSlidingWindowLayer": "tell layers of attention from those with a state",

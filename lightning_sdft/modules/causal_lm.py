@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_sdft import checkpoint as checkpoints
-from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.data.groups import Group, MicroBatch
 from lightning_sdft.distributed.sharding import shard_
 from lightning_sdft.distributed.strategy import FSDP2Strategy, check_strategy
 from lightning_sdft.losses import HeadLoss
@@ -26,6 +26,7 @@ from lightning_sdft.modules.examples import check_examples
 from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.modules.optimizer import adamw
 from lightning_sdft.modules.retention import Retention, RetentionLoss
+from lightning_sdft.modules.shared_prefixes import SharedPrefixes
 from lightning_sdft.modules.step_log import StepLog
 from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.modules.surprise import demonstrated
@@ -38,6 +39,7 @@ from lightning_sdft.policy.thinking import Thinking, Thoughts
 from lightning_sdft.records import Example, Rollout, Sampling, TokenSequence
 from lightning_sdft.rollout import own_seeds, respond
 from lightning_sdft.settings import Count, Natural, NonNegative, check_ranges
+from lightning_sdft.teacher import Teacher
 
 __all__ = ["CausalLMModule"]
 
@@ -126,6 +128,7 @@ class CausalLMModule(CheckpointedModule):
         self.graded = GradedSets()
         self.clock = PhaseClock()
         self.means = StepMeans()
+        self.prefixes = SharedPrefixes()
         self._base: list[Policy] = []  # a list, because a policy would become a part of this module and its checkpoints
 
     def setup(self, stage: str) -> None:
@@ -241,6 +244,15 @@ class CausalLMModule(CheckpointedModule):
             for name, mean in self.means.read(self.device).items():
                 self.log(name, mean, prog_bar=name == "train/loss", batch_size=1)
         return total
+
+    def on_after_backward(self) -> None:
+        """Finish the gradient of what the micro-batches share."""
+        self.prefixes.after_backward()
+
+    def share_prefixes(self, group: Group, teacher: Teacher | None = None) -> None:
+        """Read once what all sequences of a filled group begin with, if a trainer calls :meth:`on_after_backward`."""
+        driven = self._trainer is not None and self.trainer.training
+        self.prefixes.begin(group, self.policy if driven else None, teacher if driven else None)
 
     def retained_loss(self, batch: MicroBatch) -> Tensor | float:
         """The loss of :class:`Retention` on a micro-batch; 0 without retention."""

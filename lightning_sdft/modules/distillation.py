@@ -141,9 +141,9 @@ class DistillationModule(CausalLMModule):
         """Algorithm 1 of [1]: rollout, teacher, student, divergence; the optimizer and EMATeacher do the rest."""
         self.fill(batch.group)
         with self.clock.phase("teacher"):
-            teacher_hidden = self.teacher.hidden(batch.teacher_sequences)
+            teacher_hidden = self.teacher.hidden(batch.teacher_sequences, self.prefixes.teacher)
         with self.clock.phase("student"):
-            student_hidden = self.policy.hidden(batch.student_sequences)
+            student_hidden = self.policy.hidden(batch.student_sequences, prefix=self.prefixes.student)
             loss = partial(distillation_loss, student_hidden, self.policy.head, teacher_hidden, self.teacher.head)
             loss = partial(loss, divergence=self.divergence.at(self.global_step), **self.temperatures)
             weights = self.weights(batch, self.importance_weights(batch, student_hidden))
@@ -156,10 +156,7 @@ class DistillationModule(CausalLMModule):
     # The parts of a step
 
     def fill(self, group: Group) -> None:
-        """Sample completions for a whole group at once, and append them to the student's and the teacher's prompts.
-
-        The first micro-batch of an optimizer step does this for all of them.
-        """
+        """Sample completions for a whole group, at its first micro-batch, and put them behind the models' prompts."""
         if group.items:
             return
         with self.clock.phase("rollout"):
@@ -171,6 +168,7 @@ class DistillationModule(CausalLMModule):
         # Sorts by the teacher's sequences, which are the longer ones.
         group.fill(list(map(Item, repeated(group.examples, self.generations), student, teacher, rollouts)), tokens)
         self.means.add_rollouts(rollouts, self.clock.seconds["rollout"])
+        self.share_prefixes(group, self.teacher)
 
     def sample(self, examples: Sequence[Example]) -> list[Rollout]:
         """The completions of examples from ``rollout_source``, ``generations`` of each, one example after the other."""

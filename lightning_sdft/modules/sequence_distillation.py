@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_sdft.data.groups import MicroBatch
+from lightning_sdft.data.groups import Group, MicroBatch
 from lightning_sdft.losses import cross_entropy
 from lightning_sdft.modules.distillation import DistillationModule
+from lightning_sdft.teacher import Teacher
 
 __all__ = ["SequenceDistillationModule"]
 
@@ -37,7 +38,11 @@ class SequenceDistillationModule(DistillationModule):
         self.fill(batch.group)
         weights = self.weights(batch)
         with self.clock.phase("student"):
-            hidden = self.policy.hidden(batch.student_sequences)
+            hidden = self.policy.hidden(batch.student_sequences, prefix=self.prefixes.student)
             result = cross_entropy(hidden, self.policy.head, batch.targets().to(self.device), weights)
         total = result.loss + self.retained_loss(batch)
         return self.finish_step(batch, total, result, weights, {"nll": "train/nll", "entropy": "student/entropy"})
+
+    def share_prefixes(self, group: Group, teacher: Teacher | None = None) -> None:
+        """Share the student's prefix alone: the teacher reads nothing but its own prompts."""
+        super().share_prefixes(group)

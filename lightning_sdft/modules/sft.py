@@ -40,7 +40,7 @@ class SFTModule(CausalLMModule):
         self.fill(batch.group)
         weights = self.weights(batch)
         with self.clock.phase("student"):
-            hidden = self.policy.hidden(batch.student_sequences, self.packing)
+            hidden = self.policy.hidden(batch.student_sequences, self.packing, self.prefixes.student)
             result = self.loss(hidden, batch.targets().to(self.device), weights)
         total = result.loss + self.retained_loss(batch)
         return self.finish_step(batch, total, result, weights, {"nll": "train/nll", "entropy": "student/entropy"})
@@ -57,6 +57,8 @@ class SFTModule(CausalLMModule):
         tokens = mean_tokens([len(each) for each in self.in_loss(sequences)], self.device)
         # Packing leaves no padding to save by sorting, which would only put all long sequences into one micro-batch.
         group.fill(list(map(Item, group.examples, sequences)), tokens, by_length=not self.packing)
+        if not self.packing:
+            self.share_prefixes(group)
 
     def weights(self, batch: MicroBatch) -> Tensor:
         """Weights of the demonstration tokens of a micro-batch, `(N,)`."""

@@ -12,6 +12,7 @@ from lightning_sdft.policy.decoding import DecodingState
 from lightning_sdft.policy.fixed_decoding import FixedState
 from lightning_sdft.policy.lora import adapted_layers, using_adapter
 from lightning_sdft.policy.policy import Policy
+from lightning_sdft.policy.prefix import Prefix
 from lightning_sdft.records import TokenSequence
 
 __all__ = ["AdapterView"]
@@ -28,7 +29,7 @@ class AdapterView(Policy):
     def __init__(self, policy: Policy, adapter: str | None) -> None:
         nn.Module.__init__(self)  # the policy has been checked
         names = ("model", "tokenizer", "unnamed_ids", "filler", "scale", "soft_cap")
-        for name in (*names, "reads_trees", "longest_tree", "pair_cost"):
+        for name in (*names, "reads_trees", "probing", "longest_tree", "pair_cost"):
             setattr(self, name, getattr(policy, name))
         self.adapter = adapter
         self.layers = adapted_layers(policy.model)
@@ -40,10 +41,16 @@ class AdapterView(Policy):
             return super().head
 
     @torch.no_grad()  # gradient checkpointing would recompute with whichever adapter is in use by then
-    def hidden(self, sequences: Sequence[TokenSequence], packed: bool = False) -> Tensor:
+    def hidden(self, sequences: Sequence[TokenSequence], packed: bool = False, prefix: Prefix | None = None) -> Tensor:
         """Hidden states at the positions that predict completion tokens; see :meth:`Policy.hidden`."""
         with using_adapter(self.layers, self.adapter):
-            return super().hidden(sequences, packed)
+            return super().hidden(sequences, packed, prefix)
+
+    @torch.no_grad()
+    def share_prefix(self, batches: Sequence[Sequence[TokenSequence]]) -> Prefix | None:
+        """Read what the sequences of several micro-batches begin with; see :meth:`Policy.share_prefix`."""
+        with using_adapter(self.layers, self.adapter):
+            return super().share_prefix(batches)
 
     def prefill_each(self, prompts: Sequence[list[int]], counts: Sequence[int]) -> Iterator[DecodingState]:
         """Run the model on prompts to generate from them several times; see :meth:`Policy.prefill_each`."""

@@ -6,7 +6,7 @@ Letters: B sequences, H heads of keys and values, L positions in the cache, D wi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from lightning_sdft.errors import PolicyError
 
-__all__ = ["DecodingState", "buckets", "call_tokens", "shared_prefix"]
+__all__ = ["DecodingState", "buckets", "cache_argument", "call_tokens", "full_cache", "shared_prefix"]
 
 BUCKET_TOKENS = 8192
 """Largest number of tokens in a bucket of prompts: enough to keep a device busy, few enough to fit in memory."""
@@ -50,15 +50,9 @@ class DecodingState:
     ) -> None:
         self.model = model
         self.padding = padding
-        self.cache = DynamicCache(config=model.config)
-        for layer in self.cache.layers:
-            if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-                raise self._error(f"a {type(layer).__name__}")
-        self.layers = [GrowingLayer() for _ in self.cache.layers]
-        self.cache.layers = list(self.layers)
-        # Transformers 5.24 names it anew, and warns of the old name.
-        known = inspect.signature(model.base_model.forward).parameters
-        self.cache_argument = "cache" if "cache" in known else "past_key_values"
+        self.layers: list[GrowingLayer] = []
+        self.cache = full_cache(model, GrowingLayer, self.layers)
+        self.cache_argument = cache_argument(model)
         starts = torch.tensor(padding, device=model.device)[:, None]
         columns = torch.arange(length, device=model.device)
         self.attention_mask: Tensor | None = (columns >= starts).long()
@@ -143,14 +137,14 @@ class DecodingState:
         whole.logits = torch.cat([state.logits for state in states])[index]
         for number, (layer, *parts) in enumerate(zip(whole.layers, *(state.layers for state in states), strict=True)):
             if not all(part.is_initialized for part in parts):
-                raise whole._error(f"something else than the cache (layer {number})")
+                raise _other_memory(whole.model, f"something else than the cache (layer {number})")
             layer.take(parts, index, keep)
         return whole
 
     def _begin_with(self, prefix: DecodingState) -> None:
         for layer, read in zip(self.layers, prefix.layers, strict=True):
             if not read.is_initialized:
-                raise self._error("something else than the cache")
+                raise _other_memory(self.model, "something else than the cache")
             layer.begin_with(read, self.padding)
         if self.positions is not None:
             self.positions = self.positions[..., prefix.length :]
@@ -160,12 +154,6 @@ class DecodingState:
         if not any(self.padding):
             self.attention_mask = None
             self.positions = self.positions if self.counts_in_space else None
-
-    def _error(self, memory: str) -> PolicyError:
-        return PolicyError(
-            f"{type(self.model).__name__} remembers the tokens it has read in {memory}. This package cannot remove "
-            "finished sequences from that; use a model that has attention in every layer"
-        )
 
 
 class GrowingLayer(DynamicLayer):
@@ -246,6 +234,26 @@ class GrowingLayer(DynamicLayer):
         return keys, values
 
 
+def full_cache(model: Any, kind: Callable[[], DynamicLayer], layers: list[Any]) -> DynamicCache:
+    """A cache for a model with a layer of this kind for each of the model's, which are appended to ``layers``.
+
+    Raises:
+        PolicyError: If the model has layers that keep a state other than keys and values.
+    """
+    cache = DynamicCache(config=model.config)
+    for layer in cache.layers:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+            raise _other_memory(model, f"a {type(layer).__name__}")
+    layers += [kind() for _ in cache.layers]
+    cache.layers = list(layers)
+    return cache
+
+
+def cache_argument(model: Any) -> str:
+    """The argument by which a model takes a cache: transformers 5.24 names it anew, and warns of the old name."""
+    return "cache" if "cache" in inspect.signature(model.base_model.forward).parameters else "past_key_values"
+
+
 def call_tokens(model: Any) -> int:
     """Number of tokens whose forward pass costs as much as the fixed overhead of one call.
 
@@ -274,6 +282,13 @@ def buckets(prompts: Sequence[Sequence[int]], worth: int) -> Iterator[list[Seque
             bucket, padding = [], 0
         bucket.append(prompt)
     yield bucket
+
+
+def _other_memory(model: Any, memory: str) -> PolicyError:
+    return PolicyError(
+        f"{type(model).__name__} remembers the tokens it has read in {memory}. This package cannot remove "
+        "finished sequences from that; use a model that has attention in every layer"
+    )
 
 
 def _spare(length: int) -> int:

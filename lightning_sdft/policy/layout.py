@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lightning_sdft.policy.images import ImageReader
 from lightning_sdft.records import TokenSequence
 
-__all__ = ["Layout", "cut_into_trees", "in_one_row", "in_rows", "in_trees", "longest_tree"]
+__all__ = ["Layout", "cut_into_trees", "in_one_row", "in_rows", "in_trees", "longest_row", "longest_tree"]
 
 WORTH = 0.9
 """Trees are read if they cost at most this share of rows."""
@@ -55,7 +55,7 @@ class Layout:
             the rows and the columns, `(N,)` each, in the order of the sequences.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     predicting: Tensor | tuple[Tensor, Tensor]
 
 
@@ -162,6 +162,21 @@ def longest_tree(config: Any, max_tokens: int | None) -> int | None:
     """
     limits = [max_tokens, *(getattr(config, name, None) for name in WINDOWS)]
     return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+
+def longest_row(config: Any) -> int | None:
+    """Length of the longest sequence that a model reads without regard to others, or ``None`` without a limit.
+
+    Where LongRoPE turns to the second of its two sets of frequencies, it does so for the whole batch.
+
+    Args:
+        config: The config of the text model.
+    """
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [parameters, *(each for each in parameters.values() if isinstance(each, dict))]
+    limits = [each["original_max_position_embeddings"] for each in kinds if each.get("rope_type") == "longrope"]
+    limits.append(getattr(config, "max_position_embeddings", None))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 class _Tree:

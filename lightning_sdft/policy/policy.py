@@ -7,8 +7,8 @@ Letters: B sequences, N completion tokens of all sequences, D width, V vocabular
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,20 @@ from lightning_sdft.policy import lora
 from lightning_sdft.policy.adapter_export import merged_weights
 from lightning_sdft.policy.decoding import DecodingState, buckets, call_tokens, shared_prefix
 from lightning_sdft.policy.fixed_decoding import FixedState
-from lightning_sdft.policy.layout import Layout, cut_into_trees, in_one_row, in_rows, in_trees, longest_tree
+from lightning_sdft.policy.layout import (
+    Layout,
+    cut_into_trees,
+    in_one_row,
+    in_rows,
+    in_trees,
+    longest_row,
+    longest_tree,
+)
 from lightning_sdft.policy.loading import load_model
+from lightning_sdft.policy.prefix import Prefix, worth_sharing
+from lightning_sdft.policy.prefix_probe import reads_prefixes
 from lightning_sdft.policy.probe import post_processing, probe, read_alone
+from lightning_sdft.policy.saving import save_model
 from lightning_sdft.policy.tokenizer import Tokenizer, load_tokenizer
 from lightning_sdft.policy.tree_probe import reads_trees
 from lightning_sdft.records import TokenSequence
@@ -77,6 +88,7 @@ class Policy(nn.Module):
         self.longest_tree = longest_tree(model.config.get_text_config(), self.max_tokens)
         self.pair_cost = 1 / (6 * model.get_input_embeddings().weight.shape[1])
         self.reads_trees = False
+        self.probing = probing and tokenizer.images is None
         if probing:
             probe(self, alone)
             self.reads_trees = tokenizer.images is None and reads_trees(self)
@@ -135,13 +147,8 @@ class Policy(nn.Module):
 
     @property
     def max_tokens(self) -> int | None:
-        """Length of the longest sequence that the model reads without regard to others, or ``None`` without a limit.
-
-        Where LongRoPE turns to other frequencies, it does so for the whole batch.
-        """
-        config = self.model.config.get_text_config()
-        limits = [getattr(config, "max_position_embeddings", None), *_switching_lengths(config)]
-        return min((limit for limit in limits if limit is not None), default=None)
+        """Length of the longest sequence that the model reads without regard to others, or ``None`` without a limit."""
+        return longest_row(self.model.config.get_text_config())
 
     def blocks(self) -> list[nn.Module]:
         """The model's transformer blocks, the units of sharding and offloading; empty if transformers names none."""
@@ -152,7 +159,7 @@ class Policy(nn.Module):
         """Recompute activations in the backward pass instead of keeping them."""
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
-    def hidden(self, sequences: Sequence[TokenSequence], packed: bool = False) -> Tensor:
+    def hidden(self, sequences: Sequence[TokenSequence], packed: bool = False, prefix: Prefix | None = None) -> Tensor:
         """Hidden states at the positions that predict completion tokens.
 
         What sequences begin with alike is computed once where that costs less and the model permits; see
@@ -163,20 +170,43 @@ class Policy(nn.Module):
             packed: Whether to concatenate all sequences in one row, without padding, instead of one row for each.
                 Not every model keeps packed sequences apart; see
                 :func:`lightning_sdft.policy.probe.check_packing`.
+            prefix: What all of them begin with, if it has been read already.
 
         Returns:
             `(N, D)`, in the order of the sequences.
         """
         if packed:
             return self.read(in_one_row(sequences, self.device))
-        trees = cut_into_trees(sequences, self.pair_cost, self.longest_tree) if self.reads_trees else None
-        if trees is None:
-            return self.read(in_rows(sequences, self.filler, self.device, self.tokenizer.images))
-        return self.read(in_trees(sequences, trees, self.filler, self.device, self.compute_dtype))
+        if prefix is None:
+            return self.read(self.laid_out(sequences))
+        return self.read(prefix.moved(self.laid_out(prefix.behind(sequences), len(prefix))))
+
+    def laid_out(self, sequences: Sequence[TokenSequence], before: int = 0) -> Layout:
+        """The layout that costs least, of sequences behind so many tokens: as trees, or one row for each."""
+        trees = self.trees(sequences, before)
+        if trees is not None:
+            return in_trees(sequences, trees, self.filler, self.device, self.compute_dtype)
+        return in_rows(sequences, self.filler, self.device, self.tokenizer.images)
+
+    def trees(self, sequences: Sequence[TokenSequence], before: int = 0) -> list[list[int]] | None:
+        """Which sequences to read together in a tree; ``None`` if each is better read in a row of its own."""
+        limit = None if self.longest_tree is None else self.longest_tree - before
+        return cut_into_trees(sequences, self.pair_cost, limit) if self.reads_trees else None
+
+    def share_prefix(self, batches: Sequence[Sequence[TokenSequence]]) -> Prefix | None:
+        """Read once what all sequences of several micro-batches begin with, if that pays and the model permits."""
+        shared = worth_sharing(batches, self.trees, self.pair_cost)
+        return Prefix(self.model, shared, self.device) if shared and self.reads_prefixes else None
+
+    @cached_property
+    def reads_prefixes(self) -> bool:
+        """Whether the model computes the same behind a prefix that it has read before."""
+        return self.probing and reads_prefixes(self, self.reads_trees)
 
     def read(self, layout: Layout) -> Tensor:
         """Hidden states `(N, D)` at the positions of a layout that predict completion tokens."""
-        hidden: Tensor = self.model.base_model(**layout.inputs, use_cache=False).last_hidden_state[layout.predicting]
+        inputs = {"use_cache": False} | layout.inputs
+        hidden: Tensor = self.model.base_model(**inputs).last_hidden_state[layout.predicting]
         return hidden
 
     def prefill(self, prompts: Sequence[list[int]]) -> DecodingState:
@@ -251,25 +281,7 @@ class Policy(nn.Module):
         Raises:
             PolicyError: If the model has an adapter, whose layers ``from_pretrained`` would not know.
         """
-        if lora.adapter_weights(self.model):
-            raise PolicyError("the policy has an adapter; merge it first, as `lightning-sdft export` does")
-        state = self.model.state_dict()
-        if dtype is not None:
-            # Keep tied weights one tensor, so that they are written once.
-            cast = {
-                tensor.data_ptr(): tensor.to(dtype) if tensor.is_floating_point() else tensor
-                for tensor in state.values()
-            }
-            state = {name: cast[tensor.data_ptr()] for name, tensor in state.items()}
-        self.model.generation_config.eos_token_id = self.tokenizer.served_stop_ids(
-            self.model.generation_config.eos_token_id
-        )
-        self.model.save_pretrained(folder, state_dict=state)
-        if dtype is not None:  # transformers writes the model's own dtype to the config, and loading would use that
-            config = copy.deepcopy(self.model.config)
-            config.dtype = dtype
-            config.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_model(self.model, self.tokenizer, folder, dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Policy:
         """Move and cast the module, but keep float32 buffers and adapters in their dtype.
@@ -286,10 +298,3 @@ class Policy(nn.Module):
 
         super()._apply(apply, *args, **kwargs)  # type: ignore[no-untyped-call]
         return self
-
-
-def _switching_lengths(config: Any) -> list[int]:
-    """The lengths up to which LongRoPE keeps to the first of its two sets of frequencies."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    kinds = [parameters, *(each for each in parameters.values() if isinstance(each, dict))]
-    return [each["original_max_position_embeddings"] for each in kinds if each.get("rope_type") == "longrope"]

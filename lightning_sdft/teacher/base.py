@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.inference import evaluating
+from lightning_sdft.policy.prefix import Prefix
 from lightning_sdft.records import TokenSequence
 
 __all__ = ["SharedTeacher", "Teacher"]
@@ -30,10 +31,21 @@ class Teacher(nn.Module):
         return self.policy.head
 
     @torch.no_grad()
-    def hidden(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Hidden states `(N, D)` at the positions that predict completion tokens, without gradient or dropout."""
+    def hidden(self, sequences: Sequence[TokenSequence], prefix: Prefix | None = None) -> Tensor:
+        """Hidden states `(N, D)` at the positions that predict completion tokens, without gradient or dropout.
+
+        Args:
+            sequences: Prompts with completions.
+            prefix: What all of them begin with, if it has been read already.
+        """
         with evaluating(self.policy):
-            return self.policy.hidden(sequences)
+            return self.policy.hidden(sequences, prefix=prefix)
+
+    @torch.no_grad()
+    def share_prefix(self, batches: Sequence[Sequence[TokenSequence]]) -> Prefix | None:
+        """Read what the sequences of several micro-batches begin with; see :meth:`Policy.share_prefix`."""
+        with evaluating(self.policy):
+            return self.policy.share_prefix(batches)
 
     def shard_(self, mesh: DeviceMesh) -> None:
         """Shard the teacher's own weights, if it has any."""

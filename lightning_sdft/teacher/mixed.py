@@ -16,6 +16,7 @@ from lightning_sdft.errors import PolicyError
 from lightning_sdft.losses.distribution import FLOOR
 from lightning_sdft.losses.head import Head
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.prefix import Prefix
 from lightning_sdft.records import TokenSequence
 from lightning_sdft.teacher.base import SharedTeacher, Teacher
 
@@ -69,12 +70,16 @@ class MixedTeacher(Teacher):
             ours, theirs = (each.to(both.precision).clamp(min=FLOOR) for each in (reference.bias, student.bias))
             return replace(both, bias=torch.lerp(ours, theirs, self.student_share))
 
-    def hidden(self, sequences: Sequence[TokenSequence]) -> Tensor:
+    def hidden(self, sequences: Sequence[TokenSequence], prefix: Prefix | None = None) -> Tensor:
         """Mixed hidden states, without gradient or dropout: `(N, 2 D)`, or `(N, D)` if both have the same head."""
         reference, student = self.reference.hidden(sequences), self.student.hidden(sequences)
         if _is_one(self.reference.head, self.student.head):
             return torch.lerp(reference, student, self.student_share)
         return torch.cat([reference * (1 - self.student_share), student * self.student_share], 1)
+
+    def share_prefix(self, batches: Sequence[Sequence[TokenSequence]]) -> Prefix | None:
+        """Share nothing: each of the two models would need a prefix of its own."""
+        return None
 
     def shard_(self, mesh: DeviceMesh) -> None:
         """Shard the reference."""

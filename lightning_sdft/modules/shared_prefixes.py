@@ -1,0 +1,73 @@
+"""The prefixes that the micro-batches of an optimizer step share; see :mod:`lightning_sdft.policy.prefix`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.distributed.fsdp import FSDPModule
+
+from lightning_sdft.data.groups import Group
+from lightning_sdft.distributed.processes import process_count
+from lightning_sdft.policy import Policy
+from lightning_sdft.policy.prefix import Prefix
+from lightning_sdft.records import TokenSequence
+from lightning_sdft.teacher import Teacher
+
+__all__ = ["SharedPrefixes"]
+
+
+class SharedPrefixes:
+    """What the student and the teacher have read for a whole group of examples.
+
+    Attributes:
+        student: The student's prefix, or ``None``.
+        teacher: The teacher's prefix, or ``None``.
+    """
+
+    def __init__(self) -> None:
+        self.student: Prefix | None = None
+        self.teacher: Prefix | None = None
+        self._left = 0
+
+    def begin(self, group: Group, student: Policy | None, teacher: Teacher | None) -> None:
+        """Read what all sequences of a filled group begin with, where that pays.
+
+        Weights in shards are gathered by all processes together, so each of them reads all of its sequences. Processes
+        that train together add up their gradients during the last backward pass, behind which none may come. Where
+        blocks are recomputed, transformers drops the cache.
+
+        Args:
+            group: The group.
+            student: The policy in training, if it is to have a prefix.
+            teacher: The teacher, if it is to have one.
+        """
+        self.student = self.teacher = None
+        self._left = group.micro_batches
+        if self._left == 1:
+            return
+        if student is not None and process_count() == 1 and not _sharded(student) and not _recomputes(student):
+            self.student = student.share_prefix(_cut([item.student for item in group.items], self._left))
+        shown = [item.teacher for item in group.items if item.teacher is not None]
+        if teacher is not None and shown and not _sharded(teacher.policy):
+            self.teacher = teacher.share_prefix(_cut(shown, self._left))
+
+    def after_backward(self) -> None:
+        """Take the gradient back through the student's prefix, behind the last micro-batch."""
+        self._left -= 1
+        if self._left == 0:
+            if self.student is not None:
+                self.student.backward()
+            self.student = self.teacher = None
+
+
+def _cut(sequences: Sequence[TokenSequence], parts: int) -> list[Sequence[TokenSequence]]:
+    size = len(sequences) // parts
+    return [sequences[first : first + size] for first in range(0, len(sequences), size)]
+
+
+def _sharded(policy: Policy) -> bool:
+    return any(isinstance(module, FSDPModule) for module in policy.modules())
+
+
+def _recomputes(policy: Policy) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in policy.modules())
