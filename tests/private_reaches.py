@@ -137,6 +137,9 @@ REACHES: dict[str, dict[str, str]] = {
     "policy/decoding.py policy/fixed_decoding.py policy/prefix.py": {
         "transformers.cache_utils:DynamicLayer": "give the model keys and values that we keep",
     },
+    "policy/layout.py": {
+        "transformers:PreTrainedConfig._attn_implementation": "give FlexAttention the mask that it takes",
+    },
     "policy/decoding.py": {
         "transformers.cache_utils:DynamicSlidingWindowLayer": "tell layers of attention from those with a state",
     },

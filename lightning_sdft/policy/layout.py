@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_sdft.policy.images import ImageReader
+from lightning_sdft.policy.tree_mask import additive_mask, block_mask
 from lightning_sdft.records import TokenSequence
 
 __all__ = ["Layout", "cut_into_trees", "in_one_row", "in_rows", "in_trees", "longest_row", "longest_tree"]
@@ -53,10 +54,27 @@ class Layout:
         inputs: Arguments of the model by name.
         predicting: Where in its output `(B, L, D)` the states are that predict completion tokens: a mask `(B, L)`, or
             the rows and the columns, `(N,)` each, in the order of the sequences.
+        last: The last node below each node of a tree, `(B, L)`, if the rows are trees.
+        before: Number of tokens before them that have been read already.
     """
 
     inputs: dict[str, Any]
     predicting: Tensor | tuple[Tensor, Tensor]
+    last: Tensor | None = None
+    before: int = 0
+
+    def arguments(self, config: Any, dtype: torch.dtype) -> dict[str, Any]:
+        """The inputs, with the mask of trees that the attention of a model takes.
+
+        Args:
+            config: The model's config.
+            dtype: The dtype in which the model computes.
+        """
+        if self.last is None:
+            return self.inputs
+        if config.get_text_config()._attn_implementation == "flex_attention":
+            return self.inputs | {"attention_mask": block_mask(self.last, self.before)}
+        return self.inputs | {"attention_mask": additive_mask(self.last, self.before, dtype)}
 
 
 def in_rows(
@@ -82,11 +100,7 @@ def in_one_row(sequences: Sequence[TokenSequence], device: torch.device) -> Layo
 
 
 def in_trees(
-    sequences: Sequence[TokenSequence],
-    trees: Sequence[Sequence[int]],
-    filler: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    sequences: Sequence[TokenSequence], trees: Sequence[Sequence[int]], filler: int, device: torch.device
 ) -> Layout:
     """One row for each tree.
 
@@ -95,27 +109,21 @@ def in_trees(
         trees: Indices of the sequences of each tree; see :func:`cut_into_trees`.
         filler: The id that fills trees of different sizes.
         device: The device of the model.
-        dtype: The dtype in which the model computes, which is that of the mask.
     """
     grown = [_Tree(sorted((_read(sequences[index]), index) for index in tree)) for tree in trees]
     width = -(-max(len(tree.tokens) for tree in grown) // MULTIPLE) * MULTIPLE
-    mask = torch.full((len(grown), 1, width, width), torch.finfo(dtype).min, dtype=dtype, device=device)
-    mask.diagonal(dim1=2, dim2=3).zero_()  # padding attends to itself: softmax over nothing is not a number
     places: list[tuple[list[int], list[int]]] = [([], []) for _ in sequences]
+    ids, depths = torch.full((len(grown), width), filler), torch.zeros(len(grown), width, dtype=torch.long)
+    last = torch.arange(width).repeat(len(grown), 1)  # padding attends to itself: softmax over nothing is not a number
     for row, tree in enumerate(grown):
-        for start, end, above in tree.branches:
-            mask[row, 0, start:end].index_fill_(1, torch.tensor(above, dtype=torch.long, device=device), 0)
-            mask[row, 0, start:end, start:end].triu_(1)
         for index, path in tree.paths.items():
             columns = path[len(sequences[index].prompt) - 1 :]
             places[index] = [row] * len(columns), columns
-    ids, depths = torch.full((len(grown), width), filler), torch.zeros(len(grown), width, dtype=torch.long)
-    for row, tree in enumerate(grown):
-        ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
-        depths[row, : len(tree.tokens)] = torch.tensor(tree.depths)
-    inputs = {"input_ids": ids.to(device), "position_ids": depths.to(device), "attention_mask": mask}
+        for rows, nodes in ((ids, tree.tokens), (depths, tree.depths), (last, tree.last)):
+            rows[row, : len(nodes)] = torch.tensor(nodes)
+    inputs = {"input_ids": ids.to(device), "position_ids": depths.to(device)}
     own, states = (torch.tensor([each for place in places for each in place[part]]) for part in (0, 1))
-    return Layout(inputs, (own.to(device), states.to(device)))
+    return Layout(inputs, (own.to(device), states.to(device)), last.to(device))
 
 
 def cut_into_trees(sequences: Sequence[TokenSequence], pair: float, limit: int | None) -> list[list[int]] | None:
@@ -185,14 +193,14 @@ class _Tree:
     Attributes:
         tokens: Token id of each node.
         depths: Depth of each node.
-        branches: First node and end of each run of new nodes, with the nodes above it.
+        last: The last node below each node; itself if there is none.
         paths: The nodes of each sequence, by its index.
     """
 
     def __init__(self, rows: Sequence[tuple[list[int], int]]) -> None:
         self.tokens: list[int] = []
         self.depths: list[int] = []
-        self.branches: list[tuple[int, int, list[int]]] = []
+        self.last: list[int] = []
         self.paths: dict[int, list[int]] = {}
         before: list[int] = []
         path: list[int] = []
@@ -201,7 +209,10 @@ class _Tree:
             self.tokens += row[len(above) :]
             self.depths += range(len(above), len(row))
             path = [*above, *range(start, len(self.tokens))]
-            self.branches.append((start, len(self.tokens), above))
+            self.last += [0] * (len(self.tokens) - start)
+            if start < len(self.tokens):
+                for node in path:
+                    self.last[node] = path[-1]
             self.paths[index] = path
             before = row
 

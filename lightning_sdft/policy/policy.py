@@ -185,7 +185,7 @@ class Policy(nn.Module):
         """The layout that costs least, of sequences behind so many tokens: as trees, or one row for each."""
         trees = self.trees(sequences, before)
         if trees is not None:
-            return in_trees(sequences, trees, self.filler, self.device, self.compute_dtype)
+            return in_trees(sequences, trees, self.filler, self.device)
         return in_rows(sequences, self.filler, self.device, self.tokenizer.images)
 
     def trees(self, sequences: Sequence[TokenSequence], before: int = 0) -> list[list[int]] | None:
@@ -205,7 +205,7 @@ class Policy(nn.Module):
 
     def read(self, layout: Layout) -> Tensor:
         """Hidden states `(N, D)` at the positions of a layout that predict completion tokens."""
-        inputs = {"use_cache": False} | layout.inputs
+        inputs = {"use_cache": False} | layout.arguments(self.model.config, self.compute_dtype)
         hidden: Tensor = self.model.base_model(**inputs).last_hidden_state[layout.predicting]
         return hidden
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
 from lightning_sdft.policy.decoding import cache_argument, full_cache
@@ -62,9 +61,7 @@ class Prefix:
         inputs = dict(layout.inputs)
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"] + len(self)
-        if "attention_mask" in inputs:
-            inputs["attention_mask"] = pad(inputs["attention_mask"], (len(self), 0))
-        return replace(layout, inputs=inputs | self.inputs)
+        return replace(layout, inputs=inputs | self.inputs, before=len(self))
 
     def backward(self) -> None:
         """Take the gradients that have gathered in the keys and values back through the prefix."""

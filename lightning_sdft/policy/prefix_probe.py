@@ -54,7 +54,7 @@ def _agrees(policy: TreeReader, trees: bool) -> bool:
         behind = prefix.behind(sequences)
         layouts = [in_rows(behind, policy.filler, policy.device)]
         if trees:
-            layouts.append(in_trees(behind, [[0, 1]], policy.filler, policy.device, policy.compute_dtype))
+            layouts.append(in_trees(behind, [[0, 1]], policy.filler, policy.device))
         return all(_reads(policy, prefix, policy.read(prefix.moved(each)), whole) for each in layouts)
 
 

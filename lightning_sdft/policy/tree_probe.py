@@ -13,6 +13,7 @@ from lightning_sdft.policy.inference import evaluating
 from lightning_sdft.policy.layout import Layout, in_rows, in_trees
 from lightning_sdft.policy.probe import NO_MEMORY, logits_agree, text_tokens
 from lightning_sdft.policy.tokenizer import Tokenizer
+from lightning_sdft.policy.tree_mask import sees
 from lightning_sdft.records import TokenSequence
 
 __all__ = ["reads_trees"]
@@ -35,10 +36,6 @@ class TreeReader(Protocol):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """The dtype in which the model computes."""
 
     def read(self, layout: Layout) -> Tensor:
         """Hidden states `(N, D)` at the positions that predict completion tokens."""
@@ -67,7 +64,7 @@ def reads_trees(policy: TreeReader) -> bool:
 
 def _agrees(policy: TreeReader, sequences: Sequence[TokenSequence]) -> bool:
     device = policy.device
-    trees = in_trees(sequences, [[0, 1, 2], [3]], policy.filler, device, policy.compute_dtype)
+    trees = in_trees(sequences, [[0, 1, 2], [3]], policy.filler, device)
     with torch.no_grad():
         rows = policy.read(in_rows(sequences, policy.filler, device))
     embedded: list[Tensor] = []
@@ -86,6 +83,7 @@ def _agrees(policy: TreeReader, sequences: Sequence[TokenSequence]) -> bool:
     row, column = (int(place[last]) for place in trees.predicting)
     (dependence,) = torch.autograd.grad(hidden[last].square().sum(), embedded[0])
     depends = (dependence != 0).any(-1)
+    assert trees.last is not None
     expected = torch.zeros_like(depends)
-    expected[row] = trees.inputs["attention_mask"][row, 0, column] == 0
+    expected[row] = sees(trees.last)[row, column]
     return torch.equal(depends, expected)

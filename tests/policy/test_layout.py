@@ -68,7 +68,7 @@ def test_trees_are_rows(family: str, cut: list[list[int]]) -> None:
     assert policy.reads_trees
     at = policy.filler, policy.device
     rows, expected = run(policy, in_rows(ARTICLE, *at))
-    trees, gradients = run(policy, in_trees(ARTICLE, cut, *at, torch.float64))
+    trees, gradients = run(policy, in_trees(ARTICLE, cut, *at))
     torch.testing.assert_close(trees, rows, rtol=0, atol=1e-10 * rows.abs().max().item())
     assert gradients.keys() == expected.keys()
     scale = max(gradient.abs().max().item() for gradient in expected.values())
@@ -85,7 +85,7 @@ def test_each_attention_reads_trees_under_autocast(
     assert policy.reads_trees
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
         rows = policy.read(in_rows(ARTICLE, policy.filler, policy.device))
-        trees = policy.read(in_trees(ARTICLE, [[*range(9)]], policy.filler, policy.device, policy.compute_dtype))
+        trees = policy.read(in_trees(ARTICLE, [[*range(9)]], policy.filler, policy.device))
     limit = 1e-5 if precision == torch.float32 else 0.05
     torch.testing.assert_close(trees, rows, rtol=0, atol=limit * rows.abs().max().item())
 
@@ -211,9 +211,9 @@ def test_padding_leaves_no_trace() -> None:
     """Trees of different sizes: states and gradients are finite, and those of each tree alone."""
     policy = roomy().eval()
     uneven = [*siblings(1, 4, 0, 40, 6), *siblings(1, 4, 0, 90, 6)]
-    layout = in_trees(uneven, [[0, 1, 2, 3], [4, 5, 6, 7]], policy.filler, policy.device, torch.float32)
+    layout = in_trees(uneven, [[0, 1, 2, 3], [4, 5, 6, 7]], policy.filler, policy.device)
     together, gradients = run(policy, layout)
-    alone = in_trees(uneven[:4], [[0, 1, 2, 3]], policy.filler, policy.device, torch.float32)
+    alone = in_trees(uneven[:4], [[0, 1, 2, 3]], policy.filler, policy.device)
     short, _ = run(policy, alone)
     torch.testing.assert_close(together[: len(short)], short, rtol=0, atol=1e-5 * short.abs().max().item())
     assert all(torch.isfinite(each).all() for each in gradients.values())

@@ -109,5 +109,5 @@ def test_frozen_weights_read_trees() -> None:
 def test_the_verdict_is_that_of_more_tokens_too() -> None:
     policy = load(tiny("falcon").double().eval())
     rows = policy.read(in_rows(ARTICLE, policy.filler, policy.device))
-    trees = policy.read(in_trees(ARTICLE, [[*range(9)]], policy.filler, policy.device, torch.float64))
+    trees = policy.read(in_trees(ARTICLE, [[*range(9)]], policy.filler, policy.device))
     assert policy.reads_trees == torch.allclose(trees, rows, rtol=0, atol=1e-10 * rows.abs().max().item())
