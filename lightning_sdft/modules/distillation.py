@@ -132,6 +132,8 @@ class DistillationModule(CausalLMModule):
         temperature = loss_temperature or sampling.temperature or 1.0
         self.temperatures = {"temperature": temperature, "teacher_temperature": teacher_temperature}
         self.engine = engine or InProcessEngine()
+        if problem := self.engine.problem(sampling):
+            raise SettingError(problem)
         check_thinking(self.tokenizer.thoughts, focus, self.engine)
         self.importance = importance
         self.reduction = reduction

@@ -22,6 +22,10 @@ class RolloutEngine(ABC):
     exact: ClassVar[bool] = False
     """Whether rollouts are sampled with the policy's own weights and numerics, and so need no importance weights."""
 
+    def problem(self, sampling: Sampling) -> str | None:
+        """Why the engine does not sample in this way, or ``None``; asked before anything is loaded."""
+        return None
+
     def start(self, policy: Policy, max_tokens: int) -> None:  # noqa: B027  # nothing to do, by default
         """Prepare the engine before training starts.
 

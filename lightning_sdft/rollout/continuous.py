@@ -50,6 +50,15 @@ class ContinuousEngine(RolloutEngine):
     On a GPU, :class:`InProcessEngine` took a fifteenth of its time where we measured both.
     """
 
+    def problem(self, sampling: Sampling) -> str | None:
+        """Refuse min_p together with top_p."""
+        if not sampling.min_p or sampling.top_p == 1:
+            return None
+        return (
+            "ContinuousEngine applies min_p behind top_p, and everything else before it: set one of the two, or leave "
+            "engine out"
+        )
+
     def start(self, policy: Policy, max_tokens: int) -> None:
         """Ask it for an answer, and compare that with the policy's own; see :meth:`RolloutEngine.start`."""
         model = type(policy.model).__name__
@@ -88,11 +97,8 @@ class ContinuousEngine(RolloutEngine):
         step: int,
     ) -> list[Rollout]:
         """Sample a completion of each prompt; see :meth:`RolloutEngine.generate`."""
-        if sampling.min_p and sampling.top_p < 1:
-            raise RolloutError(
-                "ContinuousEngine applies min_p behind top_p, and everything else before it: set one of the two, or "
-                "leave engine out"
-            )
+        if problem := self.problem(sampling):
+            raise RolloutError(problem)
         stop_ids = policy.tokenizer.stop_ids
         how = {name: value for name, value in vars(sampling).items() if value or name == "top_k"}
         settings = GenerationConfig(

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_sdft.errors import RolloutError
+from lightning_sdft.errors import RolloutError, SettingError
 from lightning_sdft.modules import DistillationModule, SDFTModule
 from lightning_sdft.policy import Policy
 from lightning_sdft.records import Rollout, Sampling
@@ -193,3 +193,9 @@ def test_continuous_batching_trains_with_importance_weights_and_resumes_exactly(
     resumed, _ = fit(tmp_path / "step=2.ckpt")
     state = whole.state_dict()
     assert all(torch.equal(state[name], value) for name, value in resumed.state_dict().items())
+
+
+def test_a_way_of_sampling_that_an_engine_does_not_know_is_refused_at_once(words_module: Callable[..., Any]) -> None:
+    with pytest.raises(SettingError, match="min_p behind top_p"):
+        words_module(SDFTModule, engine=ContinuousEngine(), sampling=Sampling(top_p=0.9, min_p=0.1))
+    words_module(SDFTModule, sampling=Sampling(top_p=0.9, min_p=0.1))
