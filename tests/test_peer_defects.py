@@ -38,9 +38,9 @@ class Watch(Callback):
         )
         hidden = pl_module.teacher.hidden
 
-        def reading(sequences: Sequence[TokenSequence]) -> Any:
+        def reading(sequences: Sequence[TokenSequence], prefix: Any) -> Any:
             self.read += sequences
-            return hidden(sequences)
+            return hidden(sequences, prefix)
 
         pl_module.teacher.hidden = reading
 

@@ -20,12 +20,12 @@ from lightning_sdft.settings import Count, Range, Seed, Share, check_ranges, ran
 
 NOT_SETTINGS = {
     "Accepted", "Asking", "Attempt", "BlankReader", "Budgets", "Candidate", "Ceiling", "Chain", "Contrast", "Details",
-    "Estimate", "Fitting", "Forecast", "Gap", "Group", "Head", "Image", "ImageReader", "Inspection", "Item", "Lengths",
-    "Line", "Matched", "Mean", "MicroBatch", "NonFiniteLossError", "Outcome", "Pace", "Pairs", "Parsed", "Phase",
-    "Point", "Preflight", "PriorScore", "PriorScores", "Prompt", "Reading", "Rehearsal", "Remedy", "Result", "Rollout",
-    "Room", "Row", "RunsLines", "Score", "SeedContrast", "Sign", "SignalEar", "Sizes", "SkillRetention", "Stage",
-    "StepTokens", "StopSignal", "TensorSum", "TokenLook", "TokenSequence", "Tokenizer", "Told", "TrainerPlan", "Usage",
-    "Variant", "Weights", "Work",
+    "Estimate", "Fitting", "Forecast", "Gap", "Group", "Head", "Image", "ImageReader", "Inspection", "Item", "Layout",
+    "Lengths", "Line", "Matched", "Mean", "MicroBatch", "NonFiniteLossError", "Outcome", "Pace", "Pairs", "Parsed",
+    "Phase", "Point", "Prefix", "Preflight", "PriorScore", "PriorScores", "Prompt", "Reading", "Rehearsal", "Remedy",
+    "Result", "Rollout", "Room", "Row", "RunsLines", "Score", "SeedContrast", "Sign", "SignalEar", "Sizes",
+    "SkillRetention", "Stage", "StepTokens", "StopSignal", "TensorSum", "TokenLook", "TokenSequence", "Tokenizer",
+    "Told", "TrainerPlan", "Usage", "Variant", "Weights", "Work",
 }  # fmt: skip
 """Classes whose numbers are found out or worked out, and not set by anybody."""
 
