@@ -27,14 +27,14 @@ class SharedPrefixes:
     def __init__(self) -> None:
         self.student: Prefix | None = None
         self.teacher: Prefix | None = None
-        self._left = 0
+        self._left = self._whole = 0
 
     def begin(self, group: Group, student: Policy | None, teacher: Teacher | None) -> None:
         """Read what all sequences of a filled group begin with, where that pays.
 
-        Weights in shards are gathered by all processes together, so each of them reads all of its sequences. Processes
-        that train together add up their gradients during the last backward pass, behind which none may come. Where
-        blocks are recomputed, transformers drops the cache.
+        Weights in shards are gathered by all processes together, so each of them reads all of its sequences. Where
+        blocks are recomputed, transformers drops the cache. Processes that train together add up their gradients during
+        the last backward pass, behind which none may come: there the last micro-batch is read whole.
 
         Args:
             group: The group.
@@ -42,22 +42,26 @@ class SharedPrefixes:
             teacher: The teacher, if it is to have one.
         """
         self.student = self.teacher = None
-        self._left = group.micro_batches
-        if self._left == 1:
-            return
-        if student is not None and process_count() == 1 and not _sharded(student) and not _recomputes(student):
-            self.student = student.share_prefix(_cut([item.student for item in group.items], self._left))
+        self._left, self._whole = group.micro_batches, int(process_count() > 1)
+        if student is not None and not _sharded(student) and not _recomputes(student):
+            batches = _cut([item.student for item in group.items], self._left)
+            self.student = _shared(student, batches[: self._left - self._whole])
         shown = [item.teacher for item in group.items if item.teacher is not None]
         if teacher is not None and shown and not _sharded(teacher.policy):
-            self.teacher = teacher.share_prefix(_cut(shown, self._left))
+            self.teacher = _shared(teacher, _cut(shown, self._left))
 
     def after_backward(self) -> None:
-        """Take the gradient back through the student's prefix, behind the last micro-batch."""
+        """Take the gradient back through the student's prefix, behind the last micro-batch that has it."""
         self._left -= 1
+        if self.student is not None and self._left == self._whole:
+            self.student.backward()
+            self.student = None
         if self._left == 0:
-            if self.student is not None:
-                self.student.backward()
-            self.student = self.teacher = None
+            self.teacher = None
+
+
+def _shared(reader: Policy | Teacher, batches: Sequence[Sequence[TokenSequence]]) -> Prefix | None:
+    return reader.share_prefix(batches) if len(batches) > 1 else None
 
 
 def _cut(sequences: Sequence[TokenSequence], parts: int) -> list[Sequence[TokenSequence]]:

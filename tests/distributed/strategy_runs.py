@@ -19,6 +19,9 @@ from lightning_sdft.data.splits import EvaluationSet, Splits
 from lightning_sdft.distributed.strategy import FSDP2Strategy
 from lightning_sdft.grading import ExactMatch
 from lightning_sdft.modules import CausalLMModule, SDFTModule
+from lightning_sdft.policy import prefix
+from lightning_sdft.policy.layout import SPARED
+from lightning_sdft.records import Example
 from lightning_sdft.teacher import EMATeacher
 from lightning_sdft.teacher.compensated import join
 from tests.modules.conftest import WORDS_TEMPLATE, WordsDataModule, question
@@ -40,6 +43,9 @@ class Run:
     precision: Any = "32-true"
     accelerator: str = "cpu"
     steps: int = STEPS
+    begin: str = ""
+    """What all prompts begin with, which is then worth a prefix."""
+    micro_batches: int = 2
     evaluated: bool = True
     """Whether it is evaluated before training and behind it, too; at the end of an epoch it always is."""
 
@@ -50,8 +56,9 @@ class Run:
         return self.method(self.model, **{**own, "learning_rate": 1e-3, **self.arguments})
 
     def data(self, processes: int, evaluated: int = 3) -> WordsDataModule:
-        data = WordsDataModule(batch_size=4, micro_batch_size=2 // processes, evaluation_batch_size=1)
-        examples = questions([question(index) for index in range(16)])
+        sizes = {"batch_size": 2 * self.micro_batches, "micro_batch_size": 2 // processes, "evaluation_batch_size": 1}
+        data = WordsDataModule(**sizes)
+        examples = questions([beginning(question(index), self.begin) for index in range(16)])
         graded = [EvaluationSet(examples[:evaluated], {"words": ExactMatch()})]
         data.given = Splits(examples, graded, graded)
         return data
@@ -65,7 +72,7 @@ class Run:
             precision=self.precision,
             max_steps=self.steps,
             num_sanity_val_steps=2 if self.evaluated else 0,
-            accumulate_grad_batches=2,
+            accumulate_grad_batches=self.micro_batches,
             gradient_clip_val=0.5,
             callbacks=[
                 *callbacks,
@@ -81,6 +88,11 @@ class Run:
         )
 
 
+def beginning(example: Example, words: str) -> Example:
+    prompt = f"{words} {example.prompt[0]['content']}".strip()
+    return replace(example, prompt=[{"role": "user", "content": prompt}])
+
+
 def questions(examples: Sequence[Any]) -> list[Any]:
     return [replace(example, reference="w5") for example in examples]
 
@@ -91,11 +103,13 @@ class Curve(Callback):
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.norms: list[float] = []
+        self.prefixes: list[bool] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.start = {name: each.clone() for name, each in weights(pl_module).items()}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.prefixes.append(pl_module.prefixes.student is not None)
         if batch.is_last:
             self.losses.append(trainer.callback_metrics["train/loss"].item())
             self.norms.append(trainer.callback_metrics["train/gradient_norm"].item())
@@ -109,6 +123,7 @@ def weights(module: CausalLMModule) -> dict[str, Tensor]:
 def fit(run: Run, folder: Path, processes: int, ckpt_path: Path | None = None) -> None:
     """Train, and leave what came out in the folder."""
     seed_everything(7 if ckpt_path is None else 8)
+    prefix.SPARED = 0 if run.begin else SPARED
     curve, module = Curve(), run.module()
     trainer = run.trainer(folder, processes, [curve])
     trainer.fit(module, datamodule=run.data(processes), ckpt_path=ckpt_path)
@@ -116,6 +131,7 @@ def fit(run: Run, folder: Path, processes: int, ckpt_path: Path | None = None) -
     predicted = trainer.predict(module, datamodule=run.data(processes)) if run.evaluated else []
     result = {
         "losses": curve.losses,
+        "prefixes": curve.prefixes,
         "norms": curve.norms,
         "weights": weights(module),
         "start": curve.start,

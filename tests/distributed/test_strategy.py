@@ -90,6 +90,23 @@ def test_two_processes_train_as_one(
     assert outcome(folders["auto"])["whole"] * 0.4 < outcome(folders["fsdp2"])["local"] < 0.6 * expected["whole"]
 
 
+def test_two_processes_with_a_prefix_train_as_one(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Gradients that gathered in the prefix come before the processes add up theirs."""
+    found = {}
+    for count, strategy in ((1, "auto"), (2, "ddp"), (2, "fsdp2")):
+        (folder := tmp_path / strategy).mkdir()
+        arguments = {"learning_rate": 1e-4}
+        settings = {"begin": "w6 w7 w8 w9 w10 w11", "micro_batches": 4, "steps": 2, "evaluated": False}
+        run = Run(str(family_folder("llama")), SDFTModule, strategy, {}, arguments, **settings)
+        in_processes(count, fit, run, folder, count)
+        found[strategy] = outcome(folder)
+    assert_same(found["ddp"], found["auto"])
+    assert_same(found["fsdp2"], found["auto"])
+    assert found["auto"]["prefixes"] == [True, True, True, False] * 2
+    assert found["ddp"]["prefixes"] == [True, True, False, False] * 2
+    assert found["fsdp2"]["prefixes"] == [False] * 8
+
+
 def test_two_processes_train_adapters_over_the_same_bits(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
     arguments = {"lora": replace(LORA, base="nf4"), "learning_rate": 1e-2}
     results = []

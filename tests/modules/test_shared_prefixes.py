@@ -120,11 +120,11 @@ def test_the_teacher_reads_its_prefix_anew_in_each_step(
 
 
 class Case:
-    """A filled group of four micro-batches and its models."""
+    """A filled group of four micro-batches, or two, and its models."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, size: int = 1) -> None:
         self.module = ready(module)
-        self.group = MicroBatch.cut(EXAMPLES[:4], 1)[0].group
+        self.group = MicroBatch.cut(EXAMPLES[:4], size)[0].group
         self.module.fill(self.group)
 
     def begin(self) -> module_under_test.SharedPrefixes:
@@ -166,12 +166,24 @@ def test_gradient_checkpointing_leaves_the_teacher_its_prefix(
     assert begun[-1] == (None, None)
 
 
-def test_several_processes_leave_the_teacher_its_prefix(
+def test_several_processes_read_the_last_micro_batch_whole(
     words_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = Case(words_module(SDFTModule))
     monkeypatch.setattr(module_under_test, "process_count", lambda: 2)
     prefixes = case.begin()
+    for left in (3, 2, 1, 0):
+        assert prefixes.teacher is not None
+        assert (prefixes.student is None) == (left == 0)
+        prefixes.after_backward()
+    assert prefixes.teacher is None
+
+
+def test_several_processes_with_two_micro_batches_share_the_teachers_prefix_alone(
+    words_module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_under_test, "process_count", lambda: 2)
+    prefixes = Case(words_module(SDFTModule), size=2).begin()
     assert prefixes.student is None
     assert prefixes.teacher is not None
 
@@ -196,6 +208,8 @@ def test_a_group_without_prefixes_does_not_get_those_of_an_interrupted_one(words
     case = Case(words_module(SDFTModule))
     prefixes = case.begin()
     assert prefixes.student is not None
-    prefixes.begin(MicroBatch.of(EXAMPLES[:4]).group, case.module.policy, case.module.teacher)
+    group = MicroBatch.of(EXAMPLES[:4]).group
+    case.module.fill(group)
+    prefixes.begin(group, case.module.policy, case.module.teacher)
     assert prefixes.student is None
     assert prefixes.teacher is None
