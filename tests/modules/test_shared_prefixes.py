@@ -204,12 +204,15 @@ def test_prefixes_are_let_go_behind_the_last_micro_batch(words_module: Callable[
     assert prefixes.teacher is None
 
 
-def test_a_group_without_prefixes_does_not_get_those_of_an_interrupted_one(words_module: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("driven", [True, False])
+def test_a_group_does_not_get_the_prefixes_of_an_interrupted_one(
+    driven: bool, words_module: Callable[..., Any]
+) -> None:
     case = Case(words_module(SDFTModule))
     prefixes = case.begin()
     assert prefixes.student is not None
     group = MicroBatch.of(EXAMPLES[:4]).group
     case.module.fill(group)
-    prefixes.begin(group, case.module.policy, case.module.teacher)
+    prefixes.begin(group, *((case.module.policy, case.module.teacher) if driven else (None, None)))
     assert prefixes.student is None
     assert prefixes.teacher is None
