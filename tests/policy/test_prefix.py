@@ -109,6 +109,18 @@ def test_a_prefix_is_read_once_and_what_stands_behind_it_alone() -> None:
     assert read == [(1, len(each) - 90) for each in rows]
 
 
+@pytest.mark.parametrize("window", [4, 20])
+def test_a_window_that_ends_in_the_prefix_or_behind_it(window: int) -> None:
+    policy = policy_of(make_model("gemma3", max_position_embeddings=512, sliding_window=window).double().eval())
+    rows = siblings(prompts=4, generations=1, begin=90, rest=8, completion=9)
+    prefix = policy.share_prefix([[each] for each in rows])
+    assert prefix is not None
+    found, expected = policy.hidden(rows, prefix=prefix), policy.hidden(rows)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * expected.abs().max().item())
+    policy.model.config.sliding_window = 400
+    assert (policy.hidden(rows) - expected).abs().max() > 1e-3
+
+
 def test_half_precision_reads_behind_a_prefix() -> None:
     policy = policy_of(make_model("llama", max_position_embeddings=512))
     rows = siblings(prompts=4, generations=1, begin=90, rest=5, completion=5)
