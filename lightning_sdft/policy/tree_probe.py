@@ -86,4 +86,4 @@ def _agrees(policy: TreeReader, sequences: Sequence[TokenSequence]) -> bool:
     assert trees.last is not None
     expected = torch.zeros_like(depends)
     expected[row] = sees(trees.last)[row, column]
-    return torch.equal(depends, expected)
+    return torch.allclose(depends.float(), expected.float())  # true where a rehearsal computes no numbers
