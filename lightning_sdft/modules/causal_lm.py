@@ -26,7 +26,7 @@ from lightning_sdft.modules.examples import check_examples
 from lightning_sdft.modules.graded_sets import GradedSets
 from lightning_sdft.modules.optimizer import adamw
 from lightning_sdft.modules.retention import Retention, RetentionLoss
-from lightning_sdft.modules.shared_prefixes import SharedPrefixes
+from lightning_sdft.modules.shared_prefixes import PrefixGradients, SharedPrefixes
 from lightning_sdft.modules.step_log import StepLog
 from lightning_sdft.modules.step_means import StepMeans
 from lightning_sdft.modules.surprise import demonstrated
@@ -191,7 +191,7 @@ class CausalLMModule(CheckpointedModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks that hold a run to its settings, make it resume exactly, and log its steps."""
-        return [*checkpoints.safeguards(), StepLog()]
+        return [*checkpoints.safeguards(), PrefixGradients(), StepLog()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on the trainable parameters, with linear warm-up and cosine decay."""
@@ -245,14 +245,10 @@ class CausalLMModule(CheckpointedModule):
                 self.log(name, mean, prog_bar=name == "train/loss", batch_size=1)
         return total
 
-    def on_after_backward(self) -> None:
-        """Finish the gradient of what the micro-batches share."""
-        self.prefixes.after_backward()
-
     def share_prefixes(self, group: Group, teacher: Teacher | None = None) -> None:
-        """Read once what all sequences of a filled group begin with, if a trainer calls :meth:`on_after_backward`."""
-        driven = self._trainer is not None and self.trainer.training
-        self.prefixes.begin(group, self.policy if driven else None, teacher if driven else None)
+        """Read once what all sequences of a filled group begin with, if :class:`PrefixGradients` will finish it."""
+        finished = self._trainer is not None and self.trainer.training and PrefixGradients.taken(self.trainer)
+        self.prefixes.begin(group, self.policy if finished else None, teacher if finished else None)
 
     def retained_loss(self, batch: MicroBatch) -> Tensor | float:
         """The loss of :class:`Retention` on a micro-batch; 0 without retention."""

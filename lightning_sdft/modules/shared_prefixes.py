@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.fsdp import FSDPModule
 
 from lightning_sdft.data.groups import Group
@@ -13,7 +14,7 @@ from lightning_sdft.policy.prefix import Prefix
 from lightning_sdft.records import TokenSequence
 from lightning_sdft.teacher import Teacher
 
-__all__ = ["SharedPrefixes"]
+__all__ = ["PrefixGradients", "SharedPrefixes"]
 
 
 class SharedPrefixes:
@@ -58,6 +59,19 @@ class SharedPrefixes:
             self.student = None
         if self._left == 0:
             self.teacher = None
+
+
+class PrefixGradients(Callback):
+    """Takes gradients back through the prefix behind the backward passes: a hook of a module may be overridden."""
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the module's prefixes."""
+        pl_module.prefixes.after_backward()  # type: ignore[operator, union-attr]
+
+    @classmethod
+    def taken(cls, trainer: Trainer) -> bool:
+        """Whether a trainer has this callback."""
+        return any(isinstance(callback, cls) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _shared(reader: Policy | Teacher, batches: Sequence[Sequence[TokenSequence]]) -> Prefix | None:

@@ -150,6 +150,37 @@ def test_a_loop_without_a_trainer_shares_nothing(words_module: Callable[..., Any
     assert prefixes.teacher is None
 
 
+class Overridden(SDFTModule):
+    """A module with a hook of its own, or without the callbacks that hold a run to its settings."""
+
+    plain = False
+
+    def on_after_backward(self) -> None:
+        """Leave out what the base class does."""
+
+    def configure_callbacks(self) -> Any:
+        return [] if self.plain else super().configure_callbacks()
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("plain", [False, True])
+def test_hooks_that_are_overridden_lose_no_gradients(
+    plain: bool, words_module: Any, words_data: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Overridden, "plain", plain)
+    found: list[list[Tensor]] = []
+    for shared in (True, False):
+        monkeypatch.setattr(Policy, "reads_prefixes", shared)
+        seed_everything(0)
+        module, seen = words_module(Overridden, learning_rate=1e-3, teacher=LiveTeacher()), Shapes()
+        trainer = make_trainer(precision="64-true", max_steps=1, accumulate_grad_batches=4, callbacks=[seen])
+        trainer.fit(module, datamodule=words_data(EXAMPLES, **ONE_BY_ONE))
+        found.append([each.detach() for each in module.policy.parameters()])
+        assert len(seen.behind) == (4 if shared and not plain else 0)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+
+
 def test_gradient_checkpointing_leaves_the_teacher_its_prefix(
     words_module: Any, words_data: Any, make_trainer: Any
 ) -> None:
