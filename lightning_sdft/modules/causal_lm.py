@@ -128,7 +128,7 @@ class CausalLMModule(CheckpointedModule):
         self.graded = GradedSets()
         self.clock = PhaseClock()
         self.means = StepMeans()
-        self.prefixes = SharedPrefixes()
+        self.prefixes = SharedPrefixes(self.clock)
         self._base: list[Policy] = []  # a list, because a policy would become a part of this module and its checkpoints
 
     def setup(self, stage: str) -> None:

@@ -9,6 +9,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from lightning_sdft.data.groups import Group
 from lightning_sdft.distributed.processes import process_count
+from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.prefix import Prefix
 from lightning_sdft.records import TokenSequence
@@ -20,12 +21,16 @@ __all__ = ["PrefixGradients", "SharedPrefixes"]
 class SharedPrefixes:
     """What the student and the teacher have read for a whole group of examples.
 
+    Args:
+        clock: Counts the time of reading as the student's and the teacher's.
+
     Attributes:
         student: The student's prefix, or ``None``.
         teacher: The teacher's prefix, or ``None``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: PhaseClock) -> None:
+        self._clock = clock
         self.student: Prefix | None = None
         self.teacher: Prefix | None = None
         self._left = self._whole = 0
@@ -46,10 +51,12 @@ class SharedPrefixes:
         self._left, self._whole = group.micro_batches, int(process_count() > 1)
         if student is not None and not _sharded(student) and not _recomputes(student):
             batches = _cut([item.student for item in group.items], self._left)
-            self.student = _shared(student, batches[: self._left - self._whole])
+            with self._clock.phase("student"):
+                self.student = _shared(student, batches[: self._left - self._whole])
         shown = [item.teacher for item in group.items if item.teacher is not None]
         if teacher is not None and shown and not _sharded(teacher.policy):
-            self.teacher = _shared(teacher, _cut(shown, self._left))
+            with self._clock.phase("teacher"):
+                self.teacher = _shared(teacher, _cut(shown, self._left))
 
     def after_backward(self) -> None:
         """Take the gradient back through the student's prefix, behind the last micro-batch that has it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from lightning_sdft.modules import (
     SFTModule,
 )
 from lightning_sdft.modules import shared_prefixes as module_under_test
+from lightning_sdft.modules.timing import PhaseClock
 from lightning_sdft.policy import LoRA, Policy, prefix
 from lightning_sdft.records import Example
-from lightning_sdft.teacher import EMATeacher, LiveTeacher, TrustRegionTeacher
+from lightning_sdft.teacher import EMATeacher, LiveTeacher, Teacher, TrustRegionTeacher
 from tests.modules.conftest import question, ready
 from tests.modules.test_resume import check_resume
 
@@ -119,6 +121,28 @@ def test_the_teacher_reads_its_prefix_anew_in_each_step(
         torch.testing.assert_close(one, other, rtol=0, atol=2e-4)
 
 
+def test_what_a_prefix_takes_counts_as_the_student_s_the_teacher_s_and_the_backward_pass_s(
+    words_module: Any, words_data: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays = {(Policy, "share_prefix"): 0.2, (Teacher, "share_prefix"): 0.4, (prefix.Prefix, "backward"): 0.8}
+    for (owner, name), seconds in delays.items():
+        monkeypatch.setattr(owner, name, late(getattr(owner, name), seconds))
+    trainer = make_trainer(max_steps=1, log_every_n_steps=1, accumulate_grad_batches=4)
+    trainer.fit(words_module(SDFTModule), datamodule=words_data(EXAMPLES, **ONE_BY_ONE))
+    times = {name: float(trainer.logged_metrics[f"time/{name}"]) for name in ("student", "teacher", "backward")}
+    assert times["student"] >= 0.2
+    assert times["teacher"] >= 0.4 + 0.2  # it lets its policy read
+    assert times["backward"] >= 0.8
+
+
+def late(method: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def waiting(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return method(*arguments)
+
+    return waiting
+
+
 class Case:
     """A filled group of four micro-batches, or two, and its models."""
 
@@ -128,7 +152,7 @@ class Case:
         self.module.fill(self.group)
 
     def begin(self) -> module_under_test.SharedPrefixes:
-        prefixes = module_under_test.SharedPrefixes()
+        prefixes = module_under_test.SharedPrefixes(PhaseClock())
         prefixes.begin(self.group, self.module.policy, self.module.teacher)
         return prefixes
 
