@@ -1,12 +1,13 @@
-"""The report of the study, from files as `lightning-sdft compare` leaves them."""
+"""What the study reports, from files as `lightning-sdft compare` leaves them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from tests.real.study import CURVES, report
+from tests.real.curves import CURVES, picture, report
 
 
 def write_run(folder: Path, values: dict[int, tuple[float, ...]]) -> None:
@@ -46,3 +47,17 @@ def test_methods_are_compared_where_they_have_learned_the_new_task_with_general_
 def test_runs_without_kl_are_reported_too(tmp_path: Path) -> None:
     write_run(tmp_path / "sft" / "rate-1e-05-seed-0", {0: (0.1, 0.6), 24: (0.95, 0.5)})
     assert "| sft, rate-1e-05-seed-0 | 25 | 0.95 | 0.50 | - |" in report(tmp_path)
+
+
+def test_picture_has_a_panel_for_each_curve_and_needs_no_kl(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / "sdft" / f"rate-5e-05-seed-{seed}", {0: (0.1, 0.6, 0.0), 24: (0.9, 0.7, 1.0 + seed)})
+    write_run(tmp_path / "sft" / "rate-1e-05-seed-0", {0: (0.1, 0.6), 24: (0.95, 0.5)})
+    write_run(tmp_path / "base" / "seed-0", {0: (0.1, 0.6)})
+    picture(tmp_path, tmp_path / "curves.png")
+    drawn = Image.open(tmp_path / "curves.png").convert("RGB")
+    assert drawn.width > 2 * drawn.height
+    colors = {color for _, color in drawn.getcolors(drawn.width * drawn.height) or []}
+    assert (31, 119, 180) in colors  # a line for each of the two methods that train, in matplotlib's order
+    assert (255, 127, 14) in colors
+    assert (44, 160, 44) not in colors
