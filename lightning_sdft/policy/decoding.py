@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +15,11 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from lightning_sdft.errors import PolicyError
+from lightning_sdft.policy.common_prefix import common_prefix
 
 __all__ = ["DecodingState", "buckets", "cache_argument", "call_tokens", "full_cache", "shared_prefix"]
+
+Layer = TypeVar("Layer", bound=DynamicLayer)
 
 BUCKET_TOKENS = 8192
 """Largest number of tokens in a bucket of prompts: enough to keep a device busy, few enough to fit in memory."""
@@ -50,8 +53,7 @@ class DecodingState:
     ) -> None:
         self.model = model
         self.padding = padding
-        self.layers: list[GrowingLayer] = []
-        self.cache = full_cache(model, GrowingLayer, self.layers)
+        self.cache, self.layers = full_cache(model, GrowingLayer)
         self.cache_argument = cache_argument(model)
         starts = torch.tensor(padding, device=model.device)[:, None]
         columns = torch.arange(length, device=model.device)
@@ -234,8 +236,8 @@ class GrowingLayer(DynamicLayer):
         return keys, values
 
 
-def full_cache(model: Any, kind: Callable[[], DynamicLayer], layers: list[Any]) -> DynamicCache:
-    """A cache for a model with a layer of this kind for each of the model's, which are appended to ``layers``.
+def full_cache(model: Any, kind: Callable[[], Layer]) -> tuple[DynamicCache, list[Layer]]:
+    """A cache that has a layer of this kind for each of the model's, and these layers.
 
     Raises:
         PolicyError: If the model has layers that keep a state other than keys and values.
@@ -244,9 +246,9 @@ def full_cache(model: Any, kind: Callable[[], DynamicLayer], layers: list[Any]) 
     for layer in cache.layers:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             raise _other_memory(model, f"a {type(layer).__name__}")
-    layers += [kind() for _ in cache.layers]
+    layers = [kind() for _ in cache.layers]
     cache.layers = list(layers)
-    return cache
+    return cache, layers
 
 
 def cache_argument(model: Any) -> str:
@@ -262,12 +264,10 @@ def call_tokens(model: Any) -> int:
     return 32 if model.device.type == "cpu" and model.num_parameters() > 10_000_000 else 256
 
 
-def shared_prefix(prompts: Sequence[tuple[int, ...]], worth: int) -> tuple[int, ...]:
-    """Longest common prefix, or `()` if reading it once saves at most `worth` tokens."""
-    limit = min(map(len, prompts)) - 1  # leave at least one token of each prompt
-    pairs = zip(min(prompts), max(prompts), strict=False)  # in sorted order, a prefix of first and last is in all
-    length = next((place for place, (one, other) in enumerate(pairs) if one != other or place == limit), limit)
-    return prompts[0][: length if length * (len(prompts) - 1) > worth else 0]
+def shared_prefix(prompts: Sequence[tuple[int, ...]], worth: int) -> list[int]:
+    """Longest common prefix, or nothing if reading it once saves at most `worth` tokens."""
+    prefix = common_prefix(prompts)
+    return prefix if len(prefix) * (len(prompts) - 1) > worth else []
 
 
 def buckets(prompts: Sequence[Sequence[int]], worth: int) -> Iterator[list[Sequence[int]]]:

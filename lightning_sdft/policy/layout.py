@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lightning_sdft.policy.common_prefix import common_length
 from lightning_sdft.policy.images import ImageReader
 from lightning_sdft.policy.tree_mask import additive_mask, block_mask
 from lightning_sdft.records import TokenSequence
@@ -144,7 +145,7 @@ def cut_into_trees(sequences: Sequence[TokenSequence], pair: float, limit: int |
     """
     order = sorted(range(len(sequences)), key=lambda index: _read(sequences[index]))
     lengths = [len(sequences[index]) - 1 for index in order]
-    shared = [0, *(_alike(*map(_read, (sequences[one], sequences[other]))) for one, other in pairwise(order))]
+    shared = [0, *(common_length(*map(_read, (sequences[one], sequences[other]))) for one, other in pairwise(order))]
     longest = max(map(len, sequences))
     rows = len(order) * (longest + pair * longest**2 / 2)
     best, least = None, min(WORTH * rows, rows - SPARED)
@@ -205,7 +206,7 @@ class _Tree:
         before: list[int] = []
         path: list[int] = []
         for row, index in rows:
-            above, start = path[: _alike(before, row)], len(self.tokens)
+            above, start = path[: common_length(before, row)], len(self.tokens)
             self.tokens += row[len(above) :]
             self.depths += range(len(above), len(row))
             path = [*above, *range(start, len(self.tokens))]
@@ -231,12 +232,6 @@ def _rows(sequences: Sequence[TokenSequence]) -> tuple[list[Tensor], list[Tensor
 def _read(sequence: TokenSequence) -> list[int]:
     """The tokens that predict another one: all but the last."""
     return (sequence.prompt + sequence.completion)[:-1]
-
-
-def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """Number of tokens by which two sequences begin alike."""
-    pairs = zip(one, other, strict=False)
-    return next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(one), len(other)))
 
 
 def _halves(count: int) -> Iterator[int]:

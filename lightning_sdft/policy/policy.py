@@ -229,7 +229,7 @@ class Policy(nn.Module):
         keys = [(tuple(prompt), getattr(prompt, "images", ())) for prompt in prompts]
         distinct = dict(sorted(zip(keys, prompts, strict=True), key=lambda each: len(each[1]), reverse=True))
         worth = call_tokens(self.model)
-        prefix = () if any(images for _, images in distinct) else shared_prefix([ids for ids, _ in distinct], worth)
+        prefix = [] if any(images for _, images in distinct) else shared_prefix([ids for ids, _ in distinct], worth)
         begun = self._read_prompts([prefix]) if prefix else None
         states = [self._read_prompts(bucket, begun) for bucket in buckets(list(distinct.values()), worth)]
         index = {key: row for row, key in enumerate(distinct)}

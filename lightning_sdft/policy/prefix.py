@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+from lightning_sdft.policy.common_prefix import common_prefix
 from lightning_sdft.policy.decoding import cache_argument, full_cache
 from lightning_sdft.policy.layout import SPARED, WORTH, Layout
 from lightning_sdft.records import TokenSequence
 
-__all__ = ["Prefix", "common_prefix", "worth_sharing"]
+__all__ = ["Prefix", "worth_sharing"]
 
 Trees = Callable[[Sequence[TokenSequence]], Sequence[Sequence[int]] | None]
 
@@ -42,8 +43,7 @@ class Prefix:
 
     def __init__(self, model: Any, tokens: Sequence[int], device: torch.device) -> None:
         self.tokens = list(tokens)
-        self.layers: list[BranchingLayer] = []
-        cache = full_cache(model, BranchingLayer, self.layers)
+        cache, self.layers = full_cache(model, BranchingLayer)
         self.inputs = {"use_cache": True, cache_argument(model): cache}
         model.base_model(input_ids=torch.tensor([self.tokens], device=device), **self.inputs)
         for layer in self.layers:
@@ -100,15 +100,6 @@ class BranchingLayer(DynamicLayer):
         return [(made, kept.grad) for made, kept in pairs if kept.grad is not None]
 
 
-def common_prefix(sequences: Sequence[TokenSequence]) -> list[int]:
-    """The tokens that all prompts begin with; at least one of each is left, which predicts a completion's first."""
-    prompts = [each.prompt for each in sequences]
-    first, last = min(prompts), max(prompts)  # in sorted order, a prefix of first and last is in all
-    limit = min(map(len, prompts)) - 1
-    pairs = zip(first[:limit], last[:limit], strict=False)
-    return first[: next((place for place, (one, other) in enumerate(pairs) if one != other), max(limit, 0))]
-
-
 def worth_sharing(batches: Sequence[Sequence[TokenSequence]], trees: Trees, pair: float) -> list[int]:
     """The tokens that all sequences of several micro-batches begin with, if it costs less to read them once.
 
@@ -123,7 +114,7 @@ def worth_sharing(batches: Sequence[Sequence[TokenSequence]], trees: Trees, pair
         The tokens, none if it does not pay.
     """
     sequences = [each for batch in batches for each in batch]
-    shared = common_prefix(sequences)
+    shared = common_prefix([each.prompt for each in sequences])
     masked = pair * sum(len(each) ** 2 / 2 for each in sequences)
     least = masked + max(SPARED, (1 - WORTH) * sum(map(len, sequences)))
     if len(shared) * (len(sequences) - 1) < least:

@@ -183,7 +183,7 @@ def test_a_prompt_may_be_little_more_than_the_prefix(policy: Policy, monkeypatch
     ],
 )
 def test_shared_prefix(prompts: list[list[int]], length: int) -> None:
-    assert shared_prefix([tuple(prompt) for prompt in prompts], 6) == tuple(SYSTEM[:length])
+    assert shared_prefix([tuple(prompt) for prompt in prompts], 6) == SYSTEM[:length]
 
 
 # Other models

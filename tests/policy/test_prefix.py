@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lightning_sdft.policy import Policy
 from lightning_sdft.policy.adapter_view import AdapterView
+from lightning_sdft.policy.common_prefix import common_prefix
 from lightning_sdft.policy.lora import LoRA, add_adapter
-from lightning_sdft.policy.prefix import Prefix, common_prefix, worth_sharing
+from lightning_sdft.policy.prefix import Prefix, worth_sharing
 from lightning_sdft.policy.tokenizer import Tokenizer
 from lightning_sdft.records import TokenSequence
 from tests.conftest import make_model, make_tokenizer
@@ -49,7 +50,7 @@ def run(policy: Policy, batches: list[list[TokenSequence]], prefix: Prefix | Non
 def check_equal(policy: Policy, batches: list[list[TokenSequence]]) -> None:
     """Losses and gradients behind a prefix are those of whole rows, to 1e-10."""
     expected, rows = run(policy, batches, None)
-    shared = common_prefix([each for batch in batches for each in batch])
+    shared = common_prefix([each.prompt for batch in batches for each in batch])
     assert len(shared) == 9
     found, gradients = run(policy, batches, Prefix(policy.model, shared, policy.device))
     assert found == pytest.approx(expected, rel=1e-10)
@@ -129,14 +130,6 @@ def test_half_precision_reads_behind_a_prefix() -> None:
         assert prefix is not None
         found, expected = policy.hidden(rows, prefix=prefix), policy.hidden(rows)
     torch.testing.assert_close(found, expected, rtol=0, atol=0.05 * expected.abs().max().item())
-
-
-def test_what_all_prompts_begin_with_leaves_a_token_of_each() -> None:
-    sequences = [TokenSequence([1, 2, 3, 4], [9]), TokenSequence([1, 2, 3], [4, 9]), TokenSequence([1, 2, 3, 5], [8])]
-    assert common_prefix(sequences) == [1, 2]
-    assert common_prefix(sequences[::2]) == [1, 2, 3]
-    assert common_prefix([TokenSequence([1], [2]), TokenSequence([1, 2], [2])]) == []
-    assert common_prefix([TokenSequence([1, 2], [2]), TokenSequence([3, 2], [2])]) == []
 
 
 def never(batch: object) -> None:

@@ -9,8 +9,9 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
 from lightning_sdft.policy import Policy
+from lightning_sdft.policy.common_prefix import common_prefix
 from lightning_sdft.policy.layout import in_rows, in_trees
-from lightning_sdft.policy.prefix import Prefix, common_prefix
+from lightning_sdft.policy.prefix import Prefix
 from lightning_sdft.policy.tokenizer import Tokenizer
 from lightning_sdft.policy.tree_mask import additive_mask, block_mask, sees
 from lightning_sdft.records import TokenSequence
@@ -82,7 +83,7 @@ def test_flex_attention_reads_trees_as_rows() -> None:
         lambda _, __, inputs: masks.append(type(inputs["attention_mask"]).__name__), with_kwargs=True
     )
     trees = policy.read(in_trees(many, [[*range(6)]], policy.filler, policy.device))
-    prefix = Prefix(model, common_prefix(many), policy.device)
+    prefix = Prefix(model, common_prefix([each.prompt for each in many]), policy.device)
     behind = in_trees(prefix.behind(many), [[*range(6)]], policy.filler, policy.device)
     assert len(prefix) == 9
     for found in (trees, policy.read(prefix.moved(behind))):
