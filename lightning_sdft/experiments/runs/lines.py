@@ -22,6 +22,9 @@ SECONDS_BETWEEN_SHARES = 1.0
 LARGEST = 0.99
 """The share of a run that has not ended."""
 
+FORETELLING = 0.1
+"""Runs that are done before the end is foretold: the first steps come behind a start and an evaluation."""
+
 
 class RunShare(Callback):
     """Writes to the folder of a run how far it is, for the process that waits for it.
@@ -88,8 +91,10 @@ class RunsLines:
 
     def _line(self, shares: dict[Path, float], whole: float) -> str:
         now = ", ".join(f"{_name(folder)} {share:.0%}" for folder, share in shares.items())
-        left = (time.monotonic() - self._started) * (1 - whole) / whole
-        return f"{whole:.0%} of all runs: {self._ended} ended, {now or 'none begun'}; ends at about {at_clock(left)}"
+        line = f"{whole:.0%} of all runs: {self._ended} ended, {now or 'none begun'}"
+        if self._ended + sum(shares.values()) < FORETELLING:
+            return line
+        return f"{line}; ends at about {at_clock((time.monotonic() - self._started) * (1 - whole) / whole)}"
 
 
 def _share(folder: Path) -> float:

@@ -67,6 +67,16 @@ def test_the_end_is_as_far_away_as_what_is_left(
     assert capsys.readouterr().out.endswith("ends at about in 180 s\n")  # a quarter took 60 seconds
 
 
+def test_the_first_steps_of_the_first_run_foretell_no_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They come behind the loading of the model and a first evaluation."""
+    (run,) = folders(tmp_path, "sft")
+    told = RunsLines(1)
+    told.begin(run)
+    (run / SHARE).write_text("0.0200")
+    told.look()
+    assert capsys.readouterr().out.splitlines()[-1] == "2% of all runs: 0 ended, double/sft 2%"
+
+
 def test_a_run_says_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,5 +87,5 @@ def test_a_run_says_how_far_it_is(
     pool.perform_all([done, run], 1, 1, lambda *_: None)
     said = [line.partition(" ") for line in capsys.readouterr().out.splitlines()]
     assert ("begins:", " ", "run 1 of 1, double/run") in said
-    assert any(re.match(r"of all runs: 0 ended, double/run \d+%; ends at about", line) for _, _, line in said)
+    assert any(re.match(r"of all runs: 0 ended, double/run \d+%(; ends at about|$)", line) for _, _, line in said)
     assert 0 < float((run / SHARE).read_text()) <= 1
