@@ -105,7 +105,7 @@ class PreflightTrainer(Trainer):
             write_text(Path(file), _settings(proposed(result.gaps), result.shown))
         if output is not None:
             record = {
-                "forecast": None if asking.tells else asdict(LINE.at(result.gaps[0].gain.value)),
+                "forecast": None if asking.tells else asdict(LINE.at(result.gaps[0].gain.value, result.base.value)),
                 "model": model.model,
                 "grader": asking.name,
                 **asdict(result),
@@ -157,7 +157,7 @@ def _report(result: Preflight, title: str, over_budget: int, examples: int, verd
     for template, name in _template_names(result.gaps).items():
         console.print(f"text {name} of the teacher's prompt: {template!r}", highlight=False, markup=False)
     if result.graded and result.shown == "demonstration":
-        console.print(_foretold(result.gaps), highlight=False)
+        console.print(_foretold(result.gaps, result.base.value), highlight=False)
     console.print(f"verdict: {verdict}", style="bold", highlight=False)
     for reason in reasons:
         console.print(f"- {reason}", highlight=False)
@@ -189,14 +189,12 @@ def _template_names(gaps: Sequence[Gap]) -> dict[str, str]:
     }
 
 
-def _foretold(gaps: Sequence[Gap]) -> str:
+def _foretold(gaps: Sequence[Gap], base: float) -> str:
     """What accuracy SDFT may gain, as it is set and as proposed."""
     best, lines = proposed(gaps), []
     for name, gap in [("as it is set", gaps[0]), ("as proposed", best)][: 1 if best is gaps[0] else 2]:
-        found = LINE.at(gap.gain.value)
-        beyond = (
-            f", whose gaps were {LINE.lowest:.2f} to {LINE.highest:.2f}: this one is outside" if found.outside else ""
-        )
+        found = LINE.at(gap.gain.value, base)
+        beyond = f", which were not like this one: {found.outside}" if found.outside else ""
         lines.append(
             f"accuracy that SDFT may gain {name}: {found.gain:.2f} (95%: {found.low:.2f} to {found.high:.2f}), by "
             f"{LINE.runs} short runs of the laptop models{beyond}"

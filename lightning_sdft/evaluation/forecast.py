@@ -25,13 +25,13 @@ class Forecast:
         gain: The likeliest.
         low: Lower end of the interval that holds the gain of 95% of runs like those of the line.
         high: Its upper end.
-        outside: Whether the gap is beyond all gaps that the line was fitted to.
+        outside: In what this run is beyond all runs that the line was fitted to; empty if it is like them.
     """
 
     gain: float
     low: float
     high: float
-    outside: bool
+    outside: str
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Line:
         runs: Number of runs.
         mean: Mean of their gaps.
         squares: Sum of the squares of their gaps about the mean.
-        lowest: Their lowest gap.
-        highest: Their highest gap.
+        gaps: Their lowest and their highest gap.
+        bases: The lowest and the highest accuracy before training.
     """
 
     intercept: float
@@ -55,17 +55,30 @@ class Line:
     runs: int
     mean: float
     squares: float
-    lowest: float
-    highest: float
+    gaps: tuple[float, float]
+    bases: tuple[float, float]
 
-    def at(self, gap: float) -> Forecast:
-        """What a run with this gap may gain."""
+    def at(self, gap: float, base: float) -> Forecast:
+        """What a run may gain: all that the model cannot do, and lose all that it can, at the most.
+
+        Args:
+            gap: How far the teacher is ahead, sampled as in training.
+            base: The model's accuracy before training, greedily.
+        """
         gain = self.intercept + self.slope * gap
-        error = self.scatter * math.sqrt(1 + 1 / self.runs + (gap - self.mean) ** 2 / self.squares)
-        width = QUANTILE * error
-        return Forecast(gain, gain - width, gain + width, not self.lowest <= gap <= self.highest)
+        width = QUANTILE * self.scatter * math.sqrt(1 + 1 / self.runs + (gap - self.mean) ** 2 / self.squares)
+        expected, low, high = (min(max(each, -base), 1 - base) for each in (gain, gain - width, gain + width))
+        return Forecast(expected, low, high, self._beyond(gap, base))
+
+    def _beyond(self, gap: float, base: float) -> str:
+        compared = [("gap", gap, self.gaps), ("accuracy before training", base, self.bases)]
+        return ", ".join(
+            f"their {name} was {least:.2f} to {most:.2f}, and here it is {value:.2f}"
+            for name, value, (least, most) in compared
+            if not least <= value <= most
+        )
 
 
-LINE = Line(-0.3312, 0.9894, 0.1836, 72, 0.531, 14.9807, -0.375, 1.0)
+LINE = Line(-0.3312, 0.9894, 0.1836, 72, 0.531, 14.9807, (-0.375, 1.0), (0.3125, 0.7734))
 """Through the runs of ``python -m tests.forecast``: 96 steps, correlation 0.93. In a style that the model cannot read
 there is no gap, and it loses; among the others the gap says little more."""

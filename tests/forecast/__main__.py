@@ -26,8 +26,9 @@ def main() -> None:
         for row in pool.map(run, cases(arguments.seed)):
             rows.append(row)
             print(json.dumps(row), file=file, flush=True)
-    gaps, gains = (torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("gap", "gain"))
-    print(fitted(gaps, gains), f"correlation {torch.corrcoef(torch.stack([gaps, gains]))[0, 1]:.3f}")
+    names = ("gap", "gain", "before")
+    gaps, gains, bases = (torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in names)
+    print(fitted(gaps, gains, bases), f"correlation {torch.corrcoef(torch.stack([gaps, gains]))[0, 1]:.3f}")
 
 
 if __name__ == "__main__":

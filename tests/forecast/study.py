@@ -83,7 +83,7 @@ def run(case: Case) -> dict[str, object]:
     return {**asdict(case), **found, "before": before[name], "gain": after[name] - before[name]}
 
 
-def fitted(gaps: torch.Tensor, gains: torch.Tensor) -> Line:
+def fitted(gaps: torch.Tensor, gains: torch.Tensor, bases: torch.Tensor) -> Line:
     """The line through runs, by least squares."""
     mean, spread = gaps.mean(), gaps - gaps.mean()
     slope = (spread * (gains - gains.mean())).sum() / spread.square().sum()
@@ -100,6 +100,6 @@ def fitted(gaps: torch.Tensor, gains: torch.Tensor) -> Line:
         len(gaps),
         rounded(mean),
         rounded(spread.square().sum()),
-        rounded(gaps.min()),
-        rounded(gaps.max()),
+        (rounded(gaps.min()), rounded(gaps.max())),
+        (rounded(bases.min()), rounded(bases.max())),
     )
