@@ -1,4 +1,4 @@
-"""``python -m tests.stability FOLDER``: table and picture of what ``compare`` wrote there; see ``make stability``."""
+"""``python -m tests.stability FOLDER``: tables and picture of what ``compare`` wrote there; see ``make stability``."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import argparse
 from pathlib import Path
 
 from tests.stability.records import read_records
-from tests.stability.report import picture, table
+from tests.stability.report import by_skill, picture, table
 
 
 def main() -> None:
-    """Write ``stability.md`` and ``stability.png`` beside the results, and print the table."""
+    """Write ``stability.md`` and ``stability.png`` beside the results, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
-    results = parser.parse_args().results
+    parser.add_argument("--draw", nargs="+", help="the remedies in the picture, by default all")
+    arguments = parser.parse_args()
+    results, drawn = arguments.results, arguments.draw
     records = read_records(results)
-    text = table(records)
+    text = f"{table(records)}\n\n{by_skill(records)}"
     (results / "stability.md").write_text(text + "\n")
-    picture(records, results)
+    picture([each for each in records if drawn is None or each.method in drawn], results)
     print(text)
 
 

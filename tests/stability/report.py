@@ -1,10 +1,10 @@
-"""The table and the picture of a stability comparison."""
+"""The tables and the picture of a stability comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from matplotlib.figure import Figure
 
@@ -28,6 +28,28 @@ def table(records: Sequence[Record]) -> str:
     )
 
 
+def by_skill(records: Sequence[Record]) -> str:
+    """New task at the end (lowest) / seven prior skills, means over the seeds of a skill, as Markdown, in percent."""
+    skills, methods = (list(dict.fromkeys(getattr(each, name) for each in records)) for name in ("domain", "method"))
+    lines = [f"| | {' | '.join(skills)} |", f"|{'---|' * (len(skills) + 1)}"]
+    for method in methods:
+        cells = [_cell([each for each in records if (each.method, each.domain) == (method, skill)]) for skill in skills]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(runs: Sequence[Record]) -> str:
+    if not runs:
+        return ""
+    ends = [100 * each.end for each in runs]
+    return f"{mean(ends):.0f} ({min(ends):.0f}) / {100 * mean(map(_prior, runs)):.0f}"
+
+
+def _prior(run: Record) -> float:
+    """Mean accuracy on the seven prior skills."""
+    return (run.kept(False) * 3 + run.kept(True) * 4) / 7
+
+
 def _row(method: str, runs: Sequence[Record]) -> str:
     fallen = [each.fell for each in runs if each.fell is not None]
     cells = [
@@ -38,7 +60,7 @@ def _row(method: str, runs: Sequence[Record]) -> str:
         f"{100 * min(each.end for each in runs):.1f}",
         "" if method == BASE else f"{len(fallen)}" + (f" ({median(fallen):.0f})" if fallen else ""),
         _warned(runs),
-        _mean(runs, lambda run: (run.kept(False) * 3 + run.kept(True) * 4) / 7),
+        _mean(runs, _prior),
         _mean(runs, lambda run: run.kept(False)),
         _mean(runs, lambda run: run.kept(True)),
     ]

@@ -6,7 +6,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.stability.records import Record, read_records
-from tests.stability.report import HEADER, picture, table
+from tests.stability.report import HEADER, by_skill, picture, table
 
 PRIOR = {"copy": 1.0, "sort": 0.9, "increment": 0.8, "reverse": 0.5, "maximum": 0.5, "first-two": 0.5, "last-two": 0.5}
 
@@ -46,6 +46,16 @@ def test_table_says_best_and_end_and_how_long_before_the_fall_the_watch_warned()
     assert cells[2].startswith("100.0 ±")
     assert cells[4:7] == ["0.0", "2 (80)", "48; 1 that did not fall"]
     assert cells[8:] == ["90.0 ± 0.0", "50.0 ± 0.0"]
+
+
+def test_each_skill_has_its_mean_its_lowest_run_and_what_is_kept() -> None:
+    runs = [a_record({32: 1.0}), a_record({32: 0.5}, seed=1), a_record({32: 0.9}, method="gated")]
+    assert by_skill(runs).splitlines() == [
+        "| | double |",
+        "|---|---|",
+        "| EMA | 75 (50) / 67 |",
+        "| gated | 90 (90) / 67 |",
+    ]
 
 
 def test_records_are_read_from_a_comparison_and_drawn(tmp_path: Path) -> None:
