@@ -84,7 +84,7 @@ def picture(compared: Path, out: Path) -> None:
         if not (measured := curves(path.parent)).keys() <= {0}:
             methods[_method(path.parent)].append(measured)
     figure = Figure(figsize=(0.4 + 3.6 * len(CURVES), 3.6), layout="constrained")
-    for panel, shown in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
+    for panel, shown in zip(figure.subplots(1, len(CURVES), sharex=True), CURVES, strict=True):
         for name, seeds in methods.items():
             points = defaultdict(list)
             for step, values in (each for seed in seeds for each in seed.items()):
@@ -93,7 +93,7 @@ def picture(compared: Path, out: Path) -> None:
             (line,) = panel.plot(steps, [mean(points[step]) for step in steps], label=name, linewidth=1.4)
             dots = [(step, value) for step in steps for value in points[step]]
             panel.plot(*zip(*dots, strict=True), ".", color=line.get_color(), markersize=4)
-        panel.set(title=shown, xlabel="optimizer step")
+        panel.set(title=shown, xlabel="optimizer step", ylim=(0, None))
         panel.grid(alpha=0.3)
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.savefig(out, dpi=130)
