@@ -23,10 +23,10 @@ class PhaseClock:
         self.listener: Callable[[str], None] | None = None
         self._started: dict[str, float] = {}
 
-    def start(self, phase: str) -> None:
-        """Begin a phase."""
+    def start(self, phase: str, quiet: bool = False) -> None:
+        """Begin a phase; the listener does not hear of a quiet one."""
         self._started[phase] = now()
-        if self.listener is not None:
+        if self.listener is not None and not quiet:
             self.listener(phase)
 
     def stop(self, phase: str) -> None:
@@ -34,9 +34,9 @@ class PhaseClock:
         self.seconds[phase] += now() - self._started.pop(phase)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time the code inside the ``with`` block."""
-        self.start(name)
+    def phase(self, name: str, quiet: bool = False) -> Iterator[None]:
+        """Time the code inside the ``with`` block; the listener does not hear of a quiet phase."""
+        self.start(name, quiet)
         try:
             yield
         finally:

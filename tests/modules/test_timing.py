@@ -48,9 +48,12 @@ def test_listener_hears_each_phase_begin() -> None:
     clock.listener = lambda phase: heard.append((phase, bool(clock.seconds)))
     with clock.phase("rollout"):
         pass
+    with clock.phase("student", quiet=True):
+        pass
     with clock.phase("teacher"):
         pass
     assert heard == [("rollout", False), ("teacher", True)]
+    assert set(clock.seconds) == {"rollout", "student", "teacher"}
 
 
 def grow() -> None:
