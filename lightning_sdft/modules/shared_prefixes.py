@@ -51,11 +51,11 @@ class SharedPrefixes:
         self._left, self._whole = group.micro_batches, int(process_count() > 1)
         if student is not None and not _sharded(student) and not _recomputes(student):
             batches = _cut([item.student for item in group.items], self._left)
-            with self._clock.phase("student", quiet=True):
+            with self._clock.quietly("student"):
                 self.student = _shared(student, batches[: self._left - self._whole])
         shown = [item.teacher for item in group.items if item.teacher is not None]
         if teacher is not None and shown and not _sharded(teacher.policy):
-            with self._clock.phase("teacher", quiet=True):
+            with self._clock.quietly("teacher"):
                 self.teacher = _shared(teacher, _cut(shown, self._left))
 
     def after_backward(self) -> None:

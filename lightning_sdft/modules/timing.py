@@ -23,10 +23,10 @@ class PhaseClock:
         self.listener: Callable[[str], None] | None = None
         self._started: dict[str, float] = {}
 
-    def start(self, phase: str, quiet: bool = False) -> None:
-        """Begin a phase; the listener does not hear of a quiet one."""
+    def start(self, phase: str) -> None:
+        """Begin a phase."""
         self._started[phase] = now()
-        if self.listener is not None and not quiet:
+        if self.listener is not None:
             self.listener(phase)
 
     def stop(self, phase: str) -> None:
@@ -34,13 +34,20 @@ class PhaseClock:
         self.seconds[phase] += now() - self._started.pop(phase)
 
     @contextmanager
-    def phase(self, name: str, quiet: bool = False) -> Iterator[None]:
-        """Time the code inside the ``with`` block; the listener does not hear of a quiet phase."""
-        self.start(name, quiet)
+    def phase(self, name: str) -> Iterator[None]:
+        """Time the code inside the ``with`` block."""
+        self.start(name)
         try:
             yield
         finally:
             self.stop(name)
+
+    @contextmanager
+    def quietly(self, name: str) -> Iterator[None]:
+        """Time the code inside the ``with`` block, of which the listener does not hear."""
+        began = now()
+        yield
+        self.seconds[name] += now() - began
 
     def read(self) -> dict[str, float]:
         """The seconds of each phase since the last call."""

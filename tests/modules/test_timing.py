@@ -48,7 +48,7 @@ def test_listener_hears_each_phase_begin() -> None:
     clock.listener = lambda phase: heard.append((phase, bool(clock.seconds)))
     with clock.phase("rollout"):
         pass
-    with clock.phase("student", quiet=True):
+    with clock.quietly("student"):
         pass
     with clock.phase("teacher"):
         pass
